@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/model_config.h"
+#include "engine/step_batch.h"
+#include "engine/weights.h"
+#include "kernels/backend.h"
+#include "kvcache/plane_map.h"
+#include "kvcache/sharing_plan.h"
+
+namespace strata::engine {
+
+// One forward pass for every architecture: the sharing plan, resolved at Create into the heads of
+// each layer, decides whose queries meet which planes. Score reuse is routed (Reuse Transformers,
+// arXiv 2110.06821: U = P_owner V): the owner's rotated queries and log-sum-exp of the step are
+// kept, and the reusing head runs attention with them over its own value plane: the same
+// probabilities without a T x T matrix. A head that shares scores and values with what its column
+// of the attention output already holds is not run at all.
+//
+// One thread. Scratch is allocated once, for `max_rows` rows.
+class Decoder {
+ public:
+  // `backend`, `weights` and `plan` outlive the decoder. RESOURCE_EXHAUSTED when scratch cannot be
+  // had.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(
+      const ModelConfig& config, const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
+      const Weights* weights, kernels::Backend* backend, int32_t max_rows);
+
+  // Writes the rows' planes to the cache and returns the logits of batch.logit_rows:
+  // [logit_rows, vocab], valid until the next call. REQUIRES: 1 <= num_rows <= max_rows.
+  // An error is the device's.
+  absl::StatusOr<std::span<const float>> Forward(const StepBatch& batch,
+                                                 const kernels::PagedArena& cache);
+
+ private:
+  // Neighbouring kv heads with one mix: values = own * values + first * first_values.
+  struct Mix {
+    kernels::Rows values;        // [max_rows, heads * d] in this layer's projections
+    kernels::Rows first_values;  // the same heads in layer 0's
+    float own = 1;
+    float first = 0;
+  };
+  // A layer's part of the plan with every pointer and offset in place.
+  struct Layer {
+    kernels::Rows projected;      // [max_rows, (q + k + v heads) * d], living heads only
+    int64_t rotated_columns = 0;  // of `projected`: queries and keys
+    std::vector<Mix> mixes;
+    std::vector<kernels::PlaneWrite> writes;
+    std::vector<kernels::HeadAttention> owners;   // heads that compute their softmax
+    std::vector<kernels::HeadAttention> reusers;  // heads that apply another's probabilities
+  };
+  class Builder;  // plan -> layers_
+
+  Decoder(const ModelConfig& config, const Weights* weights, kernels::Backend* backend,
+          int32_t max_rows);
+  void Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
+  void FeedForward(int64_t num_rows, size_t layer);
+  absl::Status ComputeLogits(std::span<const int32_t> rows);
+
+  const ModelConfig config_;
+  const Weights* const weights_;
+  kernels::Backend* const backend_;
+  const int64_t max_rows_;
+
+  std::vector<std::unique_ptr<kernels::Buffer>> buffers_;  // what everything below points into
+  std::vector<Layer> layers_;
+  const float* rope_table_ = nullptr;        // [max_positions, d]
+  kernels::Rows residual_;                   // [max_rows, hidden]
+  kernels::Rows normed_;                     // [max_rows, hidden]
+  kernels::Rows attended_;                   // [max_rows, H * d]
+  kernels::Rows gate_up_;                    // [max_rows, 2 * intermediate]
+  kernels::Rows activated_;                  // [max_rows, intermediate]
+  std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
+  std::vector<float> host_logits_;
+};
+
+}  // namespace strata::engine

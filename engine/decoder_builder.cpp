@@ -1,0 +1,251 @@
+#include "engine/decoder_builder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace strata::engine {
+
+using kvcache::HeadRef;
+using kvcache::HeadSources;
+
+namespace {
+
+int64_t IndexOf(const std::vector<int32_t>& heads, int32_t head) {
+  const auto found = std::lower_bound(heads.begin(), heads.end(), head);
+  STRATA_CHECK(found != heads.end() && *found == head, "the plan says that this head lives");
+  return found - heads.begin();
+}
+
+}  // namespace
+
+Decoder::Builder::Builder(const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
+                          Decoder* decoder)
+    : plan_(plan),
+      planes_(planes),
+      decoder_(decoder),
+      head_dim_(plan.shape().head_dim),
+      num_layers_(static_cast<size_t>(plan.shape().num_layers)) {
+  for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
+    query_heads_.push_back(plan.QueryHeads(layer));
+    key_heads_.push_back(plan.KeyHeads(layer));
+    value_heads_.push_back(plan.ValueHeads(layer));
+  }
+}
+
+absl::Status Decoder::Builder::Build() {
+  ChooseWork();
+  ChooseLifetimes();
+  decoder_->layers_.resize(num_layers_);
+  if (absl::Status status = AllocateScratch(); !status.ok()) return status;
+  if (absl::Status status = AllocateProjections(); !status.ok()) return status;
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    ResolveMixes(layer);
+    ResolveWrites(layer);
+    ResolveAttention(layer);
+  }
+  return absl::OkStatus();
+}
+
+void Decoder::Builder::ChooseWork() {
+  const int32_t num_heads = plan_.shape().num_query_heads;
+  // What each column of the attention output holds while the layers run.
+  std::vector<std::optional<HeadSources>> held(static_cast<size_t>(num_heads));
+  work_.assign(num_layers_, std::vector<HeadWork>(held.size()));
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    for (size_t head = 0; head < held.size(); ++head) {
+      const HeadRef self = {static_cast<int32_t>(layer), static_cast<int32_t>(head)};
+      const HeadSources& sources = plan_.sources(self.layer, self.head);
+      if (sources.scores == self) {
+        work_[layer][head] = HeadWork::kOwn;
+      } else {
+        work_[layer][head] = held[head] == sources ? HeadWork::kInPlace : HeadWork::kRouted;
+      }
+      held[head] = sources;
+    }
+  }
+}
+
+void Decoder::Builder::ChooseLifetimes() {
+  for (size_t layer = 0; layer < num_layers_; ++layer) last_use_.push_back(layer);
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    for (size_t head = 0; head < work_[layer].size(); ++head) {
+      if (work_[layer][head] != HeadWork::kRouted) continue;
+      const HeadRef owner =
+          plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head)).scores;
+      last_use_[static_cast<size_t>(owner.layer)] = layer;
+    }
+    for (const int32_t kv_head : value_heads_[layer]) {
+      if (plan_.mix(static_cast<int32_t>(layer), kv_head)) last_use_[0] = layer;
+    }
+  }
+}
+
+absl::StatusOr<float*> Decoder::Builder::Allocate(int64_t num_floats) {
+  auto buffer = decoder_->backend_->Allocate(static_cast<size_t>(num_floats) * sizeof(float));
+  if (!buffer.ok()) return buffer.status();
+  decoder_->buffers_.push_back(*std::move(buffer));
+  return decoder_->buffers_.back()->floats();
+}
+
+absl::StatusOr<kernels::Rows> Decoder::Builder::AllocateRows(int64_t num_cols) {
+  const int64_t stride = (num_cols + 15) / 16 * 16;  // rows start on a cache line
+  auto data = Allocate(decoder_->max_rows_ * stride);
+  if (!data.ok()) return data.status();
+  return kernels::Rows{*data, decoder_->max_rows_, num_cols, stride};
+}
+
+absl::Status Decoder::Builder::AllocateScratch() {
+  const ModelConfig& config = decoder_->config_;
+  const std::pair<kernels::Rows*, int64_t> scratch[] = {
+      {&decoder_->residual_, config.hidden_size},
+      {&decoder_->normed_, config.hidden_size},
+      {&decoder_->attended_, config.attention.num_query_heads * head_dim_},
+      {&decoder_->gate_up_, int64_t{2} * config.intermediate_size},
+      {&decoder_->activated_, config.intermediate_size},
+  };
+  for (const auto& [rows, num_cols] : scratch) {
+    auto allocated = AllocateRows(num_cols);
+    if (!allocated.ok()) return allocated.status();
+    *rows = *allocated;
+  }
+  const std::vector<float> table =
+      RopeTable(config.rope, config.attention.head_dim, config.max_positions);
+  auto on_backend = Allocate(static_cast<int64_t>(table.size()));
+  if (!on_backend.ok()) return on_backend.status();
+  decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(*on_backend),
+                                   std::as_bytes(std::span(table)));
+  decoder_->rope_table_ = *on_backend;
+  return absl::OkStatus();
+}
+
+// A layer's projections stand in a buffer until the last layer that reads them has run; then the
+// buffer goes to a later layer. Most plans need one buffer, routing plans two.
+absl::Status Decoder::Builder::AllocateProjections() {
+  int64_t widest = 0;
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    const size_t heads =
+        query_heads_[layer].size() + key_heads_[layer].size() + value_heads_[layer].size();
+    widest = std::max(widest, static_cast<int64_t>(heads) * head_dim_ +
+                                  static_cast<int64_t>(query_heads_[layer].size()));
+  }
+  struct Kept {
+    kernels::Rows rows;
+    size_t last_use;
+  };
+  std::vector<Kept> kept;
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    auto place = std::find_if(kept.begin(), kept.end(),
+                              [&](const Kept& buffer) { return buffer.last_use < layer; });
+    if (place == kept.end()) {
+      auto rows = AllocateRows(widest);
+      if (!rows.ok()) return rows.status();
+      place = kept.insert(kept.end(), {*rows, 0});
+    }
+    place->last_use = last_use_[layer];
+    const auto queries = static_cast<int64_t>(query_heads_[layer].size());
+    const auto keys = static_cast<int64_t>(key_heads_[layer].size());
+    const auto values = static_cast<int64_t>(value_heads_[layer].size());
+    const int64_t columns = (queries + keys + values) * head_dim_;
+    decoder_->layers_[layer].projected = place->rows.Columns(0, columns);
+    decoder_->layers_[layer].rotated_columns = (queries + keys) * head_dim_;
+    log_sum_exp_.push_back(place->rows.Columns(columns, queries));
+  }
+  return absl::OkStatus();
+}
+
+kernels::Rows Decoder::Builder::QueryColumns(HeadRef query_head) const {
+  const auto layer = static_cast<size_t>(query_head.layer);
+  const int64_t index = IndexOf(query_heads_[layer], query_head.head);
+  return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
+}
+
+kernels::Rows Decoder::Builder::KeyColumns(HeadRef kv_head) const {
+  const auto layer = static_cast<size_t>(kv_head.layer);
+  const int64_t index = std::ssize(query_heads_[layer]) + IndexOf(key_heads_[layer], kv_head.head);
+  return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
+}
+
+kernels::Rows Decoder::Builder::ValueColumns(HeadRef kv_head) const {
+  const auto layer = static_cast<size_t>(kv_head.layer);
+  const int64_t index = std::ssize(query_heads_[layer]) + std::ssize(key_heads_[layer]) +
+                        IndexOf(value_heads_[layer], kv_head.head);
+  return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
+}
+
+float* Decoder::Builder::LogSumExp(HeadRef query_head) const {
+  const auto layer = static_cast<size_t>(query_head.layer);
+  return log_sum_exp_[layer].data + IndexOf(query_heads_[layer], query_head.head);
+}
+
+void Decoder::Builder::ResolveMixes(size_t layer) {
+  std::vector<Mix>& mixes = decoder_->layers_[layer].mixes;
+  for (const int32_t kv_head : value_heads_[layer]) {
+    const auto& mix = plan_.mix(static_cast<int32_t>(layer), kv_head);
+    if (!mix) continue;
+    const Mix next = {.values = ValueColumns({static_cast<int32_t>(layer), kv_head}),
+                      .first_values = ValueColumns({0, kv_head}),
+                      .own = mix->own,
+                      .first = mix->first};
+    if (!mixes.empty()) {
+      Mix& last = mixes.back();
+      const bool adjoins =
+          last.values.data + last.values.num_cols == next.values.data &&
+          last.first_values.data + last.first_values.num_cols == next.first_values.data;
+      if (adjoins && last.own == next.own && last.first == next.first) {
+        last.values.num_cols += next.values.num_cols;
+        last.first_values.num_cols += next.first_values.num_cols;
+        continue;
+      }
+    }
+    mixes.push_back(next);
+  }
+}
+
+void Decoder::Builder::ResolveWrites(size_t layer) {
+  const auto add = [&](kernels::PlaneKind kind, size_t offset, const kernels::Rows& source) {
+    decoder_->layers_[layer].writes.push_back({.kind = kind,
+                                               .plane_offset = offset,
+                                               .source = source.data,
+                                               .source_stride = source.stride});
+  };
+  const auto index = static_cast<int32_t>(layer);
+  for (const int32_t head : key_heads_[layer]) {
+    add(kernels::PlaneKind::kKey, planes_.KeyOffset({index, head}), KeyColumns({index, head}));
+  }
+  for (const int32_t head : plan_.ValuePlaneHeads(index)) {
+    add(kernels::PlaneKind::kValue, planes_.ValueOffset({index, head}),
+        ValueColumns({index, head}));
+  }
+}
+
+void Decoder::Builder::ResolveAttention(size_t layer) {
+  for (size_t head = 0; head < work_[layer].size(); ++head) {
+    const HeadWork work = work_[layer][head];
+    if (work == HeadWork::kInPlace) continue;
+    const HeadSources& sources =
+        plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head));
+    const auto owner_layer = static_cast<size_t>(sources.scores.layer);
+    const kernels::Rows query = QueryColumns(sources.scores);
+    const kernels::Rows output =
+        decoder_->attended_.Columns(static_cast<int64_t>(head) * head_dim_, head_dim_);
+    kernels::HeadAttention attention = {.query = query.data,
+                                        .query_stride = query.stride,
+                                        .key_offset = planes_.KeyOffset(sources.keys),
+                                        .value_offset = planes_.ValueOffset(sources.values),
+                                        .lse_stride = log_sum_exp_[owner_layer].stride,
+                                        .output = output.data,
+                                        .output_stride = output.stride};
+    if (work == HeadWork::kOwn) {
+      attention.lse = LogSumExp(sources.scores);
+      decoder_->layers_[layer].owners.push_back(attention);
+    } else {
+      attention.reused_lse = LogSumExp(sources.scores);
+      decoder_->layers_[layer].reusers.push_back(attention);
+    }
+  }
+}
+
+}  // namespace strata::engine

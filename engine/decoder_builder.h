@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/decoder.h"
+
+namespace strata::engine {
+
+// Turns a sharing plan into the decoder's layers: which heads run and how, how long each layer's
+// projections must be kept for later layers, and every pointer and offset the kernels are given.
+class Decoder::Builder {
+ public:
+  Builder(const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes, Decoder* decoder);
+
+  absl::Status Build();
+
+ private:
+  enum class HeadWork {
+    kOwn,      // computes its softmax
+    kRouted,   // applies another head's probabilities
+    kInPlace,  // its column of the attention output already holds its output
+  };
+
+  void ChooseWork();
+  void ChooseLifetimes();
+  absl::Status AllocateScratch();
+  absl::Status AllocateProjections();
+  void ResolveMixes(size_t layer);
+  void ResolveWrites(size_t layer);
+  void ResolveAttention(size_t layer);
+
+  absl::StatusOr<float*> Allocate(int64_t num_floats);
+  absl::StatusOr<kernels::Rows> AllocateRows(int64_t num_cols);
+  // Where a head of the layer stands among its living heads, times d.
+  kernels::Rows QueryColumns(kvcache::HeadRef query_head) const;
+  kernels::Rows KeyColumns(kvcache::HeadRef kv_head) const;
+  kernels::Rows ValueColumns(kvcache::HeadRef kv_head) const;
+  float* LogSumExp(kvcache::HeadRef query_head) const;
+
+  const kvcache::SharingPlan& plan_;
+  const kvcache::PlaneMap& planes_;
+  Decoder* const decoder_;
+  const int64_t head_dim_;
+  const size_t num_layers_;
+
+  std::vector<std::vector<int32_t>> query_heads_;  // [layer]: living heads, in head order
+  std::vector<std::vector<int32_t>> key_heads_;
+  std::vector<std::vector<int32_t>> value_heads_;
+  std::vector<std::vector<HeadWork>> work_;  // [layer][query head]
+  std::vector<size_t> last_use_;             // [layer]: last layer that reads its projections
+  std::vector<kernels::Rows> log_sum_exp_;   // [layer]: [max_rows, living query heads]
+};
+
+}  // namespace strata::engine

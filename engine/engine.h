@@ -1,0 +1,124 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/plan_report.h"
+#include "engine/types.h"
+
+namespace strata::engine {
+
+class EngineCore;
+
+struct EngineOptions {
+  std::filesystem::path model_dir;
+  std::string device = "auto";  // auto, cpu, cuda
+  int32_t threads = 0;          // CPU; 0: every core this process may use
+  std::string dtype =
+      "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
+  std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16
+  std::string cross_layer;           // JSON that replaces config.json's key; empty: none
+  size_t cache_bytes = size_t{64} << 20;
+  int32_t block_tokens = 16;
+  int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
+  int32_t max_prefill_chunk = 512;  // of one sequence in one step
+  int32_t max_running = 256;        // sequences in the batch
+  int32_t max_queue = 1024;         // requests waiting to be admitted
+};
+
+// What a model is and what this server can do with it. Constant after Create.
+struct ModelInfo {
+  std::string name;  // the directory's name
+  std::string architecture;
+  std::string device;  // the backend's description
+  std::string dtype;   // of the weights
+  int64_t parameters = 0;
+  size_t weight_bytes = 0;
+  int32_t vocab_size = 0;
+  int32_t hidden_size = 0;
+  int32_t max_positions = 0;  // prompt and output together
+  int64_t cache_tokens = 0;   // capacity of the cache
+  int32_t block_tokens = 0;
+  size_t cache_bytes = 0;
+  std::vector<int32_t> eos_ids;
+  std::vector<std::string> unused_tensors;
+  PlanReport plan;
+};
+
+// A request's hold on the engine's work: Submit returns once the request is queued.
+// Error codes of Submit:
+//   INVALID_ARGUMENT     "field: value and limit": empty prompt, bad ids, parameters out of range,
+//                        prompt and max_tokens over the model's positions or over the whole cache
+//   ALREADY_EXISTS       a request with this id is in flight
+//   RESOURCE_EXHAUSTED   the queue is full
+//   UNAVAILABLE          draining or shut down
+//
+// Threads: every public method may be called from any thread. One thread of its own runs the steps
+// and calls the sinks.
+class Engine {
+ public:
+  // Loads the model and starts the engine's thread.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options);
+  ~Engine();  // Shutdown() with no patience
+
+  const ModelInfo& model() const;
+
+  absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink);
+  // The request finishes with kCancelled before the next step. No effect on unknown ids.
+  void Cancel(const std::string& request_id);
+
+  // Refuses new requests, waits until the running ones are done or `limit` has passed, ends the
+  // rest with UNAVAILABLE, stops the thread. May be called again.
+  void Shutdown(std::chrono::milliseconds limit);
+
+  // Requests waiting and running, for logs.
+  struct Load {
+    int32_t waiting = 0;
+    int32_t running = 0;
+    int32_t blocks_used = 0;
+    int32_t blocks_total = 0;
+  };
+  Load load() const;
+
+ private:
+  struct Submission {
+    Request request;
+    std::shared_ptr<RequestSink> sink;
+    std::chrono::steady_clock::time_point submitted;
+  };
+  Engine(std::unique_ptr<EngineCore> core, int32_t max_queue);
+  void Run();
+  void UpdateLoad();
+
+  std::unique_ptr<EngineCore> core_;  // of the engine's thread, but for its constant parts
+  const int32_t max_queue_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Submission> submissions_;        // guarded by mutex_
+  std::vector<std::string> cancels_;           // guarded by mutex_
+  std::unordered_set<std::string> in_flight_;  // guarded by mutex_: ids from Submit to finished
+  Load load_;                                  // guarded by mutex_
+  bool draining_ = false;                      // guarded by mutex_
+  std::chrono::steady_clock::time_point deadline_;  // guarded by mutex_: end of the drain
+  std::mutex join_mutex_;
+  std::thread thread_;  // last: starts when the rest stands
+};
+
+// The plan of the model in `model_dir` without loading its weights: `strata plan`.
+absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
+                                       const std::string& cross_layer,
+                                       const std::string& cache_dtype);
+
+}  // namespace strata::engine

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::engine {
+
+// JSON of a checkpoint's own files (config.json, the index and header of safetensors), which are
+// outside bytes: nothing here throws, recurses without bound or believes a value unchecked.
+
+// Objects and arrays may stand in one another this deep, so that walking a value never overflows
+// the stack.
+inline constexpr int kMaxJsonDepth = 32;
+
+// `name` stands for the text in errors. INVALID_ARGUMENT, one line, for text that is not JSON, for
+// nesting beyond kMaxJsonDepth and for a key that an object holds twice.
+absl::StatusOr<nlohmann::json> ParseJson(std::string_view name, std::string_view text);
+
+// The whole of a regular file. NOT_FOUND when it is missing; INVALID_ARGUMENT when it is a
+// directory or anything else but a file, unreadable, or larger than `limit_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t limit_bytes);
+
+// ReadFile, then ParseJson; errors name the path.
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::filesystem::path& path, size_t limit_bytes);
+
+// For error lines: a name out of such a file in printable characters, one line, cut to a sane
+// length.
+std::string Printable(std::string_view name);
+// A value likewise, in JSON's own notation.
+std::string PrintableJson(const nlohmann::json& value);
+
+}  // namespace strata::engine

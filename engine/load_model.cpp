@@ -1,0 +1,143 @@
+#include "engine/load_model.h"
+
+#include <string>
+#include <utility>
+
+#include "engine/errors.h"
+#include "engine/safetensors.h"
+
+namespace strata::engine {
+namespace {
+
+using kernels::DType;
+
+absl::Status CheckRange(std::string_view option, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return InvalidArgument(option, ": ", value, " is not in ", low, "..", high);
+}
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  const struct {
+    std::string_view name;
+    int64_t value, low, high;
+  } ranges[] = {
+      {"threads", options.threads, 0, 1024},
+      {"block-tokens", options.block_tokens, 1, 1024},
+      {"max-batch-tokens", options.max_batch_tokens, 1, 65536},
+      {"max-prefill-chunk", options.max_prefill_chunk, 1, 65536},
+      {"max-running", options.max_running, 1, 65536},
+      {"max-queue", options.max_queue, 1, 1 << 20},
+  };
+  for (const auto& range : ranges) {
+    absl::Status status = CheckRange(range.name, range.value, range.low, range.high);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DType> ParseDType(std::string_view option, std::string_view value, DType automatic) {
+  if (value == "auto") return automatic == DType::kF16 ? DType::kF32 : automatic;
+  if (value == "f32") return DType::kF32;
+  if (value == "bf16") return DType::kBF16;
+  return InvalidArgument(option, ": \"", value, "\" is not one of auto, f32, bf16");
+}
+
+absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer) {
+  if (cross_layer.empty()) return nlohmann::json();
+  nlohmann::json json = nlohmann::json::parse(cross_layer, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return absl::InvalidArgumentError("cross-layer: not valid JSON");
+  return json;
+}
+
+// Config, checkpoint and plan of a directory, nothing on a backend yet.
+struct OpenedModel {
+  ModelConfig config;
+  std::unique_ptr<Checkpoint> checkpoint;
+  kvcache::SharingPlan plan;
+};
+
+absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir,
+                                      const std::string& cross_layer) {
+  auto config = LoadModelConfig(dir);
+  if (!config.ok()) return config.status();
+  auto checkpoint = Checkpoint::Open(dir);
+  if (!checkpoint.ok()) return checkpoint.status();
+  auto plan_override = ParseOverride(cross_layer);
+  if (!plan_override.ok()) return plan_override.status();
+  auto plan = ResolvePlan(*config, **checkpoint, *plan_override);
+  if (!plan.ok()) return plan.status();
+  return OpenedModel{*std::move(config), *std::move(checkpoint), *std::move(plan)};
+}
+
+std::string NameOf(const std::filesystem::path& dir) {
+  const std::filesystem::path path = dir.lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
+ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype) {
+  ModelInfo info;
+  info.name = NameOf(options.model_dir);
+  info.architecture = model.config.architecture;
+  info.device = model.backend->Describe();
+  info.dtype = kernels::DTypeName(dtype);
+  info.parameters = model.weights->parameters;
+  info.weight_bytes = model.weights->bytes;
+  info.vocab_size = model.config.vocab_size;
+  info.hidden_size = model.config.hidden_size;
+  info.max_positions = model.config.max_positions;
+  info.cache_tokens = model.cache->capacity_tokens();
+  info.block_tokens = options.block_tokens;
+  info.cache_bytes = model.cache->arena_bytes();
+  info.eos_ids = model.config.eos_ids;
+  info.unused_tensors = model.weights->unused;
+  info.plan = MakePlanReport(model.plan, model.cache->planes().dtype());
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options) {
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  auto opened = OpenModel(options.model_dir, options.cross_layer);
+  if (!opened.ok()) return opened.status();
+  const auto dtype = ParseDType("dtype", options.dtype, opened->config.dtype);
+  if (!dtype.ok()) return dtype.status();
+  const auto cache_dtype = ParseDType("cache-dtype", options.cache_dtype, *dtype);
+  if (!cache_dtype.ok()) return cache_dtype.status();
+
+  LoadedModel model;
+  model.config = std::move(opened->config);
+  model.plan = std::move(opened->plan);
+  auto backend = kernels::CreateBackend({.device = options.device, .threads = options.threads});
+  if (!backend.ok()) return backend.status();
+  model.backend = *std::move(backend);
+  auto weights =
+      LoadWeights(model.config, model.plan, *opened->checkpoint, *dtype, model.backend.get());
+  if (!weights.ok()) return weights.status();
+  model.weights = std::make_unique<Weights>(*std::move(weights));
+  auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
+                                             {.cache_bytes = options.cache_bytes,
+                                              .block_tokens = options.block_tokens,
+                                              .dtype = *cache_dtype});
+  if (!cache.ok()) return cache.status();
+  model.cache = *std::move(cache);
+  auto decoder =
+      Decoder::Create(model.config, model.plan, model.cache->planes(), model.weights.get(),
+                      model.backend.get(), options.max_batch_tokens);
+  if (!decoder.ok()) return decoder.status();
+  model.decoder = *std::move(decoder);
+  model.info = Describe(options, model, *dtype);
+  return model;
+}
+
+absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
+                                       const std::string& cross_layer,
+                                       const std::string& cache_dtype) {
+  auto opened = OpenModel(model_dir, cross_layer);
+  if (!opened.ok()) return opened.status();
+  const auto dtype = ParseDType("cache-dtype", cache_dtype, opened->config.dtype);
+  if (!dtype.ok()) return dtype.status();
+  return MakePlanReport(opened->plan, *dtype);
+}
+
+}  // namespace strata::engine

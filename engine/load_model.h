@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/decoder.h"
+#include "engine/engine.h"
+#include "engine/model_config.h"
+#include "engine/weights.h"
+#include "kernels/backend.h"
+#include "kvcache/cache_manager.h"
+
+namespace strata::engine {
+
+// A model ready to run: what EngineCore is made of, in order of dependence (later members point to
+// earlier ones).
+struct LoadedModel {
+  ModelConfig config;
+  kvcache::SharingPlan plan;
+  ModelInfo info;
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<Weights> weights;
+  std::unique_ptr<kvcache::CacheManager> cache;
+  std::unique_ptr<Decoder> decoder;
+};
+
+// INVALID_ARGUMENT "option: value and limit" for an option out of range; else what config,
+// checkpoint, plan, cache and backend report, each one line.
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options);
+
+}  // namespace strata::engine

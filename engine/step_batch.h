@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace strata::engine {
+
+// One step's work, flattened: row i is one token of one sequence. Prefill and decode are the same
+// thing, a range of positions of a sequence.
+//
+//   Scheduler::Next ─ StepPlan ─► FlattenPlan ─ StepBatch ─► Decoder::Forward ─ logits ─► Sampler
+//                                 (host, engine thread)      (backend)
+struct StepBatch {
+  std::vector<int32_t> token_ids;                // [num_rows]
+  std::vector<int32_t> positions;                // [num_rows] in the row's own sequence
+  std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
+  std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
+  std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
+
+  int64_t num_rows() const { return static_cast<int64_t>(token_ids.size()); }
+  void Clear() {
+    token_ids.clear();
+    positions.clear();
+    slots.clear();
+    sequences.clear();
+    logit_rows.clear();
+  }
+};
+
+}  // namespace strata::engine

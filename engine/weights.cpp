@@ -1,0 +1,208 @@
+#include "engine/weights.h"
+
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+
+#include "engine/errors.h"
+#include "engine/host_floats.h"
+#include "engine/tensor_names.h"
+
+namespace strata::engine {
+namespace {
+
+using kernels::HostRows;
+using Shape = std::vector<int64_t>;
+
+// The heads of one projection that live, and how many it would have in full.
+struct LivingHeads {
+  std::vector<int32_t> heads;  // ascending
+  int32_t all = 0;
+};
+
+// Brings tensors from a checkpoint to a backend and keeps account of them. The first failure is
+// kept in status(); every call after it does nothing, so that a layer reads as the list of its
+// tensors.
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, kernels::DType dtype, kernels::Backend* backend)
+      : checkpoint_(checkpoint), dtype_(dtype), backend_(backend) {}
+
+  std::unique_ptr<kernels::Buffer> Norm(const std::string& name, int64_t size);
+  // One tensor that is used whole.
+  std::unique_ptr<kernels::Matrix> Matrix(const std::string& name, const Shape& shape);
+  // Adds a tensor that is used whole to what the next Pack stacks.
+  void Append(const std::string& name, const Shape& shape);
+  // Adds the rows of a projection's living heads.
+  void AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
+                   int64_t hidden);
+  // Null where nothing was appended.
+  std::unique_ptr<kernels::Matrix> Pack();
+
+  bool Has(const std::string& name) const { return checkpoint_.Has(name); }
+  // Counts a tensor that was read elsewhere.
+  void MarkUsed(const std::string& name, int64_t elements) {
+    used_.insert(name);
+    parameters_ += elements;
+  }
+
+  const absl::Status& status() const { return status_; }
+  // Hands over the account: bytes, parameters, unused.
+  void Finish(Weights& weights) const;
+
+ private:
+  // nullopt, and status() set, unless the tensor is there in one of the shapes.
+  std::optional<TensorView> Find(const std::string& name, const Shape& shape,
+                                 const std::optional<Shape>& or_shape = std::nullopt);
+  template <typename T>
+  std::unique_ptr<T> Keep(absl::StatusOr<std::unique_ptr<T>> made, size_t bytes) {
+    if (!made.ok()) {
+      status_ = made.status();
+      return nullptr;
+    }
+    bytes_ += bytes;
+    return *std::move(made);
+  }
+
+  const Checkpoint& checkpoint_;
+  kernels::DType dtype_;
+  kernels::Backend* backend_;
+  absl::Status status_;
+  std::vector<HostRows> parts_;
+  std::set<std::string, std::less<>> used_;
+  size_t bytes_ = 0;
+  int64_t parameters_ = 0;
+};
+
+std::optional<TensorView> Loader::Find(const std::string& name, const Shape& shape,
+                                       const std::optional<Shape>& or_shape) {
+  if (!status_.ok()) return std::nullopt;
+  std::string expected = ShapeText(shape);
+  if (or_shape) expected += " or " + ShapeText(*or_shape);
+  absl::StatusOr<TensorView> tensor = checkpoint_.Find(name);
+  if (absl::IsNotFound(tensor.status())) {
+    status_ = InvalidArgument(name, ": missing, expected ", expected);
+  } else if (!tensor.ok()) {
+    status_ = tensor.status();
+  } else if (tensor->shape != shape && tensor->shape != or_shape) {
+    status_ = InvalidArgument(name, ": expected ", expected, ", found ", ShapeText(tensor->shape));
+  }
+  if (!status_.ok()) return std::nullopt;
+  used_.insert(name);
+  return *std::move(tensor);
+}
+
+std::unique_ptr<kernels::Buffer> Loader::Norm(const std::string& name, int64_t size) {
+  const std::optional<TensorView> tensor = Find(name, {size});
+  if (!tensor) return nullptr;
+  const std::vector<float> floats = HostFloats(*tensor);
+  const auto bytes = std::as_bytes(std::span(floats));
+  std::unique_ptr<kernels::Buffer> buffer = Keep(backend_->Allocate(bytes.size()), bytes.size());
+  if (buffer == nullptr) return nullptr;
+  backend_->CopyFromHost(buffer->data(), bytes);
+  // The copy may still be under way, and `floats` ends here.
+  status_ = backend_->Synchronize();
+  parameters_ += size;
+  return buffer;
+}
+
+std::unique_ptr<kernels::Matrix> Loader::Matrix(const std::string& name, const Shape& shape) {
+  Append(name, shape);
+  return Pack();
+}
+
+void Loader::Append(const std::string& name, const Shape& shape) {
+  const std::optional<TensorView> tensor = Find(name, shape);
+  if (!tensor) return;
+  parts_.push_back({tensor->dtype, tensor->data, shape[0], shape[1]});
+}
+
+void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
+                         int64_t hidden) {
+  if (living.heads.empty()) return;
+  const Shape full = {living.all * head_dim, hidden};
+  const Shape trimmed = {static_cast<int64_t>(living.heads.size()) * head_dim, hidden};
+  const std::optional<TensorView> tensor =
+      full == trimmed ? Find(name, full) : Find(name, trimmed, full);
+  if (!tensor) return;
+  if (tensor->shape == trimmed) {
+    parts_.push_back({tensor->dtype, tensor->data, trimmed[0], hidden});
+    return;
+  }
+  const size_t head_bytes = tensor->bytes / static_cast<size_t>(living.all);
+  for (const int32_t head : living.heads) {
+    const std::byte* rows = tensor->data + static_cast<size_t>(head) * head_bytes;
+    parts_.push_back({tensor->dtype, rows, head_dim, hidden});
+  }
+}
+
+std::unique_ptr<kernels::Matrix> Loader::Pack() {
+  const std::vector<HostRows> parts = std::exchange(parts_, {});
+  if (!status_.ok() || parts.empty()) return nullptr;
+  std::unique_ptr<kernels::Matrix> matrix = Keep(backend_->Pack(parts, dtype_), 0);
+  if (matrix == nullptr) return nullptr;
+  bytes_ += matrix->bytes();
+  for (const HostRows& part : parts) parameters_ += part.num_rows * part.num_cols;
+  return matrix;
+}
+
+void Loader::Finish(Weights& weights) const {
+  weights.bytes = bytes_;
+  weights.parameters = parameters_;
+  for (std::string& name : checkpoint_.Names()) {
+    if (!used_.contains(name)) weights.unused.push_back(std::move(name));
+  }
+}
+
+LayerWeights LoadLayer(Loader& loader, const ModelConfig& config, const kvcache::SharingPlan& plan,
+                       int32_t layer) {
+  const kvcache::AttentionShape& shape = config.attention;
+  const int64_t d = shape.head_dim;
+  const int64_t hidden = config.hidden_size;
+  const int64_t intermediate = config.intermediate_size;
+  const auto name = [layer](std::string_view rest) { return LayerTensorName(layer, rest); };
+
+  LayerWeights weights;
+  weights.input_norm = loader.Norm(name("input_layernorm.weight"), hidden);
+  loader.AppendHeads(name("self_attn.q_proj.weight"),
+                     {plan.QueryHeads(layer), shape.num_query_heads}, d, hidden);
+  loader.AppendHeads(name("self_attn.k_proj.weight"), {plan.KeyHeads(layer), shape.num_kv_heads}, d,
+                     hidden);
+  loader.AppendHeads(name("self_attn.v_proj.weight"), {plan.ValueHeads(layer), shape.num_kv_heads},
+                     d, hidden);
+  weights.qkv = loader.Pack();
+  if (plan.learnable_mix(layer)) loader.MarkUsed(name(kValueMixName), 2);
+  weights.output =
+      loader.Matrix(name("self_attn.o_proj.weight"), {hidden, shape.num_query_heads * d});
+  weights.post_attention_norm = loader.Norm(name("post_attention_layernorm.weight"), hidden);
+  loader.Append(name("mlp.gate_proj.weight"), {intermediate, hidden});
+  loader.Append(name("mlp.up_proj.weight"), {intermediate, hidden});
+  weights.gate_up = loader.Pack();
+  weights.down = loader.Matrix(name("mlp.down_proj.weight"), {hidden, intermediate});
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
+                                    const Checkpoint& checkpoint, kernels::DType dtype,
+                                    kernels::Backend* backend) {
+  Loader loader(checkpoint, dtype, backend);
+  const Shape table = {config.vocab_size, config.hidden_size};
+  Weights weights;
+  // A tied model stores either of the two; where it stores both, the embedding is the one.
+  const bool stored_as_head = config.tied_embeddings && !loader.Has(kEmbeddingName);
+  weights.embedding =
+      loader.Matrix(stored_as_head && loader.Has(kHeadName) ? kHeadName : kEmbeddingName, table);
+  if (!config.tied_embeddings) weights.head = loader.Matrix(kHeadName, table);
+  for (int32_t layer = 0; layer < config.attention.num_layers && loader.status().ok(); ++layer) {
+    weights.layers.push_back(LoadLayer(loader, config, plan, layer));
+  }
+  weights.final_norm = loader.Norm(kFinalNormName, config.hidden_size);
+  if (!loader.status().ok()) return loader.status();
+  loader.Finish(weights);
+  return weights;
+}
+
+}  // namespace strata::engine

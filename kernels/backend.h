@@ -1,0 +1,155 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+
+namespace strata::kernels {
+
+// A piece of backend memory, 64-byte aligned and zeroed when made. Freed with the object.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() const = 0;
+  virtual size_t size() const = 0;
+
+  float* floats() const { return reinterpret_cast<float*>(data()); }
+};
+
+// A weight matrix [num_outputs, num_inputs] in the order its backend likes best. Immutable.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual int64_t num_outputs() const = 0;
+  virtual int64_t num_inputs() const = 0;
+  virtual size_t bytes() const = 0;  // bytes one product reads
+};
+
+enum class PlaneKind : uint8_t { kKey, kValue };
+
+// The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
+// [block_tokens, head_dim] elements of `dtype` at a byte offset inside every block. The order of
+// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed).
+struct PagedArena {
+  std::byte* arena = nullptr;
+  size_t block_bytes = 0;
+  int32_t block_tokens = 0;
+  int32_t head_dim = 0;
+  DType dtype = DType::kF32;
+};
+
+// One kv head of one layer on its way into the cache.
+struct PlaneWrite {
+  PlaneKind kind = PlaneKind::kKey;
+  size_t plane_offset = 0;        // bytes into the block
+  const float* source = nullptr;  // [num_rows, head_dim], rows `source_stride` floats apart
+  int64_t source_stride = 0;
+};
+
+// The rows of one sequence in a batch: row `first_row + i` stands at position
+// `first_position + i` and attends to positions [0, first_position + i].
+struct SequenceRows {
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+  int64_t first_position = 0;
+  const int32_t* block_table = nullptr;  // block ids, host memory; covers every position read
+};
+
+// One query head of the running layer. `query` belongs to the head that owns the scores: the head
+// itself, or, where scores are reused, an earlier layer's (routing: same queries, same key plane,
+// other values).
+struct HeadAttention {
+  const float* query = nullptr;  // [num_rows, head_dim] after RoPE, `query_stride` floats apart
+  int64_t query_stride = 0;
+  size_t key_offset = 0;  // plane offsets in bytes into a block
+  size_t value_offset = 0;
+  // Null: the head computes its softmax. Else [num_rows], rows `lse_stride` apart: the owner's
+  // log-sum-exp, and probabilities are exp(score - log_sum_exp).
+  const float* reused_lse = nullptr;
+  float* lse = nullptr;  // out, may be null: [num_rows], rows `lse_stride` apart
+  int64_t lse_stride = 0;
+  float* output = nullptr;  // [num_rows, head_dim], rows `output_stride` floats apart
+  int64_t output_stride = 0;
+};
+
+// What a backend has done since it was made; tests and benchmarks take differences.
+struct BackendCounters {
+  int64_t matrix_products = 0;
+  int64_t cache_bytes_written = 0;
+  int64_t cache_bytes_read = 0;  // by attention: every plane row a query's span reads, once a group
+};
+
+// Memory and the coarse operations of a decoder's forward pass. One implementation per kind of
+// device; everything above this line is device-blind.
+//
+// Determinism: every operation computes a row from that row's inputs alone, in one fixed order of
+// sums, whatever other rows are in the call, how rows are cut into calls, and on how many threads.
+//
+// Threads: one thread at a time (the engine's). Operations may run asynchronously in order;
+// Synchronize() and CopyToHost() wait. Sizes are checked by STRATA_CHECK: a mismatch is our bug.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // For people: "cpu, AVX3, 2 threads".
+  virtual std::string Describe() const = 0;
+  virtual BackendCounters counters() const = 0;
+
+  // RESOURCE_EXHAUSTED with the number of bytes when memory is short.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+  virtual void CopyFromHost(std::byte* destination, std::span<const std::byte> source) = 0;
+  virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
+  // Waits for all work; an error of the device shows here.
+  virtual absl::Status Synchronize() = 0;
+
+  // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`
+  // (kF32 or kBF16; narrowing rounds to nearest even).
+  virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
+                                                       DType stored) = 0;
+
+  // out[i, :] = table[ids[i], :]
+  virtual void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
+  // out[i, j]  = sum_k x[i, k] * w[j, k]        (kSet)
+  // out[i, j] += sum_k x[i, k] * w[j, k]        (kAdd: the sum first, then one addition)
+  enum class Store : uint8_t { kSet, kAdd };
+  virtual void MatMul(const Matrix& w, ConstRows x, Rows out, Store store) = 0;
+  // out[i, :] = x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight        weight: [num_cols]
+  virtual void RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out) = 0;
+  // Rotates, in place, every head (num_cols / head_dim of them) of row i by the angles of
+  // positions[i]: (x[j], x[j + d/2]) turn by table angle j (the "rotate half" convention of
+  // Hugging Face's Llama). table: [max_positions, head_dim] = cos[d/2] then sin[d/2].
+  virtual void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions,
+                    const float* table) = 0;
+  // v[i, :] = own * v[i, :] + first * first_values[i, :]   (ResFormer, arXiv 2410.17897)
+  virtual void MixValues(Rows v, ConstRows first_values, float own, float first) = 0;
+  // gate_up: [num_rows, 2 * n], gate first. out[i, j] = silu(gate) * up
+  virtual void SwiGlu(ConstRows gate_up, Rows out) = 0;
+  // out[i, :] = x[rows[i], :]
+  virtual void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
+  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
+  virtual void WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
+                           std::span<const PlaneWrite> writes) = 0;
+  // output = softmax(query . keys / sqrt(head_dim)) . values for every row of every sequence and
+  // every head, over keys and values as the cache holds them. The context is cut into spans of
+  // kAttentionSpan positions, each with its own maximum and sum, merged left to right.
+  static constexpr int32_t kAttentionSpan = 256;
+  virtual void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                         std::span<const HeadAttention> heads) = 0;
+};
+
+struct BackendOptions {
+  std::string device = "auto";  // "auto" (CUDA where there is a device, else CPU), "cpu", "cuda"
+  int32_t threads = 0;          // CPU: 0 = every core this process may use
+};
+
+// INVALID_ARGUMENT for an unknown device, FAILED_PRECONDITION where the device is missing or the
+// processor lacks AVX2.
+absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options);
+
+}  // namespace strata::kernels

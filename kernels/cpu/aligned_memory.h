@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+
+#include "absl/status/statusor.h"
+
+namespace strata::kernels {
+
+// Owns zeroed memory, aligned to 64 bytes (2 MiB and in huge pages, where the system gives them,
+// from 4 MiB on). Move-only.
+class AlignedMemory {
+ public:
+  static constexpr size_t kAlignment = 64;
+
+  AlignedMemory() = default;
+  // RESOURCE_EXHAUSTED, naming the number of bytes, when the system has no more.
+  static absl::StatusOr<AlignedMemory> Allocate(size_t bytes);
+  AlignedMemory(AlignedMemory&& other) noexcept { *this = static_cast<AlignedMemory&&>(other); }
+  AlignedMemory& operator=(AlignedMemory&& other) noexcept;
+  ~AlignedMemory();
+
+  std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t size_ = 0;
+  void* mapping_ = nullptr;  // null: data_ came from the heap
+  size_t mapping_bytes_ = 0;
+};
+
+// Memory that only ever grows and forgets its contents when it does: scratch space of one owner,
+// so that nothing is allocated once the largest call has been seen.
+class Scratch {
+ public:
+  // At least `count` floats, 64-byte aligned, zeroed when they were last allocated.
+  float* Floats(size_t count);
+
+ private:
+  AlignedMemory memory_;
+};
+
+}  // namespace strata::kernels

@@ -1,0 +1,254 @@
+#include "kernels/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "kernels/cpu/span_planes-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::kernels {
+namespace HWY_NAMESPACE {
+
+// Turns the scores s[0, n) of one query into its probabilities (up to the span's factor), scaling
+// them first; returns their sum and the maximum taken off in `state`. With reused_lse that is taken
+// off instead, and the state's sum and maximum mean nothing.
+void Softmax(float* s, size_t n, float scale, const float* reused_lse, float* state) {
+  constexpr size_t kVectors = kFixedLanes / kLanes;
+  const D d;
+  const V minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const size_t padded = RoundUp(n, kFixedLanes);
+  V maximum = minus_infinity;
+  for (size_t i = n; i < padded; ++i) s[i] = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < padded; i += kLanes) {
+    const V scaled = hn::Mul(hn::LoadU(d, s + i), hn::Set(d, scale));
+    maximum = hn::Max(maximum, scaled);
+    hn::StoreU(scaled, d, s + i);
+  }
+  HWY_ALIGN float lanes[kFixedLanes];
+  hn::Store(maximum, d, lanes);
+  state[0] = *std::max_element(lanes, lanes + kLanes);
+  const V base = hn::Set(d, reused_lse == nullptr ? state[0] : *reused_lse);
+  V sums[kVectors];
+  for (V& sum : sums) sum = hn::Zero(d);
+  for (size_t i = 0; i < padded; i += kFixedLanes) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      float* at = s + i + v * kLanes;
+      const V p = Exp(hn::Sub(hn::LoadU(d, at), base));
+      sums[v] = hn::Add(sums[v], p);  // past n: an exact 0
+      hn::StoreU(p, d, at);
+    }
+  }
+  for (size_t v = 0; v < kVectors; ++v) hn::Store(sums[v], d, lanes + v * kLanes);
+  state[1] = SumFixedLanes(lanes);
+}
+
+// The queries of a unit that see a span, [begin, end), and how many of its positions each sees
+// (at least 1, never falling).
+struct SpanQueries {
+  int64_t begin;
+  int64_t end;
+  size_t visible[AttentionUnit::kMaxQueries];
+  const float* reused_lse[AttentionUnit::kMaxQueries];  // null: has its own softmax
+  const float* vectors;                                 // [kMaxQueries][256]
+};
+
+SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* vectors) {
+  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  SpanQueries queries;
+  queries.begin = unit.FirstQueryAt(range.first);
+  queries.end = unit.num_queries;
+  queries.vectors = vectors;
+  for (QueryCursor at(unit, queries.begin); !at.done(); at.Next()) {
+    const HeadAttention& head = at.head();
+    const int64_t q = at.query();
+    queries.visible[q] =
+        static_cast<size_t>(std::min(range.count, at.position() + 1 - range.first));
+    queries.reused_lse[q] =
+        head.reused_lse == nullptr ? nullptr : head.reused_lse + at.row() * head.lse_stride;
+    std::memcpy(vectors + static_cast<size_t>(q) * kTileDepth,
+                head.query + at.row() * head.query_stride, head_dim * sizeof(float));
+  }
+  return queries;
+}
+
+// scores[r, t] = query . key, for the tile's rows and every t that its last row sees.
+template <class K>
+void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
+                size_t longest, float* scores) {
+  for (size_t t = 0; t < longest; t += keys.tokens) {
+    const TileRight<K> piece{&keys.pieces[t / keys.tokens], head_dim, keys.stride};
+    const size_t columns = std::min(keys.tokens, RoundUp(longest - t, kLanes));
+    Tile(rows, vectors, piece, columns, 0, head_dim, Chain::kStart, scores + t, kTileDepth);
+  }
+}
+
+// values[r, :] = sum over the positions row r sees of its probability times the value there.
+// Together as far as all rows see, then each alone: a row never meets a value it does not see, not
+// even with weight 0, since that might be infinite or left over from another sequence.
+template <class T>
+void TileValues(size_t rows, const float* probabilities, const SpanPieces<T>& values,
+                size_t columns, const size_t* visible, float* sums, size_t sums_stride) {
+  const TileRight<T> right{values.pieces, values.tokens, values.stride};
+  const size_t common = visible[0];
+  Tile(rows, probabilities, right, columns, 0, common, Chain::kStart, sums, sums_stride);
+  for (size_t r = 1; r < rows; ++r) {
+    if (visible[r] == common) continue;
+    Tile(1, probabilities + r * kTileDepth, right, columns, common, visible[r], Chain::kContinue,
+         sums + r * sums_stride, sums_stride);
+  }
+}
+
+template <class K, class T>
+void AttendTiles(const PagedArena& cache, const SpanQueries& queries, const SpanPieces<K>& keys,
+                 const SpanPieces<T>& values, float* scores, float* partial) {
+  const auto head_dim = static_cast<size_t>(cache.head_dim);
+  const size_t state_floats = AttentionStateFloats(cache.head_dim);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const auto end = static_cast<size_t>(queries.end);
+  size_t rows = 0;
+  for (auto q = static_cast<size_t>(queries.begin); q < end; q += rows) {
+    rows = std::min(kTileRows, end - q);
+    const size_t* visible = queries.visible + q;
+    float* states = partial + q * state_floats;
+    TileScores(rows, queries.vectors + q * kTileDepth, keys, head_dim, visible[rows - 1], scores);
+    for (size_t r = 0; r < rows; ++r) {
+      Softmax(scores + r * kTileDepth, visible[r], scale, queries.reused_lse[q + r],
+              states + r * state_floats);
+    }
+    TileValues(rows, scores, values, RoundUp(head_dim, kLanes), visible, states + kStateValues,
+               state_floats);
+  }
+}
+
+template <class T, class K>
+void AttendKeys(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
+                const SpanPieces<K>& keys, float* scores, float* copy, float* partial) {
+  const PagedArena& cache = *unit.cache;
+  const auto head_dim = static_cast<size_t>(cache.head_dim);
+  if (ValuesFit(cache)) {
+    const SpanPieces<T> values = InPlace<T>(unit, range, unit.heads[0]->value_offset, head_dim);
+    AttendTiles(cache, queries, keys, values, scores, partial);
+  } else {
+    const size_t stride = RoundUp(head_dim, kFixedLanes);
+    CopyValues<T>(unit, range, stride, copy);
+    AttendTiles(cache, queries, keys, Copied(copy, stride), scores, partial);
+  }
+}
+
+template <class T>
+void AttendPlanes(const AttentionUnit& unit, SpanRange range, float* scratch, float* partial) {
+  const PagedArena& cache = *unit.cache;
+  const SpanQueries queries = CollectQueries(unit, range, scratch);
+  float* scores = scratch + AttentionScratch::kQueries;
+  float* key_copy = scores + AttentionScratch::kScores;
+  float* value_copy = key_copy + AttentionScratch::Keys(cache.head_dim);
+  if (KeysFit(cache)) {
+    const SpanPieces<T> keys =
+        InPlace<T>(unit, range, unit.heads[0]->key_offset, static_cast<size_t>(cache.block_tokens));
+    AttendKeys<T>(unit, range, queries, keys, scores, value_copy, partial);
+  } else {
+    CopyKeys<T>(unit, range, key_copy);
+    AttendKeys<T>(unit, range, queries, Copied(key_copy, kSpanFloats), scores, value_copy, partial);
+  }
+}
+
+void Attend(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
+  static_assert(kTileRows * kTileDepth <= AttentionScratch::kScores);
+  const SpanRange range{span * kSpan, std::min(kSpan, unit.context() - span * kSpan)};
+  if (unit.cache->dtype == DType::kF32) {
+    AttendPlanes<float>(unit, range, scratch, partial);
+  } else {
+    AttendPlanes<uint16_t>(unit, range, scratch, partial);
+  }
+}
+
+float ExpOf(float x) { return hn::GetLane(Exp(hn::Set(D(), x))); }
+
+// state = state rescaled to the common maximum + the span, rescaled likewise.
+void MergeOwn(const float* span, size_t columns, float* state) {
+  const float maximum = span[0] > state[0] ? span[0] : state[0];
+  const float keep = ExpOf(state[0] - maximum);
+  const float add = ExpOf(span[0] - maximum);
+  state[0] = maximum;
+  state[1] = std::fma(state[1], keep, span[1] * add);
+  for (size_t j = kStateValues; j < columns; j += kLanes) {
+    const V added = hn::Mul(hn::LoadU(D(), span + j), hn::Set(D(), add));
+    hn::StoreU(Fma(hn::LoadU(D(), state + j), hn::Set(D(), keep), added), D(), state + j);
+  }
+}
+
+void Merge(const AttentionUnit& unit, int64_t span, const float* partial, float* state) {
+  const size_t floats = AttentionStateFloats(unit.cache->head_dim);
+  if (span == 0) {
+    std::memcpy(state, partial, static_cast<size_t>(unit.num_queries) * floats * sizeof(float));
+    return;
+  }
+  for (QueryCursor at(unit, unit.FirstQueryAt(span * kSpan)); !at.done(); at.Next()) {
+    const float* from = partial + static_cast<size_t>(at.query()) * floats;
+    float* to = state + static_cast<size_t>(at.query()) * floats;
+    if (at.head().reused_lse == nullptr) {
+      MergeOwn(from, floats, to);
+      continue;
+    }
+    for (size_t j = kStateValues; j < floats; j += kLanes) {
+      hn::StoreU(hn::Add(hn::LoadU(D(), to + j), hn::LoadU(D(), from + j)), D(), to + j);
+    }
+  }
+}
+
+void Finish(const AttentionUnit& unit, const float* state) {
+  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  const size_t floats = AttentionStateFloats(unit.cache->head_dim);
+  for (QueryCursor at(unit, 0); !at.done(); at.Next(), state += floats) {
+    const HeadAttention& head = at.head();
+    float* output = head.output + at.row() * head.output_stride;
+    if (head.reused_lse != nullptr) {
+      std::memcpy(output, state + kStateValues, head_dim * sizeof(float));
+      continue;
+    }
+    const V sum = hn::Set(D(), state[1]);
+    for (size_t j = 0; j < head_dim; j += kLanes) {
+      StoreUpTo(hn::Div(hn::LoadU(D(), state + kStateValues + j), sum), output + j, head_dim - j);
+    }
+    if (head.lse != nullptr) {
+      // In double, so that the result does not hang on which logf the system has.
+      head.lse[at.row() * head.lse_stride] =
+          static_cast<float>(double{state[0]} + std::log(double{state[1]}));
+    }
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace strata::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace strata::kernels {
+
+HWY_EXPORT(Attend);
+HWY_EXPORT(Merge);
+HWY_EXPORT(Finish);
+
+void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
+  HWY_DYNAMIC_DISPATCH(Attend)(unit, span, scratch, partial);
+}
+
+void MergeSpan(const AttentionUnit& unit, int64_t span, const float* partial, float* state) {
+  HWY_DYNAMIC_DISPATCH(Merge)(unit, span, partial, state);
+}
+
+void FinishUnit(const AttentionUnit& unit, const float* state) {
+  HWY_DYNAMIC_DISPATCH(Finish)(unit, state);
+}
+
+}  // namespace strata::kernels
+#endif  // HWY_ONCE

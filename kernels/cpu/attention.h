@@ -1,0 +1,131 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_memory.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace strata::kernels {
+
+// A piece of attention's work: some rows of one sequence for all heads that read one pair of
+// planes, so that the planes are read once for all of them. Its queries are numbered row by row,
+// all heads of a row before the next row, and start anywhere.
+struct AttentionUnit {
+  // Queries of a unit: enough to pay for reading a span, few enough for the second cache.
+  static constexpr int64_t kMaxQueries = 64;
+
+  const PagedArena* cache = nullptr;
+  const SequenceRows* sequence = nullptr;
+  const HeadAttention* const* heads = nullptr;  // [num_heads], one pair of planes
+  int64_t num_heads = 0;
+  int64_t first_query = 0;  // of the sequence
+  int64_t num_queries = 0;
+
+  // Positions that the unit's last query sees, and the spans they reach into.
+  int64_t context() const {
+    return sequence->first_position + (first_query + num_queries - 1) / num_heads + 1;
+  }
+  int64_t num_spans() const {
+    return (context() + Backend::kAttentionSpan - 1) / Backend::kAttentionSpan;
+  }
+  // The unit's first query that sees `position` (of a span that some query sees).
+  int64_t FirstQueryAt(int64_t position) const {
+    const int64_t query = (position - sequence->first_position) * num_heads - first_query;
+    return query > 0 ? query : 0;
+  }
+};
+
+// Walks over a unit's queries.
+//
+//   for (QueryCursor at(unit, 0); !at.done(); at.Next()) { at.head().output + at.row() * ... }
+class QueryCursor {
+ public:
+  QueryCursor(const AttentionUnit& unit, int64_t query)
+      : unit_(unit),
+        query_(query),
+        head_((unit.first_query + query) % unit.num_heads),
+        row_((unit.first_query + query) / unit.num_heads) {}
+
+  bool done() const { return query_ == unit_.num_queries; }
+  void Next() {
+    ++query_;
+    if (++head_ == unit_.num_heads) {
+      head_ = 0;
+      ++row_;
+    }
+  }
+  int64_t query() const { return query_; }  // of the unit
+  const HeadAttention& head() const { return *unit_.heads[head_]; }
+  int64_t row() const { return unit_.sequence->first_row + row_; }  // of the batch
+  int64_t position() const { return unit_.sequence->first_position + row_; }
+
+ private:
+  const AttentionUnit& unit_;
+  int64_t query_;
+  int64_t head_;
+  int64_t row_;
+};
+
+// What one span adds for a query, and what spans are merged into: maximum, sum, 14 unused floats,
+// then the weighted values [head_dim], padded to 16.
+constexpr size_t kStateValues = 16;
+constexpr size_t AttentionStateFloats(int32_t head_dim) {
+  return kStateValues + (static_cast<size_t>(head_dim) + 15) / 16 * 16;
+}
+
+// The memory that AttendSpan() works in, a part after the other.
+struct AttentionScratch {
+  static constexpr size_t kQueries = size_t{AttentionUnit::kMaxQueries} * 256;  // [queries][256]
+  static constexpr size_t kScores = size_t{12} * 256;                           // [tile rows][256]
+
+  static constexpr size_t Keys(int32_t head_dim) {  // [head_dim][256]
+    return static_cast<size_t>(head_dim) * 256;
+  }
+  static constexpr size_t Values(int32_t head_dim) {  // [256][head_dim padded to 16]
+    return 256 * ((static_cast<size_t>(head_dim) + 15) / 16 * 16);
+  }
+  static constexpr size_t Floats(int32_t head_dim) {
+    return kQueries + kScores + Keys(head_dim) + Values(head_dim);
+  }
+};
+
+// Longer query vectors do not fit the rows of a tile.
+constexpr int32_t kMaxHeadDim = 256;
+
+// One span for every query of the unit that sees it. scratch: AttentionScratch, 64-byte aligned;
+// partial: [num_queries] states.
+void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial);
+// Merges the span's partial states into the running ones; spans come in order, from 0.
+void MergeSpan(const AttentionUnit& unit, int64_t span, const float* partial, float* state);
+// Writes output and log-sum-exp of every query.
+void FinishUnit(const AttentionUnit& unit, const float* state);
+
+// Runs Backend::Attention on a pool: cuts the work into units and, where these are too few for the
+// threads, units into spans. How it is cut changes no bits. Not thread-safe.
+class AttentionRunner {
+ public:
+  // Returns the bytes of key and value rows under the context of each (sequence, planes) pair.
+  int64_t Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
+              std::span<const HeadAttention> heads, ThreadPool& pool);
+
+ private:
+  void GroupHeads(std::span<const HeadAttention> heads);
+  void CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences);
+  void RunWholeUnits(int32_t head_dim, ThreadPool& pool);
+  bool WorthCuttingToSpans(size_t state_floats, const ThreadPool& pool) const;
+  void RunSpans(int32_t head_dim, size_t state_floats, ThreadPool& pool);
+
+  std::vector<const HeadAttention*> heads_;  // group by group
+  std::vector<int64_t> group_ends_;          // into heads_
+  std::vector<AttentionUnit> units_;
+  std::vector<int64_t> span_ends_;  // running total of the units' spans
+  int64_t max_queries_ = 0;         // of a unit
+  Scratch work_;                    // AttentionScratch of each worker
+  Scratch states_;
+};
+
+}  // namespace strata::kernels

@@ -1,0 +1,143 @@
+#include <algorithm>
+
+#include "kernels/cpu/attention.h"
+
+namespace strata::kernels {
+namespace {
+
+constexpr int64_t kUnitsPerThread = 3;  // with fewer, units are cut into spans
+constexpr int64_t kSmallWork = 4096;    // query x position pairs not worth a second thread
+constexpr size_t kMaxSpanStates = size_t{16} << 20;  // floats that waiting for the merge may cost
+
+}  // namespace
+
+int64_t AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                             std::span<const HeadAttention> heads, ThreadPool& pool) {
+  if (heads.empty()) return 0;
+  GroupHeads(heads);
+  CutUnits(cache, sequences);
+  int64_t positions = 0;
+  for (const SequenceRows& sequence : sequences) {
+    if (sequence.num_rows > 0) positions += sequence.first_position + sequence.num_rows;
+  }
+  const size_t state_floats =
+      AttentionStateFloats(cache.head_dim) * static_cast<size_t>(max_queries_);
+  if (WorthCuttingToSpans(state_floats, pool)) {
+    RunSpans(cache.head_dim, state_floats, pool);
+  } else {
+    RunWholeUnits(cache.head_dim, pool);
+  }
+  const auto row_bytes = static_cast<int64_t>(DTypeSize(cache.dtype)) * cache.head_dim;
+  return 2 * positions * row_bytes * static_cast<int64_t>(group_ends_.size());
+}
+
+// Sorts pointers to the heads by their planes, keeping the order of heads within a pair.
+void AttentionRunner::GroupHeads(std::span<const HeadAttention> heads) {
+  const auto before = [](const HeadAttention* a, const HeadAttention* b) {
+    if (a->key_offset != b->key_offset) return a->key_offset < b->key_offset;
+    if (a->value_offset != b->value_offset) return a->value_offset < b->value_offset;
+    return a < b;
+  };
+  heads_.clear();
+  for (const HeadAttention& head : heads) heads_.push_back(&head);
+  std::sort(heads_.begin(), heads_.end(), before);
+  group_ends_.clear();
+  for (size_t i = 1; i <= heads_.size(); ++i) {
+    const bool last = i == heads_.size() || heads_[i]->key_offset != heads_[i - 1]->key_offset ||
+                      heads_[i]->value_offset != heads_[i - 1]->value_offset;
+    if (last) group_ends_.push_back(static_cast<int64_t>(i));
+  }
+}
+
+void AttentionRunner::CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences) {
+  units_.clear();
+  span_ends_.clear();
+  max_queries_ = 0;
+  int64_t spans = 0;
+  for (const SequenceRows& sequence : sequences) {
+    int64_t group_begin = 0;
+    for (const int64_t group_end : group_ends_) {
+      AttentionUnit unit{.cache = &cache, .sequence = &sequence};
+      unit.heads = heads_.data() + group_begin;
+      unit.num_heads = group_end - group_begin;
+      const int64_t queries = sequence.num_rows * unit.num_heads;
+      for (int64_t q = 0; q < queries; q += AttentionUnit::kMaxQueries) {
+        unit.first_query = q;
+        unit.num_queries = std::min(AttentionUnit::kMaxQueries, queries - q);
+        max_queries_ = std::max(max_queries_, unit.num_queries);
+        units_.push_back(unit);
+        spans += unit.num_spans();
+        span_ends_.push_back(spans);
+      }
+      group_begin = group_end;
+    }
+  }
+}
+
+// A unit at a time, its spans one after the other into one running state.
+void AttentionRunner::RunWholeUnits(int32_t head_dim, ThreadPool& pool) {
+  const auto count = static_cast<int64_t>(units_.size());
+  const size_t state_floats = AttentionStateFloats(head_dim) * AttentionUnit::kMaxQueries;
+  const size_t work_floats = AttentionScratch::Floats(head_dim);
+  const auto threads = static_cast<size_t>(pool.num_threads());
+  float* const work = work_.Floats(work_floats * threads);
+  float* const states = states_.Floats(2 * state_floats * threads);
+  int64_t pairs = 0;
+  for (const AttentionUnit& unit : units_) {
+    pairs += unit.num_queries * unit.context();
+  }
+  pool.ParallelFor(count, pairs < kSmallWork ? count : 1, [&](int64_t begin, int64_t end, int w) {
+    float* const partial = states + static_cast<size_t>(w) * 2 * state_floats;
+    float* const state = partial + state_floats;
+    for (int64_t i = begin; i < end; ++i) {
+      // Last first: within a prompt the later rows have more to read, and long work goes ahead.
+      const AttentionUnit& unit = units_[static_cast<size_t>(count - 1 - i)];
+      for (int64_t span = 0; span < unit.num_spans(); ++span) {
+        AttendSpan(unit, span, work + static_cast<size_t>(w) * work_floats, partial);
+        MergeSpan(unit, span, partial, state);
+      }
+      FinishUnit(unit, state);
+    }
+  });
+}
+
+bool AttentionRunner::WorthCuttingToSpans(size_t state_floats, const ThreadPool& pool) const {
+  const auto units = static_cast<int64_t>(units_.size());
+  if (units == 0 || units >= kUnitsPerThread * pool.num_threads()) return false;
+  const int64_t spans = span_ends_.back();
+  return pool.num_threads() > 1 && spans > units &&
+         static_cast<size_t>(spans + units) * state_floats <= kMaxSpanStates;
+}
+
+// All spans of all units at once, each into its own partial states; then they are merged in order.
+void AttentionRunner::RunSpans(int32_t head_dim, size_t state_floats, ThreadPool& pool) {
+  const auto count = static_cast<int64_t>(units_.size());
+  const int64_t spans = span_ends_.back();
+  const size_t work_floats = AttentionScratch::Floats(head_dim);
+  float* const work = work_.Floats(work_floats * static_cast<size_t>(pool.num_threads()));
+  float* const partials = states_.Floats(state_floats * static_cast<size_t>(spans + count));
+  float* const states = partials + state_floats * static_cast<size_t>(spans);
+  pool.ParallelFor(spans, 1, [&](int64_t begin, int64_t end, int w) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto u = static_cast<size_t>(std::upper_bound(span_ends_.begin(), span_ends_.end(), i) -
+                                         span_ends_.begin());
+      const int64_t first = u == 0 ? 0 : span_ends_[u - 1];
+      AttendSpan(units_[u], i - first, work + static_cast<size_t>(w) * work_floats,
+                 partials + static_cast<size_t>(i) * state_floats);
+    }
+  });
+  pool.ParallelFor(count, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto u = static_cast<size_t>(i);
+      const int64_t first = u == 0 ? 0 : span_ends_[u - 1];
+      float* const state = states + u * state_floats;
+      for (int64_t span = 0; span < units_[u].num_spans(); ++span) {
+        MergeSpan(units_[u], span, partials + static_cast<size_t>(first + span) * state_floats,
+                  state);
+      }
+      FinishUnit(units_[u], state);
+    }
+  });
+}
+
+}  // namespace strata::kernels

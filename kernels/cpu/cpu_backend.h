@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_memory.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace strata::kernels {
+
+// The backend that is always there. Every operation is done when it returns; Synchronize() has
+// nothing to wait for. The arithmetic and its order of sums: kernels/cpu/README.md.
+class CpuBackend final : public Backend {
+ public:
+  // FAILED_PRECONDITION on a processor without fused multiply-add (x86 before AVX2),
+  // INVALID_ARGUMENT for a number of threads outside [0, 256].
+  static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads);
+
+  std::string Describe() const override;
+  BackendCounters counters() const override { return counters_; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
+  void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
+  void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+  absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
+                                               DType stored) override;
+
+  void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
+  void MatMul(const Matrix& w, ConstRows x, Rows out, Store store) override;
+  void RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out) override;
+  void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions,
+            const float* table) override;
+  void MixValues(Rows v, ConstRows first_values, float own, float first) override;
+  void SwiGlu(ConstRows gate_up, Rows out) override;
+  void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override;
+  void WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
+                   std::span<const PlaneWrite> writes) override;
+  void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                 std::span<const HeadAttention> heads) override;
+
+ private:
+  explicit CpuBackend(int threads) : pool_(threads) {}
+
+  // Calls body(begin, end) for ranges of rows, on several threads where the elements pay for it.
+  template <class Body>
+  void ForRows(int64_t num_rows, int64_t elements_per_row, Body body);
+
+  BackendCounters counters_;
+  Scratch tiles_;
+  AttentionRunner attention_;
+  ThreadPool pool_;
+};
+
+}  // namespace strata::kernels

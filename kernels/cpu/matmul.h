@@ -1,0 +1,18 @@
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/aligned_memory.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/tensor.h"
+
+namespace strata::kernels {
+
+// out (= or +=) x * transpose(w), as Backend::MatMul promises. Each element is a chain of fused
+// multiply-adds over 256 consecutive inputs at a time, the chains' ends added left to right; kAdd
+// adds the finished sum to `out`. `scratch` holds a copy of x in tile order.
+// REQUIRES: shapes match; x and out do not overlap.
+void PackedMatMul(const PackedMatrix& w, ConstRows x, Rows out, Backend::Store store,
+                  Scratch& scratch, ThreadPool& pool);
+
+}  // namespace strata::kernels

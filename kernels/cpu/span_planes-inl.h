@@ -1,0 +1,115 @@
+// A span's keys and values as the tiles of attention read them: in the cache's own layout where
+// that suits the vectors, else in a copy. Included once for every instruction set.
+
+#if defined(STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_
+#undef STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_
+#else
+#define STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_
+#endif
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::kernels {
+namespace HWY_NAMESPACE {
+
+constexpr int64_t kSpan = Backend::kAttentionSpan;
+constexpr auto kSpanFloats = static_cast<size_t>(kSpan);
+static_assert(kSpanFloats == kTileDepth, "probabilities of a span are the left side of a tile");
+
+// Positions [first, first + count) of a sequence, all in one span.
+struct SpanRange {
+  int64_t first;
+  int64_t count;
+};
+
+// Pieces of `tokens` positions: keys are [head_dim][stride] in each, values [tokens][stride].
+template <class T>
+struct SpanPieces {
+  const T* pieces[kSpanFloats];
+  size_t tokens;
+  size_t stride;
+};
+
+template <class T>
+const T* Plane(const AttentionUnit& unit, int64_t position, size_t offset) {
+  const int32_t block = unit.sequence->block_table[position / unit.cache->block_tokens];
+  return reinterpret_cast<const T*>(unit.cache->arena +
+                                    static_cast<size_t>(block) * unit.cache->block_bytes + offset);
+}
+
+inline void Widen(const float* from, size_t count, float* to) {
+  std::memcpy(to, from, count * sizeof(float));
+}
+inline void Widen(const uint16_t* from, size_t count, float* to) {
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    std::memcpy(to + i, &bits, sizeof(bits));
+  }
+}
+
+// Copies the span's keys to `to`, [head_dim][256].
+template <class T>
+void CopyKeys(const AttentionUnit& unit, SpanRange range, float* to) {
+  const int64_t block_tokens = unit.cache->block_tokens;
+  for (int64_t t = 0; t < range.count;) {
+    const int64_t slot = (range.first + t) % block_tokens;
+    const int64_t run = std::min(block_tokens - slot, range.count - t);
+    const T* plane = Plane<T>(unit, range.first + t, unit.heads[0]->key_offset) + slot;
+    for (int32_t d = 0; d < unit.cache->head_dim; ++d) {
+      Widen(plane + d * block_tokens, static_cast<size_t>(run), to + d * kSpan + t);
+    }
+    t += run;
+  }
+}
+
+// Copies the span's values to `to`, [256][stride].
+template <class T>
+void CopyValues(const AttentionUnit& unit, SpanRange range, size_t stride, float* to) {
+  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  for (int64_t t = 0; t < range.count; ++t) {
+    const int64_t position = range.first + t;
+    const auto slot = static_cast<size_t>(position % unit.cache->block_tokens);
+    Widen(Plane<T>(unit, position, unit.heads[0]->value_offset) + slot * head_dim, head_dim,
+          to + static_cast<size_t>(t) * stride);
+  }
+}
+
+// Keys can be read where they are if a block holds whole vectors of tokens, values if a token's row
+// is whole vectors; and either only if spans start where blocks do.
+inline bool KeysFit(const PagedArena& cache) {
+  return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.block_tokens) % kLanes == 0;
+}
+inline bool ValuesFit(const PagedArena& cache) {
+  return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.head_dim) % kLanes == 0;
+}
+
+// The span's blocks of one plane as they stand in the cache.
+template <class T>
+SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, size_t offset, size_t stride) {
+  const int64_t block_tokens = unit.cache->block_tokens;
+  SpanPieces<T> in_place;
+  in_place.tokens = static_cast<size_t>(block_tokens);
+  in_place.stride = stride;
+  for (int64_t t = 0; t < range.count; t += block_tokens) {
+    in_place.pieces[t / block_tokens] = Plane<T>(unit, range.first + t, offset);
+  }
+  return in_place;
+}
+
+inline SpanPieces<float> Copied(const float* copy, size_t stride) {
+  SpanPieces<float> copied;
+  copied.pieces[0] = copy;
+  copied.tokens = kSpanFloats;
+  copied.stride = stride;
+  return copied;
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace strata::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard for each target

@@ -1,0 +1,134 @@
+// The one inner loop of matrix products and of attention. Included once for every instruction set.
+
+#if defined(STRATA_KERNELS_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef STRATA_KERNELS_CPU_TILE_INL_H_
+#undef STRATA_KERNELS_CPU_TILE_INL_H_
+#else
+#define STRATA_KERNELS_CPU_TILE_INL_H_
+#endif
+
+#include "kernels/cpu/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::kernels {
+namespace HWY_NAMESPACE {
+
+// Floats from one row of a tile's left side to the next, and so the longest chain it can hold.
+constexpr size_t kTileDepth = 256;
+
+// Vector registers for sums (two or more stay free for the operands), and rows of the tallest tile
+// that then has two vectors a row.
+#if HWY_TARGET == HWY_AVX2
+constexpr size_t kSumVectors = 12;
+#elif HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+constexpr size_t kSumVectors = 8;
+#else
+constexpr size_t kSumVectors = 24;
+#endif
+constexpr size_t kTileRows = kSumVectors / 2;
+
+// The right side, [k, columns] in storage: row k stands in piece k / piece_rows, `stride` elements
+// after the row before it.
+template <class T>
+struct TileRight {
+  const T* const* pieces;
+  size_t piece_rows;
+  size_t stride;
+};
+
+// What the chain of fused multiply-adds starts from, and where its end goes.
+enum class Chain {
+  kStart,     // c = chain from 0
+  kContinue,  // c = chain from c
+  kAddBlock,  // c = c + (chain from 0)
+};
+
+// One chain over k in [k_begin, k_end), ascending, for each of kRows x (kVectors * kLanes)
+// elements.
+template <size_t kRows, size_t kVectors, class T>
+HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, size_t column,
+                            size_t k_begin, size_t k_end, Chain chain, float* HWY_RESTRICT c,
+                            size_t c_stride) {
+  const D d;
+  V sums[kRows][kVectors];
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      sums[r][v] =
+          chain == Chain::kContinue ? hn::LoadU(d, c + r * c_stride + v * kLanes) : hn::Zero(d);
+    }
+  }
+  size_t piece = k_begin / b.piece_rows;
+  size_t row = k_begin % b.piece_rows;
+  for (size_t k = k_begin; k < k_end; ++piece, row = 0) {
+    const T* HWY_RESTRICT right = b.pieces[piece] + row * b.stride + column;
+    const size_t piece_end = std::min(k_end, k + b.piece_rows - row);
+    for (; k < piece_end; ++k, right += b.stride) {
+      V w[kVectors];
+      for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right + v * kLanes);
+      for (size_t r = 0; r < kRows; ++r) {
+        const V left = hn::Set(d, a[r * kTileDepth + k]);
+        for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, w[v], sums[r][v]);
+      }
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      float* to = c + r * c_stride + v * kLanes;
+      const V sum = sums[r][v];
+      hn::StoreU(chain == Chain::kAddBlock ? hn::Add(hn::LoadU(d, to), sum) : sum, d, to);
+    }
+  }
+}
+
+template <size_t kRows, class T>
+HWY_NOINLINE void TileOfRows(const float* a, const TileRight<T>& b, size_t columns, size_t k_begin,
+                             size_t k_end, Chain chain, float* c, size_t c_stride) {
+  size_t j = 0;
+  if constexpr (kRows * 4 <= kSumVectors) {
+    for (; j + 4 * kLanes <= columns; j += 4 * kLanes) {
+      TileColumns<kRows, 4>(a, b, j, k_begin, k_end, chain, c + j, c_stride);
+    }
+  }
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+    TileColumns<kRows, 2>(a, b, j, k_begin, k_end, chain, c + j, c_stride);
+  }
+  for (; j < columns; j += kLanes) {
+    TileColumns<kRows, 1>(a, b, j, k_begin, k_end, chain, c + j, c_stride);
+  }
+}
+
+// c[r, j] (see Chain) sum_k a[r, k] * b[k, j] for `rows` <= kTileRows rows, `columns` (a multiple
+// of kLanes) columns and k in [k_begin, k_end), k_end <= kTileDepth. a: rows kTileDepth floats
+// apart.
+template <class T>
+HWY_INLINE void Tile(size_t rows, const float* a, const TileRight<T>& b, size_t columns,
+                     size_t k_begin, size_t k_end, Chain chain, float* c, size_t c_stride) {
+  switch (rows) {
+#define STRATA_TILE(kRows)                                                         \
+  case kRows:                                                                      \
+    if constexpr (kRows <= kTileRows) {                                            \
+      return TileOfRows<kRows>(a, b, columns, k_begin, k_end, chain, c, c_stride); \
+    }                                                                              \
+    break;
+    STRATA_TILE(1)
+    STRATA_TILE(2)
+    STRATA_TILE(3)
+    STRATA_TILE(4)
+    STRATA_TILE(5)
+    STRATA_TILE(6)
+    STRATA_TILE(7)
+    STRATA_TILE(8)
+    STRATA_TILE(9)
+    STRATA_TILE(10)
+    STRATA_TILE(11)
+    STRATA_TILE(12)
+#undef STRATA_TILE
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace strata::kernels
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard for each target

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace strata::kernels {
+
+enum class DType : uint8_t { kF32, kBF16, kF16 };
+
+constexpr size_t DTypeSize(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+
+constexpr std::string_view DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "f32";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF16:
+      return "f16";
+  }
+  return "?";
+}
+
+// Consecutive rows of a row-major matrix in host memory, as a checkpoint holds them:
+// [num_rows, num_cols], no padding, any alignment. Does not own `data`.
+struct HostRows {
+  DType dtype = DType::kF32;
+  const std::byte* data = nullptr;
+  int64_t num_rows = 0;
+  int64_t num_cols = 0;
+};
+
+// Activations in backend memory: [num_rows, num_cols], rows `stride` floats apart.
+// Does not own `data`.
+struct ConstRows {
+  const float* data = nullptr;
+  int64_t num_rows = 0;
+  int64_t num_cols = 0;
+  int64_t stride = 0;
+};
+
+struct Rows {
+  float* data = nullptr;
+  int64_t num_rows = 0;
+  int64_t num_cols = 0;
+  int64_t stride = 0;
+
+  operator ConstRows() const { return {data, num_rows, num_cols, stride}; }  // NOLINT
+
+  // Columns [begin, begin + count) of every row.
+  Rows Columns(int64_t begin, int64_t count) const {
+    return {data + begin, num_rows, count, stride};
+  }
+};
+
+}  // namespace strata::kernels

@@ -1,0 +1,84 @@
+#include "kvcache/plane_map.h"
+
+#include "kernels/check.h"
+
+namespace strata::kvcache {
+namespace {
+
+size_t IndexOf(const AttentionShape& shape, HeadRef kv_head) {
+  STRATA_CHECK(kv_head.layer >= 0 && kv_head.layer < shape.num_layers, "a layer of the plan");
+  STRATA_CHECK(kv_head.head >= 0 && kv_head.head < shape.num_kv_heads, "a kv head of the plan");
+  return static_cast<size_t>(kv_head.layer) * static_cast<size_t>(shape.num_kv_heads) +
+         static_cast<size_t>(kv_head.head);
+}
+
+}  // namespace
+
+PlaneMap::PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_tokens)
+    : shape_(plan.shape()),
+      dtype_(dtype),
+      block_tokens_(block_tokens),
+      stored_score_heads_(plan.StoredScoreHeads()) {
+  STRATA_CHECK(block_tokens > 0, "a block holds tokens");
+  const size_t num_heads =
+      static_cast<size_t>(shape_.num_layers) * static_cast<size_t>(shape_.num_kv_heads);
+  key_offsets_.resize(num_heads);
+  value_offsets_.resize(num_heads);
+  const auto append = [&](kernels::PlaneKind kind, HeadRef head) {
+    const size_t offset = block_bytes();
+    planes_.push_back({.kind = kind, .head = head, .offset = offset});
+    auto& offsets = kind == kernels::PlaneKind::kKey ? key_offsets_ : value_offsets_;
+    offsets[IndexOf(shape_, head)] = offset;
+  };
+  for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
+    for (int32_t head : plan.KeyHeads(layer)) {
+      append(kernels::PlaneKind::kKey, {layer, head});
+      ++num_key_planes_;
+    }
+    for (int32_t head : plan.ValuePlaneHeads(layer)) {
+      append(kernels::PlaneKind::kValue, {layer, head});
+    }
+  }
+}
+
+size_t PlaneMap::KeyOffset(HeadRef kv_head) const {
+  const std::optional<size_t>& offset = key_offsets_[IndexOf(shape_, kv_head)];
+  STRATA_CHECK(offset.has_value(), "the plan has that key plane");
+  return *offset;
+}
+
+size_t PlaneMap::ValueOffset(HeadRef kv_head) const {
+  const std::optional<size_t>& offset = value_offsets_[IndexOf(shape_, kv_head)];
+  STRATA_CHECK(offset.has_value(), "the plan has that value plane");
+  return *offset;
+}
+
+size_t PlaneMap::plane_bytes() const {
+  return static_cast<size_t>(block_tokens_) * static_cast<size_t>(shape_.head_dim) *
+         kernels::DTypeSize(dtype_);
+}
+
+size_t PlaneMap::block_bytes() const { return planes_.size() * plane_bytes(); }
+
+size_t PlaneMap::bytes_per_token() const { return key_bytes_per_token() + value_bytes_per_token(); }
+
+size_t PlaneMap::key_bytes_per_token() const {
+  return static_cast<size_t>(num_key_planes_) * static_cast<size_t>(shape_.head_dim) *
+         kernels::DTypeSize(dtype_);
+}
+
+size_t PlaneMap::value_bytes_per_token() const {
+  return (planes_.size() - static_cast<size_t>(num_key_planes_)) *
+         static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
+}
+
+size_t PlaneMap::plain_bytes_per_token() const {
+  return 2 * static_cast<size_t>(shape_.num_layers) * static_cast<size_t>(shape_.num_kv_heads) *
+         static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
+}
+
+size_t PlaneMap::score_bytes_per_token() const {
+  return static_cast<size_t>(stored_score_heads_) * sizeof(float);
+}
+
+}  // namespace strata::kvcache

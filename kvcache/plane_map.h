@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kvcache/sharing_plan.h"
+
+namespace strata::kvcache {
+
+// One plane: the keys or the values of one kv head of one layer, [block_tokens, head_dim] in every
+// block, `offset` bytes after the block's start.
+struct Plane {
+  kernels::PlaneKind kind = kernels::PlaneKind::kKey;
+  HeadRef head;  // kv head
+  size_t offset = 0;
+};
+
+// From plan to bytes. The only place that knows how large a token's cache entry is; pool,
+// admission, metrics and kernels all take it from here. Immutable.
+class PlaneMap {
+ public:
+  PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_tokens);
+
+  // Planes in offset order; those that one layer reads stand together.
+  const std::vector<Plane>& planes() const { return planes_; }
+  // REQUIRES: the plan has that plane.
+  size_t KeyOffset(HeadRef kv_head) const;
+  size_t ValueOffset(HeadRef kv_head) const;
+
+  kernels::DType dtype() const { return dtype_; }
+  int32_t block_tokens() const { return block_tokens_; }
+  int32_t head_dim() const { return shape_.head_dim; }
+  size_t plane_bytes() const;      // of one plane in one block
+  size_t block_bytes() const;      // planes * plane_bytes
+  size_t bytes_per_token() const;  // key_bytes_per_token + value_bytes_per_token
+  size_t key_bytes_per_token() const;
+  size_t value_bytes_per_token() const;
+  size_t plain_bytes_per_token() const;  // 2 * L * G * d * element size
+  // What stored decode takes beside them: S f32 logits a context token.
+  size_t score_bytes_per_token() const;
+
+ private:
+  AttentionShape shape_;
+  kernels::DType dtype_;
+  int32_t block_tokens_;
+  std::vector<Plane> planes_;
+  std::vector<std::optional<size_t>> key_offsets_;    // [layer * G + kv head]
+  std::vector<std::optional<size_t>> value_offsets_;  // [layer * G + kv head]
+  int32_t num_key_planes_ = 0;
+  int32_t stored_score_heads_ = 0;
+};
+
+}  // namespace strata::kvcache

@@ -1,0 +1,75 @@
+#include "server/generate_report.h"
+
+#include <array>
+
+#include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::server {
+namespace {
+
+const char* ReasonName(v1::FinishReason reason) {
+  return reason == v1::FINISH_REASON_STOP ? "stop" : "length";
+}
+
+nlohmann::ordered_json MetricsJson(const v1::RequestMetrics& metrics) {
+  const v1::CacheBytes& peak = metrics.peak_cache_bytes();
+  return {{"queue_seconds", metrics.queue_seconds()},
+          {"prefill_seconds", metrics.prefill_seconds()},
+          {"decode_seconds", metrics.decode_seconds()},
+          {"time_to_first_token_seconds", metrics.time_to_first_token_seconds()},
+          {"mean_inter_token_seconds", metrics.mean_inter_token_seconds()},
+          {"max_inter_token_seconds", metrics.max_inter_token_seconds()},
+          {"prompt_tokens", metrics.prompt_tokens()},
+          {"cached_tokens", metrics.cached_tokens()},
+          {"generated_tokens", metrics.generated_tokens()},
+          {"preemptions", metrics.preemptions()},
+          {"peak_cache_bytes",
+           {{"keys", peak.keys()}, {"values", peak.values()}, {"scores", peak.scores()}}},
+          {"plain_cache_bytes", metrics.plain_cache_bytes()}};
+}
+
+std::string Size(uint64_t bytes) {
+  constexpr std::array<const char*, 4> kUnits = {"B", "KiB", "MiB", "GiB"};
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
+  return absl::StrFormat("%.*f %s", unit == 0 ? 0 : 1, value, kUnits[unit]);
+}
+
+}  // namespace
+
+std::string ResultJson(const GenerateResult& result) {
+  const nlohmann::ordered_json json = {{"text", result.text},
+                                       {"prompt_token_ids", result.prompt_token_ids},
+                                       {"token_ids", result.token_ids},
+                                       {"finish_reason", ReasonName(result.reason)},
+                                       {"metrics", MetricsJson(result.metrics)},
+                                       {"seed", result.seed},
+                                       {"request_id", result.request_id}};
+  return json.dump() + "\n";
+}
+
+std::string MetricsText(const v1::RequestMetrics& metrics) {
+  const v1::CacheBytes& peak = metrics.peak_cache_bytes();
+  const uint64_t held = peak.keys() + peak.values() + peak.scores();
+  const double mean = metrics.mean_inter_token_seconds();
+  const double plain = static_cast<double>(metrics.plain_cache_bytes());
+  std::string text;
+  absl::StrAppendFormat(&text, "prompt                %d tokens\n", metrics.prompt_tokens());
+  absl::StrAppendFormat(&text, "generated             %d tokens", metrics.generated_tokens());
+  if (mean > 0) absl::StrAppendFormat(&text, ", %.1f tokens/s", 1 / mean);
+  absl::StrAppendFormat(&text, "\ntime to first token   %.1f ms (queued %.1f ms)\n",
+                        1e3 * metrics.time_to_first_token_seconds(), 1e3 * metrics.queue_seconds());
+  absl::StrAppendFormat(&text, "between tokens        %.2f ms mean, %.2f ms at most\n", 1e3 * mean,
+                        1e3 * metrics.max_inter_token_seconds());
+  absl::StrAppendFormat(&text, "cache, at its peak    %s: keys %s, values %s, scores %s\n",
+                        Size(held), Size(peak.keys()), Size(peak.values()), Size(peak.scores()));
+  absl::StrAppendFormat(&text, "a plain cache         %s", Size(metrics.plain_cache_bytes()));
+  if (plain > 0) {
+    absl::StrAppendFormat(&text, "; this plan takes %.3f of it", static_cast<double>(held) / plain);
+  }
+  return text + "\n";
+}
+
+}  // namespace strata::server

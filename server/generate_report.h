@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "strata/v1/inference.pb.h"
+
+// What `strata generate` prints beside the text. Pure functions.
+namespace strata::server {
+
+// A whole answer, collected from the stream.
+struct GenerateResult {
+  std::string request_id;
+  std::string text;
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<int32_t> token_ids;
+  uint64_t seed = 0;
+  v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  v1::RequestMetrics metrics;
+};
+
+// One JSON object and a newline; metrics under the names of inference.proto.
+std::string ResultJson(const GenerateResult& result);
+// A short table for a person.
+std::string MetricsText(const v1::RequestMetrics& metrics);
+
+}  // namespace strata::server

@@ -1,0 +1,124 @@
+#include "server/grpc_messages.h"
+
+#include <utility>
+
+#include "engine/plan_report.h"
+
+namespace strata::server {
+namespace {
+
+void FillMetrics(const engine::RequestMetrics& metrics, v1::RequestMetrics* message) {
+  message->set_queue_seconds(metrics.queue_seconds);
+  message->set_prefill_seconds(metrics.prefill_seconds);
+  message->set_decode_seconds(metrics.decode_seconds);
+  message->set_time_to_first_token_seconds(metrics.time_to_first_token_seconds);
+  message->set_mean_inter_token_seconds(metrics.mean_inter_token_seconds);
+  message->set_max_inter_token_seconds(metrics.max_inter_token_seconds);
+  message->set_prompt_tokens(metrics.prompt_tokens);
+  message->set_cached_tokens(metrics.cached_tokens);
+  message->set_generated_tokens(metrics.generated_tokens);
+  message->set_preemptions(metrics.preemptions);
+  v1::CacheBytes* peak = message->mutable_peak_cache_bytes();
+  peak->set_keys(metrics.peak_key_bytes);
+  peak->set_values(metrics.peak_value_bytes);
+  peak->set_scores(metrics.peak_score_bytes);
+  message->set_plain_cache_bytes(metrics.plain_cache_bytes);
+}
+
+void FillPlan(const engine::PlanReport& plan, v1::SharingPlan* message) {
+  message->set_bytes_per_token(plan.bytes_per_token);
+  message->set_plain_bytes_per_token(plan.plain_bytes_per_token);
+  message->set_ratio(plan.ratio);
+  message->set_score_bytes_per_token(plan.score_bytes_per_token);
+  message->set_key_bytes_per_token(plan.key_bytes_per_token);
+  message->set_value_bytes_per_token(plan.value_bytes_per_token);
+  message->set_planes(static_cast<int32_t>(plan.planes.size()));
+  for (const auto& layer : plan.layers) message->add_layers(layer.summary);
+  message->set_json(engine::PlanReportJson(plan));
+}
+
+v1::FinishReason ReasonOf(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case engine::FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case engine::FinishReason::kNone:
+    case engine::FinishReason::kCancelled:
+    case engine::FinishReason::kError:
+      break;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+}  // namespace
+
+absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message) {
+  GenerationRequest request;
+  request.request_id = message.request_id();
+  switch (message.prompt_case()) {
+    case v1::GenerateRequest::kText:
+      request.prompt = message.text();
+      break;
+    case v1::GenerateRequest::kTokenIds: {
+      const auto& ids = message.token_ids().ids();
+      request.prompt = std::vector<int32_t>(ids.begin(), ids.end());
+      break;
+    }
+    case v1::GenerateRequest::kMessages:
+      return absl::UnimplementedError("messages: chat templates are not built; give text");
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      break;
+  }
+  if (message.has_max_tokens()) request.max_tokens = message.max_tokens();
+  if (message.has_temperature()) request.temperature = message.temperature();
+  if (message.has_top_k()) request.top_k = message.top_k();
+  if (message.has_top_p()) request.top_p = message.top_p();
+  if (message.has_min_p()) request.min_p = message.min_p();
+  if (message.has_seed()) request.seed = message.seed();
+  if (message.has_ignore_eos()) request.ignore_eos = message.ignore_eos();
+  const auto& stop_ids = message.stop_token_ids();
+  request.stop_token_ids.assign(stop_ids.begin(), stop_ids.end());
+  return request;
+}
+
+void FillStarted(const GenerationStarted& started, v1::Started* message) {
+  const auto& ids = started.prompt_token_ids;
+  message->mutable_prompt_token_ids()->Add(ids.begin(), ids.end());
+  message->set_cached_tokens(started.cached_tokens);
+  message->set_seed(started.seed);
+}
+
+void FillDelta(GenerationDelta delta, v1::Delta* message) {
+  message->set_text(std::move(delta.text));
+  message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+}
+
+void FillFinished(const GenerationFinished& finished, v1::Finished* message) {
+  message->set_reason(ReasonOf(finished.reason));
+  FillMetrics(finished.metrics, message->mutable_metrics());
+}
+
+void FillModel(const engine::ModelInfo& model, v1::Model* message) {
+  message->set_name(model.name);
+  message->set_architecture(model.architecture);
+  message->set_device(model.device);
+  message->set_dtype(model.dtype);
+  message->set_cache_dtype(model.plan.dtype);
+  message->set_parameters(model.parameters);
+  message->set_weight_bytes(model.weight_bytes);
+  message->set_vocab_size(model.vocab_size);
+  message->set_hidden_size(model.hidden_size);
+  message->set_num_layers(model.plan.shape.num_layers);
+  message->set_num_query_heads(model.plan.shape.num_query_heads);
+  message->set_num_kv_heads(model.plan.shape.num_kv_heads);
+  message->set_head_dim(model.plan.shape.head_dim);
+  message->set_max_positions(model.max_positions);
+  message->mutable_eos_token_ids()->Add(model.eos_ids.begin(), model.eos_ids.end());
+  message->set_cache_bytes(model.cache_bytes);
+  message->set_cache_tokens(model.cache_tokens);
+  message->set_block_tokens(model.block_tokens);
+  FillPlan(model.plan, message->mutable_plan());
+}
+
+}  // namespace strata::server

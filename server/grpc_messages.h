@@ -1,0 +1,19 @@
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "server/generation.h"
+#include "strata/v1/inference.pb.h"
+
+// Between the messages of inference.proto and the values of engine and Generation. Pure functions.
+namespace strata::server {
+
+// UNIMPLEMENTED for chat messages.
+absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message);
+
+void FillStarted(const GenerationStarted& started, v1::Started* message);
+void FillDelta(GenerationDelta delta, v1::Delta* message);
+void FillFinished(const GenerationFinished& finished, v1::Finished* message);
+void FillModel(const engine::ModelInfo& model, v1::Model* message);
+
+}  // namespace strata::server

@@ -1,0 +1,125 @@
+#include "server/grpc_service.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/grpc_messages.h"
+#include "server/grpc_status.h"
+#include "server/unicode.h"
+
+namespace strata::server {
+namespace {
+
+// One Generate call. Every path ends in exactly one Finish, after which gRPC calls OnDone:
+//   refused     the constructor finishes
+//   accepted    Generation calls OnClosed, always and last, on the pump's thread; a client that is
+//               gone, or stands still, only makes it come sooner
+// At most one write is in flight: the next event comes after Resume.
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
+                              public GenerationClient {
+ public:
+  GenerateReactor(const GenerationContext& context, grpc::CallbackServerContext* call,
+                  const v1::GenerateRequest& message)
+      : call_(call) {
+    const absl::Status status = Begin(context, message);
+    if (!status.ok()) Finish(ToGrpcStatus(status));
+  }
+
+  // gRPC's threads.
+  void OnWriteDone(bool ok) override {
+    if (!ok) generation_->Cancel();
+    generation_->Resume();
+  }
+  void OnCancel() override {
+    if (generation_) generation_->Cancel();
+  }
+  void OnDone() override { delete this; }
+
+  // The pump's thread.
+  void OnStarted(GenerationStarted started) override {
+    FillStarted(started, NewEvent()->mutable_started());
+    StartWrite(&event_);
+  }
+  void OnDelta(GenerationDelta delta) override {
+    FillDelta(std::move(delta), NewEvent()->mutable_delta());
+    StartWrite(&event_);
+  }
+  void OnFinished(const GenerationFinished& finished) override {
+    FillFinished(finished, NewEvent()->mutable_finished());
+    StartWrite(&event_);
+  }
+  void OnStalled() override { call_->TryCancel(); }  // the write fails: OnWriteDone(false)
+  void OnClosed(const absl::Status& status) override { Finish(ToGrpcStatus(status)); }
+
+ private:
+  absl::Status Begin(const GenerationContext& context, const v1::GenerateRequest& message) {
+    auto request = ParseRequest(message);
+    if (!request.ok()) return request.status();
+    auto generation = Generation::Create(context, *std::move(request), this);
+    if (!generation.ok()) return generation.status();
+    generation_ = *std::move(generation);  // before Start: the pump may call at once
+    return generation_->Start();
+  }
+
+  v1::GenerateEvent* NewEvent() {
+    event_.Clear();
+    event_.set_request_id(generation_->id());
+    return &event_;
+  }
+
+  grpc::CallbackServerContext* const call_;
+  std::shared_ptr<Generation> generation_;  // set before Start, constant then
+  v1::GenerateEvent event_;                 // the write in flight
+};
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* call, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+absl::Status Prefixed(const char* field, const absl::Status& status) {
+  return {status.code(), absl::StrCat(field, ": ", std::string(status.message()))};
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateEvent>* GrpcService::Generate(
+    grpc::CallbackServerContext* call, const v1::GenerateRequest* request) {
+  return new GenerateReactor(context_, call, *request);  // deleted by OnDone
+}
+
+grpc::ServerUnaryReactor* GrpcService::GetModel(grpc::CallbackServerContext* call,
+                                                const v1::GetModelRequest* /*request*/,
+                                                v1::Model* response) {
+  FillModel(context_.engine->model(), response);
+  return Reply(call, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GrpcService::Tokenize(grpc::CallbackServerContext* call,
+                                                const v1::TokenizeRequest* request,
+                                                v1::TokenizeResponse* response) {
+  const bool add_special = request->has_add_special_tokens() ? request->add_special_tokens() : true;
+  const auto ids = context_.tokenizer->Encode(
+      request->text(), {.add_special_tokens = add_special, .parse_special = true});
+  if (!ids.ok()) return Reply(call, Prefixed("text", ids.status()));
+  response->mutable_token_ids()->Add(ids->begin(), ids->end());
+  return Reply(call, absl::OkStatus());
+}
+
+grpc::ServerUnaryReactor* GrpcService::Detokenize(grpc::CallbackServerContext* call,
+                                                  const v1::DetokenizeRequest* request,
+                                                  v1::DetokenizeResponse* response) {
+  const bool skip_special =
+      request->has_skip_special_tokens() ? request->skip_special_tokens() : true;
+  auto bytes = context_.tokenizer->Decode(
+      {request->token_ids().data(), static_cast<size_t>(request->token_ids().size())},
+      skip_special);
+  if (!bytes.ok()) return Reply(call, Prefixed("token_ids", bytes.status()));
+  TakeValidUtf8(/*at_end=*/true, &*bytes, response->mutable_text());
+  return Reply(call, absl::OkStatus());
+}
+
+}  // namespace strata::server

@@ -1,0 +1,122 @@
+#include "server/json_reader.h"
+
+#include <utility>
+
+#include "server/string_util.h"
+
+namespace strata::server {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxDescription = 80;
+
+const json& NullJson() {
+  static const json null;
+  return null;
+}
+
+}  // namespace
+
+JsonReader::JsonReader(const json& value, std::string path, absl::Status* status)
+    : value_(&value), path_(std::move(path)), status_(status) {
+  if (!value.is_object()) FailExpected("", "an object");
+}
+
+std::string JsonReader::PathOf(std::string_view name) const {
+  if (name.empty()) return path_.empty() ? "document" : path_;
+  return path_.empty() ? std::string(name) : Concat(path_, ".", name);
+}
+
+const json& JsonReader::Value(std::string_view name) const {
+  if (!value_->is_object()) return NullJson();
+  const auto it = value_->find(name);
+  return it == value_->end() ? NullJson() : *it;
+}
+
+bool JsonReader::Has(std::string_view name) const { return !Value(name).is_null(); }
+
+std::string JsonReader::String(std::string_view name) {
+  const json& value = Value(name);
+  if (!value.is_string()) {
+    FailExpected(name, "a string");
+    return {};
+  }
+  return *value.get_ptr<const std::string*>();
+}
+
+std::string JsonReader::String(std::string_view name, std::string_view fallback) {
+  return Has(name) ? String(name) : std::string(fallback);
+}
+
+std::optional<bool> JsonReader::OptionalBool(std::string_view name) {
+  const json& value = Value(name);
+  if (value.is_null()) return std::nullopt;
+  if (!value.is_boolean()) {
+    FailExpected(name, "true or false");
+    return std::nullopt;
+  }
+  return *value.get_ptr<const bool*>();
+}
+
+bool JsonReader::Bool(std::string_view name, bool fallback) {
+  return OptionalBool(name).value_or(fallback);
+}
+
+int64_t JsonReader::Integer(std::string_view name, int64_t min, int64_t max) {
+  const json& value = Value(name);
+  // The parser keeps every number that is not negative as unsigned.
+  const bool too_large = value.is_number_unsigned() &&
+                         *value.get_ptr<const uint64_t*>() > static_cast<uint64_t>(INT64_MAX);
+  if (!value.is_number_integer() || too_large || value.get<int64_t>() < min ||
+      value.get<int64_t>() > max) {
+    FailExpected(name, Concat("a whole number from ", min, " to ", max));
+    return min;
+  }
+  return value.get<int64_t>();
+}
+
+JsonReader JsonReader::Object(std::string_view name) {
+  return JsonReader(Value(name), PathOf(name), status_);
+}
+
+std::vector<JsonReader> JsonReader::Objects(std::string_view name) {
+  const json& value = Value(name);
+  std::vector<JsonReader> readers;
+  if (value.is_null()) return readers;
+  if (!value.is_array()) {
+    FailExpected(name, "an array");
+    return readers;
+  }
+  for (size_t i = 0; i < value.size() && ok(); ++i) {
+    readers.emplace_back(value[i], Concat(PathOf(name), "[", i, "]"), status_);
+  }
+  return readers;
+}
+
+const absl::Status& JsonReader::Fail(std::string_view name, std::string_view message) {
+  if (status_->ok()) {
+    *status_ = absl::InvalidArgumentError(Concat(PathOf(name), ": ", message));
+  }
+  return *status_;
+}
+
+const absl::Status& JsonReader::FailExpected(std::string_view name, std::string_view expected) {
+  const json& value = name.empty() ? *value_ : Value(name);
+  return Fail(name, Concat("expected ", expected, ", got ", DescribeJson(value)));
+}
+
+std::string DescribeJson(const json& value) {
+  if (value.is_object()) return "an object";
+  if (value.is_array()) return "an array";
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
+  if (text.size() > kMaxDescription) {
+    size_t end = kMaxDescription;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+    text.resize(end);
+    text += "...";
+  }
+  return text;
+}
+
+}  // namespace strata::server

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace strata::server {
+
+// The directory that --model names; without one the model that ships with Strata: that of the
+// source tree around build/bin, else of the installation around bin. NOT_FOUND naming both places.
+absl::StatusOr<std::filesystem::path> FindModelDir(const std::string& flag);
+
+}  // namespace strata::server

@@ -1,0 +1,142 @@
+#include "server/option_set.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "CLI/App.hpp"
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "server/listen_address.h"
+#include "server/option_values.h"
+
+namespace strata::server {
+namespace {
+
+// STRATA_CACHE_BYTES of --cache-bytes.
+std::string VariableOf(const std::string& flag) {
+  const std::string name = absl::StrReplaceAll(flag.substr(2), {{"-", "_"}});
+  return absl::StrCat("STRATA_", absl::AsciiStrToUpper(name));
+}
+
+absl::Status NotA(const std::string& text, const char* what) {
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not ", what));
+}
+
+template <typename T>
+absl::Status Store(const absl::StatusOr<T>& parsed, T* value) {
+  if (parsed.ok()) *value = *parsed;
+  return parsed.status();
+}
+
+}  // namespace
+
+// The callback has CLI11 read the variables of a subcommand only when it is the one called.
+OptionSet::OptionSet(CLI::App* app) : app_(app) {
+  app_->parse_complete_callback([] {});
+}
+
+CLI::Option* OptionSet::Add(const std::string& flag, const std::string& type,
+                            const std::string& help, Reader read) {
+  const auto checked = [flag, read = std::move(read)](const std::string& text) {
+    const absl::Status status = read(text);
+    if (!status.ok()) throw CLI::ValidationError(flag, std::string(status.message()));
+  };
+  return app_->add_option_function<std::string>(flag, checked, help)->type_name(type);
+}
+
+void OptionSet::AddDeployed(const std::string& flag, const std::string& type,
+                            const std::string& fallback, const std::string& help, Reader read) {
+  Add(flag, type, help, std::move(read))->envname(VariableOf(flag))->default_str(fallback);
+}
+
+void OptionSet::Text(const std::string& flag, const std::string& type, std::string* value,
+                     const std::string& help) {
+  AddDeployed(flag, type, *value, help, [value](const std::string& text) {
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Choice(const std::string& flag, const std::vector<std::string>& choices,
+                       std::string* value, const std::string& help) {
+  const std::string listed = absl::StrJoin(choices, "|");
+  AddDeployed(flag, listed, *value, help, [choices, listed, value](const std::string& text) {
+    if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+      return NotA(text, listed.c_str());
+    }
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Count(const std::string& flag, int32_t min, int32_t* value,
+                      const std::string& help) {
+  AddDeployed(flag, "COUNT", absl::StrCat(*value), help, [min, value](const std::string& text) {
+    if (absl::SimpleAtoi(text, value) && *value >= min) return absl::OkStatus();
+    const int32_t max = std::numeric_limits<int32_t>::max();
+    return NotA(text, absl::StrCat("a whole number in ", min, "..", max).c_str());
+  });
+}
+
+void OptionSet::Bytes(const std::string& flag, size_t* value, const std::string& help) {
+  AddDeployed(flag, "SIZE", FormatBytes(*value), help,
+              [value](const std::string& text) { return Store(ParseBytes(text), value); });
+}
+
+void OptionSet::ListenAddress(const std::string& flag, std::string* value,
+                              const std::string& help) {
+  AddDeployed(flag, "HOST:PORT", *value, help, [value](const std::string& text) {
+    *value = text;
+    return server::ListenAddress::Parse(text).status();
+  });
+}
+
+void OptionSet::Duration(const std::string& flag, std::chrono::milliseconds* value,
+                         const std::string& help) {
+  AddDeployed(flag, "DURATION", FormatDuration(*value), help,
+              [value](const std::string& text) { return Store(ParseDuration(text), value); });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<std::string>* value,
+                          const std::string& help) {
+  Add(flag, "TEXT", help, [value](const std::string& text) {
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<int32_t>* value,
+                          const std::string& help) {
+  Add(flag, "COUNT", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<uint64_t>* value,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number in 0..18446744073709551615");
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<float>* value,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtof(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a number");
+  });
+}
+
+void OptionSet::Switch(const std::string& flag, bool* value, const std::string& help) {
+  app_->add_flag(flag, *value, help);
+}
+
+}  // namespace strata::server

@@ -1,0 +1,124 @@
+#include "server/options.h"
+
+#include <string>
+
+#include "CLI/App.hpp"
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
+#include "server/option_set.h"
+
+namespace strata::server {
+namespace {
+
+constexpr int kUsageError = 2;
+
+// What serve and plan both take.
+void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_layer,
+                     std::string* cache_dtype, size_t* cache_bytes, int32_t* block_tokens) {
+  set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
+  set->Text("--cross-layer", "JSON", cross_layer, "Sharing plan in place of the model's own");
+  set->Choice("--cache-dtype", {"auto", "f32", "bf16"}, cache_dtype,
+              "Of the cache; auto: as the weights");
+  set->Bytes("--cache-bytes", cache_bytes, "Room for the KV cache");
+  set->Count("--block-tokens", 1, block_tokens, "Tokens in a block of the cache");
+}
+
+void AddServe(CLI::App* app, ServeOptions* options) {
+  OptionSet set(app);
+  engine::EngineOptions& engine = options->engine;
+  AddModelOptions(&set, &options->model_dir, &engine.cross_layer, &engine.cache_dtype,
+                  &engine.cache_bytes, &engine.block_tokens);
+  set.ListenAddress("--grpc-address", &options->grpc_address,
+                    "Where to listen; port 0 picks a free one");
+  set.Choice("--device", {"auto", "cpu", "cuda"}, &engine.device, "What runs the model");
+  set.Count("--threads", 0, &engine.threads, "On the CPU; 0: one for each core");
+  set.Choice("--dtype", {"auto", "f32", "bf16"}, &engine.dtype,
+             "Of the weights; auto: as the checkpoint");
+  set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
+  set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
+  set.Count("--max-running", 1, &engine.max_running, "Requests in the batch");
+  set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
+  set.Duration("--drain-timeout", &options->drain_timeout,
+               "What running requests get to finish at SIGTERM");
+  set.Duration("--write-timeout", &options->write_timeout,
+               "Ends a request whose client reads nothing for this long");
+  set.Choice("--log-level", {"trace", "debug", "info", "warn", "error", "off"}, &options->log_level,
+             "Of the lines on stderr");
+}
+
+void AddGenerate(CLI::App* app, GenerateOptions* options) {
+  OptionSet set(app);
+  set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
+  set.Parameter("--prompt", &options->prompt, "Text to continue");
+  set.Parameter("--prompt-file", &options->prompt_file, "The same from a file; - is stdin");
+  set.Parameter("--max-tokens", &options->max_tokens, "Make at most this many; default 256");
+  set.Parameter("--temperature", &options->temperature, "0 is greedy; default 1");
+  set.Parameter("--top-k", &options->top_k, "Draw from the k most likely; default 0: all");
+  set.Parameter("--top-p", &options->top_p, "From the likeliest that sum to p; default 1");
+  set.Parameter("--min-p", &options->min_p, "From those over p times the likeliest; default 0");
+  set.Parameter("--seed", &options->seed, "Of the random numbers; drawn if not given");
+  set.Switch("--ignore-eos", &options->ignore_eos, "Go on past the end of the text");
+  set.Switch("--json", &options->json, "Print one JSON object at the end, and no text before");
+  set.Switch("--metrics", &options->metrics, "Print the request's metrics after the text");
+}
+
+void AddPlan(CLI::App* app, PlanOptions* options) {
+  OptionSet set(app);
+  AddModelOptions(&set, &options->model_dir, &options->cross_layer, &options->cache_dtype,
+                  &options->cache_bytes, &options->block_tokens);
+  set.Switch("--json", &options->json, "Print one JSON object");
+}
+
+void AddHealth(CLI::App* app, HealthOptions* options) {
+  OptionSet set(app);
+  set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
+  set.Text("--service", "NAME", &options->service,
+           "Such as strata.v1.Inference; the server as a whole if not given");
+}
+
+Answer Wrong(const std::string& text) { return {.exit_code = kUsageError, .text = text}; }
+
+}  // namespace
+
+Command ParseCommandLine(int argc, const char* const* argv) {
+  ServeOptions serve;
+  GenerateOptions generate;
+  PlanOptions plan;
+  HealthOptions health;
+  CLI::App app(
+      "Strata: an inference server for transformers whose layers share keys, values or\n"
+      "attention scores. An option --cache-bytes may also be given as the environment\n"
+      "variable STRATA_CACHE_BYTES.",
+      "strata");
+  app.require_subcommand(0, 1);
+  app.set_version_flag("--version", "strata " STRATA_VERSION);
+  CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC");
+  CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
+  CLI::App* plan_app = app.add_subcommand("plan", "Explain what a model's layers share");
+  CLI::App* health_app = app.add_subcommand("health", "Exit with 0 if a server is serving");
+  AddServe(serve_app, &serve);
+  AddGenerate(generate_app, &generate);
+  AddPlan(plan_app, &plan);
+  AddHealth(health_app, &health);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return Answer{.exit_code = 0, .text = app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return Answer{.exit_code = 0, .text = std::string(version.what()) + "\n"};
+  } catch (const CLI::ParseError& error) {
+    return Wrong(error.what());
+  }
+  if (serve_app->parsed()) return serve;
+  if (plan_app->parsed()) return plan;
+  if (health_app->parsed()) return health;
+  if (!generate_app->parsed()) {
+    return Wrong("a subcommand is needed, such as serve; strata --help shows all");
+  }
+  if (generate.prompt.has_value() == generate.prompt_file.has_value()) {
+    return Wrong("--prompt: give either --prompt or --prompt-file");
+  }
+  return generate;
+}
+
+}  // namespace strata::server

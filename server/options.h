@@ -1,0 +1,66 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "engine/engine.h"
+
+// The command line. Each option stands once: the flag --cache-bytes is the environment variable
+// STRATA_CACHE_BYTES, the flag wins. What describes one request (a prompt, its parameters) and how
+// to print has no variable.
+namespace strata::server {
+
+struct ServeOptions {
+  std::string model_dir;         // empty: the default model
+  engine::EngineOptions engine;  // but its model_dir
+  std::string grpc_address = "127.0.0.1:50051";
+  std::chrono::milliseconds drain_timeout{30000};
+  std::chrono::milliseconds write_timeout{60000};
+  std::string log_level = "info";
+};
+
+struct GenerateOptions {
+  std::string server = "127.0.0.1:50051";
+  std::optional<std::string> prompt;       // exactly one of these two
+  std::optional<std::string> prompt_file;  // "-": standard input
+  std::optional<int32_t> max_tokens;
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<uint64_t> seed;
+  bool ignore_eos = false;
+  bool json = false;
+  bool metrics = false;
+};
+
+struct PlanOptions {
+  std::string model_dir;  // empty: the default model
+  std::string cross_layer;
+  std::string cache_dtype = "auto";
+  size_t cache_bytes = engine::EngineOptions{}.cache_bytes;
+  int32_t block_tokens = engine::EngineOptions{}.block_tokens;
+  bool json = false;
+};
+
+struct HealthOptions {
+  std::string server = "127.0.0.1:50051";
+  std::string service;  // empty: the server as a whole
+};
+
+// The command line asks for nothing more than this: help, a version, or what is wrong with it.
+struct Answer {
+  int exit_code = 0;  // 2 when something is wrong
+  std::string text;   // for stdout, or for stderr as "strata: text"
+};
+
+using Command = std::variant<Answer, ServeOptions, GenerateOptions, PlanOptions, HealthOptions>;
+
+// Never exits and never prints.
+Command ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace strata::server

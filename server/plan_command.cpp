@@ -1,0 +1,18 @@
+#include "engine/engine.h"
+#include "engine/plan_report.h"
+#include "server/commands.h"
+#include "server/model_dir.h"
+#include "server/standard_output.h"
+
+namespace strata::server {
+
+absl::Status RunPlan(const PlanOptions& options) {
+  const auto model_dir = FindModelDir(options.model_dir);
+  if (!model_dir.ok()) return model_dir.status();
+  const auto report = engine::ExplainPlan(*model_dir, options.cross_layer, options.cache_dtype);
+  if (!report.ok()) return report.status();
+  if (options.json) return WriteToStdout(engine::PlanReportJson(*report) + "\n");
+  return WriteToStdout(engine::PlanReportText(*report, options.cache_bytes, options.block_tokens));
+}
+
+}  // namespace strata::server

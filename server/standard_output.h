@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace strata::server {
+
+// Writes all of `text` to standard output at once, past any buffer. An error with one line naming
+// the system's reason (a full disk); with an empty message where the reader has closed the pipe,
+// which needs no words. A closed pipe must not kill the process: SIGPIPE is ignored from then on.
+absl::Status WriteToStdout(const std::string& text);
+
+}  // namespace strata::server

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace strata::server {
+
+class TokenDecoder;
+struct TokenizerFiles;
+
+struct EncodeOptions {
+  bool add_special_tokens = true;  // those that the tokenizer puts around a text: BOS and the like
+  bool parse_special = true;       // special tokens written in the text become their ids
+};
+
+// Text to token ids and back, with the ids that the Hugging Face `tokenizers` library gives for the
+// same files. Models: byte-pair encoding, byte-level or in the manner of SentencePiece.
+//
+//   text ─► added tokens ─► normalizer ─► added tokens ─► pre-tokenizer ─► merges ─► BOS, EOS ─►
+//   ids
+//           (as written)                  (normalized)
+//
+// Immutable; every method may be called from any thread.
+//
+//   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load("models/tiny");
+//   if (!tokenizer.ok()) return tokenizer.status();
+//   absl::StatusOr<std::vector<int32_t>> ids = (*tokenizer)->Encode("Once upon a time");
+//   absl::StatusOr<std::string> text = (*tokenizer)->Decode(*ids);  // "Once upon a time"
+class Tokenizer {
+ public:
+  // Reads DIR/tokenizer.json, else DIR/vocab.json and DIR/merges.txt (byte-level, with GPT-2's
+  // pattern and its special token <|endoftext|>). DIR/tokenizer_config.json may name bos_token and
+  // eos_token; its add_bos_token and add_eos_token, where they are given, win over what
+  // tokenizer.json says of these two. NOT_FOUND when DIR has no tokenizer, INVALID_ARGUMENT with
+  // one line "file: field: what is wrong" when it cannot be used.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& dir);
+
+  // As Load, from the contents of the files; an empty config is none.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(
+      std::string_view tokenizer_json, std::string_view tokenizer_config_json = {});
+
+  ~Tokenizer();
+
+  // Time is n log n in the text's length at worst. INVALID_ARGUMENT for a text that is not UTF-8,
+  // with the offset of the first wrong byte, that is too long, or on which a pattern of the
+  // tokenizer would backtrack without end.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              const EncodeOptions& options = {}) const;
+
+  // The text of `ids`. It may be no valid UTF-8 where the ids begin or end within a character, or
+  // make no sense together; see Detokenizer. INVALID_ARGUMENT for an id out of [0, vocab_size()).
+  absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_special = true) const;
+
+  int32_t vocab_size() const;  // the highest id and one; not every id below need be a token
+  std::optional<int32_t> bos_id() const;
+  std::optional<int32_t> eos_id() const;
+  bool IsSpecial(int32_t id) const;
+  std::optional<int32_t> TokenToId(std::string_view token) const;
+
+  // The token as the vocabulary spells it, "Ġtime"; empty where no token has this id. Valid as long
+  // as the tokenizer.
+  std::string_view TokenText(int32_t id) const;
+
+  // What turns such tokens into text.
+  const TokenDecoder& decoder() const;
+
+ private:
+  struct Parts;
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromFiles(const TokenizerFiles& files);
+  explicit Tokenizer(std::unique_ptr<const Parts> parts);
+
+  std::unique_ptr<const Parts> parts_;
+};
+
+}  // namespace strata::server

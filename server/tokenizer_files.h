@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace strata::server {
+
+// The documents that a tokenizer is built from.
+struct TokenizerFiles {
+  nlohmann::json tokenizer;    // as in tokenizer.json
+  nlohmann::json config;       // as in tokenizer_config.json; null where there is none
+  std::string tokenizer_name;  // for messages
+  std::string config_name;
+};
+
+// Parses one document. INVALID_ARGUMENT "name: not valid JSON".
+absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view name);
+
+// Reads a model's folder as Tokenizer::Load says, and with its errors.
+absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& dir);
+
+}  // namespace strata::server

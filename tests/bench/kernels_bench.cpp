@@ -1,0 +1,129 @@
+// Matrix products and attention alone, each beside what it moves or computes a second. Run with
+// --benchmark_filter=... ; the number of threads is the last argument of each name.
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace strata::kernels {
+namespace {
+
+std::vector<float> Normals(int64_t count) {
+  std::mt19937 engine(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(engine);
+  return values;
+}
+
+using benchmark::Counter;
+
+// Arguments: rows, outputs, inputs, bf16, threads. Weights are cycled through 64 MiB of copies, as
+// a model's layers are, so that they come from memory.
+void BM_MatMul(benchmark::State& state) {
+  const int64_t rows = state.range(0);
+  const int64_t outputs = state.range(1);
+  const int64_t inputs = state.range(2);
+  const DType stored = state.range(3) != 0 ? DType::kBF16 : DType::kF32;
+  auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(4))});
+  const std::vector<float> weights = Normals(outputs * inputs);
+  const HostRows part{DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), outputs,
+                      inputs};
+  std::vector<std::unique_ptr<Matrix>> layers;
+  do {
+    layers.push_back(*backend->Pack({&part, 1}, stored));
+  } while (layers.size() * layers[0]->bytes() < size_t{64} << 20);
+  std::vector<float> x = Normals(rows * inputs);
+  std::vector<float> out(static_cast<size_t>(rows * outputs));
+  size_t next = 0;
+  for (auto _ : state) {
+    backend->MatMul(*layers[next++ % layers.size()], {x.data(), rows, inputs, inputs},
+                    {out.data(), rows, outputs, outputs}, Backend::Store::kSet);
+  }
+  const auto calls = static_cast<double>(state.iterations());
+  const auto multiply_adds = static_cast<double>(rows * outputs * inputs);
+  state.counters["GFLOP/s"] = Counter(calls * 2e-9 * multiply_adds, Counter::kIsRate);
+  state.counters["GB/s"] =
+      Counter(calls * 1e-9 * static_cast<double>(layers[0]->bytes()), Counter::kIsRate);
+}
+BENCHMARK(BM_MatMul)
+    ->ArgNames({"rows", "n", "k", "bf16", "threads"})
+    ->ArgsProduct({{1, 8, 32, 512}, {1536}, {576}, {0, 1}, {1, 2}})
+    ->ArgsProduct({{1, 512}, {576}, {1536}, {0, 1}, {1, 2}})
+    ->UseRealTime();
+
+// Arguments: rows queried, context, bf16, threads. 9 heads over 3 kv heads of 64 dimensions, the
+// planes of 16 layers in turn.
+void BM_Attention(benchmark::State& state) {
+  constexpr int64_t kHeads = 9;
+  constexpr int64_t kGroups = 3;
+  constexpr int64_t kLayers = 16;
+  constexpr int32_t kDim = 64;
+  const int64_t rows = state.range(0);
+  const int64_t context = state.range(1);
+  auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(3))});
+  PagedArena cache{.block_tokens = 16, .head_dim = kDim};
+  cache.dtype = state.range(2) != 0 ? DType::kBF16 : DType::kF32;
+  const size_t plane = 16 * kDim * DTypeSize(cache.dtype);
+  cache.block_bytes = kLayers * kGroups * 2 * plane;
+  const int64_t blocks = (context + 15) / 16;
+  auto memory = *backend->Allocate(cache.block_bytes * static_cast<size_t>(blocks));
+  cache.arena = memory->data();
+  std::memset(cache.arena, 0x3c,
+              memory->size());  // 0.0115; untouched pages would share one zero page
+  std::vector<int32_t> table(static_cast<size_t>(blocks));
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+  std::shuffle(table.begin(), table.end(), std::mt19937(2));
+  std::vector<float> q = Normals(rows * kHeads * kDim);
+  std::vector<float> out(q.size());
+  const SequenceRows sequence{0, rows, context - rows, table.data()};
+  std::vector<HeadAttention> heads(kHeads);
+  size_t layer = 0;
+  for (auto _ : state) {
+    for (size_t h = 0; h < kHeads; ++h) {
+      const size_t pair = (layer % kLayers) * kGroups + h / 3;
+      heads[h] = {.query = q.data() + h * kDim,
+                  .query_stride = kHeads * kDim,
+                  .key_offset = 2 * pair * plane,
+                  .value_offset = (2 * pair + 1) * plane,
+                  .output = out.data() + h * kDim,
+                  .output_stride = kHeads * kDim};
+    }
+    backend->Attention(cache, {&sequence, 1}, heads);
+    ++layer;
+  }
+  const auto calls = static_cast<double>(state.iterations());
+  const auto pairs = static_cast<double>(rows * kHeads * (context - rows / 2));
+  state.counters["GFLOP/s"] = Counter(calls * 4e-9 * pairs * kDim, Counter::kIsRate);
+  state.counters["GB/s"] =
+      Counter(1e-9 * static_cast<double>(backend->counters().cache_bytes_read), Counter::kIsRate);
+}
+BENCHMARK(BM_Attention)
+    ->ArgNames({"rows", "context", "bf16", "threads"})
+    ->ArgsProduct({{1, 512}, {4096}, {0, 1}, {1, 2}})
+    ->UseRealTime();
+
+// The ceilings: fused multiply-adds from registers are not reachable in portable code, so only
+// memory is measured here: a sum over 256 MiB.
+void BM_ReadMemory(benchmark::State& state) {
+  const std::vector<int64_t> memory(size_t{32} << 20, 1);
+  for (auto _ : state) {
+    int64_t sum = 0;
+    for (const int64_t value : memory) sum += value;
+    benchmark::DoNotOptimize(sum);
+  }
+  state.counters["GB/s"] =
+      Counter(static_cast<double>(state.iterations()) * 0.268435456, Counter::kIsRate);
+}
+BENCHMARK(BM_ReadMemory)->UseRealTime();
+
+}  // namespace
+}  // namespace strata::kernels
+
+BENCHMARK_MAIN();

@@ -1,0 +1,164 @@
+// Bytes per token as the papers' formulas have them, and as found in the arena's memory.
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::testing {
+namespace {
+
+using kernels::DType;
+using nlohmann::json;
+
+constexpr int kLayers = 8;
+
+struct PlanBytes {
+  std::string name;
+  json cross_layer;
+  // Planes of one layer and kv head that the plan holds, of a plain cache's 2 L; for SLA, whose
+  // heads differ, planes over kv heads.
+  double planes = 0;
+};
+
+// MHA, so that SLA may skip any number of heads: L = 8, H = G = 4.
+std::vector<PlanBytes> Plans(int kv_heads) {
+  const json svformer = {{"preset", "svformer"}};
+  const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
+  const int computing = 2;
+  // SLA, skip 5 layers with 2 of 4 heads: in layers 5, 6, 7 those heads' own planes have no reader
+  // (layer 7 has nobody 5 above it): 3 layers x half the kv heads x (K and V).
+  return {{"plain", {{"preset", "plain"}}, 2 * kLayers},
+          {"resformer", {{"preset", "resformer"}}, 2 * kLayers},
+          {"svformer", svformer, kLayers + 1},
+          {"svformer-anchors", {{"preset", "svformer"}, {"anchors", {0, 3}}}, kLayers + 2},
+          {"reuse", reuse, computing + kLayers},
+          {"svformer-reuse", {svformer, reuse}, computing + 1},
+          {"cla", {{"preset", "cla"}, {"factor", 2}}, kLayers},
+          {"sla",
+           {{"preset", "sla"}, {"skip_layers", 5}, {"skip_heads", 2}},
+           2 * kLayers - 3 * 2 * 0.5},
+          // Upper half of V from layer 0: K everywhere, V in half the heads above layer 0.
+          {"skipv1", {{"preset", "skipv1"}}, kv_heads == 1 ? 0 : kLayers + 1 + (kLayers - 1) * 0.5},
+          {"fusedkv-lite", {{"preset", "fusedkv-lite"}, {"layer", 3}}, 4 + 4}};
+}
+
+kvcache::AttentionShape Shape(int kv_heads) { return {kLayers, 4, kv_heads, 8}; }
+
+engine::EngineOptions Options(const std::filesystem::path& dir) {
+  return {.model_dir = dir,
+          .device = "cpu",
+          .threads = 1,
+          .cross_layer = {},
+          .cache_bytes = size_t{24} << 20,
+          .block_tokens = 8,
+          .max_batch_tokens = 256,
+          .max_prefill_chunk = 32};
+}
+
+TEST(CacheBytesTest, RatiosFollowTheFormulas) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int kv_heads : {4, 2}) {
+      for (const PlanBytes& plan : Plans(kv_heads)) {
+        SCOPED_TRACE(plan.name + ", kv heads " + std::to_string(kv_heads));
+        const ScratchDir scratch;
+        const auto shape = Shape(kv_heads);
+        const TinyModel model =
+            MakeTinyModel({.attention = shape, .dtype = dtype, .cross_layer = plan.cross_layer});
+        EngineRunner runner(Options(WriteModelDir(model, scratch.path())));
+        const auto& report = runner.core().model().plan;
+        EXPECT_EQ(report.ratio, plan.planes / (2 * kLayers));
+        const double plane = kv_heads * shape.head_dim * (dtype == DType::kF32 ? 4 : 2);
+        EXPECT_EQ(static_cast<double>(report.bytes_per_token), plan.planes * plane);
+        EXPECT_EQ(static_cast<double>(report.plain_bytes_per_token), 2 * kLayers * plane);
+        EXPECT_EQ(report.key_bytes_per_token + report.value_bytes_per_token,
+                  report.bytes_per_token);
+        EXPECT_EQ(static_cast<double>(report.planes.size()), plan.planes * kv_heads);
+        // The paper's gain is capacity: tokens that fit the same bytes, in whole blocks.
+        EXPECT_EQ(static_cast<size_t>(runner.core().model().cache_tokens),
+                  (size_t{24} << 20) / (report.bytes_per_token * 8) * 8);
+      }
+    }
+  }
+}
+
+// Stored decode keeps a f32 logit a context token for each score head that is alive at once: all H
+// where a layer's scores are applied to other values, none where finished outputs are reused.
+TEST(CacheBytesTest, ScoreBytes) {
+  for (const PlanBytes& plan : Plans(4)) {
+    SCOPED_TRACE(plan.name);
+    const ScratchDir scratch;
+    const TinyModel model = MakeTinyModel({.attention = Shape(4), .cross_layer = plan.cross_layer});
+    EngineRunner runner(Options(WriteModelDir(model, scratch.path())));
+    EXPECT_EQ(runner.core().model().plan.score_bytes_per_token,
+              plan.name == "reuse" ? 4 * sizeof(float) : 0U);
+  }
+}
+
+// A hundred requests in an arena filled with `poison`; the arena afterwards.
+struct Aftermath {
+  std::vector<std::byte> arena;
+  size_t tokens_computed = 0;
+  size_t bytes_per_token = 0;
+  int64_t bytes_written = 0;  // by the backend's own count
+};
+
+Aftermath RunHundred(const std::filesystem::path& dir, std::byte poison) {
+  EngineRunner runner(Options(dir));
+  const auto& cache = runner.core().cache();
+  std::byte* const arena = cache.arena().arena;
+  std::fill_n(arena, cache.arena_bytes(), poison);
+  Aftermath after;
+  after.bytes_per_token = runner.core().model().plan.bytes_per_token;
+  for (int32_t i = 0; i < 100; ++i) {
+    const int32_t prompt = 1 + i * 7 % 45;
+    const int32_t generated = 1 + i % 6;
+    runner.MustSubmit(std::to_string(i), RandomPrompt(static_cast<uint64_t>(i), prompt, 96),
+                      Greedy(generated));
+    // The last token that is generated is never run.
+    after.tokens_computed += static_cast<size_t>(prompt + generated - 1);
+  }
+  // All are admitted at once, so no block serves two requests and every token has a slot of its
+  // own.
+  runner.Step();
+  EXPECT_TRUE(runner.core().scheduler().waiting().empty());
+  runner.Run();
+  EXPECT_EQ(runner.blocks_used(), 0);
+  after.bytes_written = runner.core().backend().counters().cache_bytes_written;
+  after.arena.assign(arena, arena + cache.arena_bytes());
+  return after;
+}
+
+// Bytes touched: those that differ from the poison after one of two runs that do the same. A byte
+// that was written holds one value after both and can't equal both poisons.
+TEST(CacheBytesTest, BytesTouchedInAPoisonedArena) {
+  constexpr std::byte kPoisons[] = {std::byte{0xA5}, std::byte{0x5A}};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const PlanBytes& plan : Plans(4)) {
+      SCOPED_TRACE(plan.name + " " + std::string(kernels::DTypeName(dtype)));
+      const ScratchDir scratch;
+      const auto dir = WriteModelDir(
+          MakeTinyModel({.attention = Shape(4), .dtype = dtype, .cross_layer = plan.cross_layer}),
+          scratch.path());
+      const Aftermath first = RunHundred(dir, kPoisons[0]);
+      const Aftermath second = RunHundred(dir, kPoisons[1]);
+      ASSERT_EQ(first.arena.size(), second.arena.size());
+      size_t touched = 0;
+      for (size_t i = 0; i < first.arena.size(); ++i) {
+        const bool changed = first.arena[i] != kPoisons[0] || second.arena[i] != kPoisons[1];
+        touched += changed ? 1 : 0;
+      }
+      EXPECT_EQ(touched, first.bytes_per_token * first.tokens_computed);
+      EXPECT_EQ(static_cast<double>(touched), plan.planes * 4 * 8 * (dtype == DType::kF32 ? 4 : 2) *
+                                                  static_cast<double>(first.tokens_computed));
+      EXPECT_EQ(first.bytes_written, static_cast<int64_t>(touched));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::testing

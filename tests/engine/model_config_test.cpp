@@ -1,0 +1,426 @@
+#include "engine/model_config.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::engine {
+namespace {
+
+using ::strata::testing::WriteFile;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using Json = nlohmann::json;
+
+Json Llama() {
+  return {{"architectures", {"LlamaForCausalLM"}},
+          {"model_type", "llama"},
+          {"hidden_size", 64},
+          {"intermediate_size", 96},
+          {"num_hidden_layers", 6},
+          {"num_attention_heads", 8},
+          {"vocab_size", 100}};
+}
+
+// Llama() with `changes` laid over it; a null takes the key away.
+Json With(const Json& changes) {
+  Json config = Llama();
+  config.merge_patch(changes);
+  return config;
+}
+
+ModelConfig Parsed(const Json& config) {
+  auto model = ParseModelConfig(config.dump());
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.ok() ? *std::move(model) : ModelConfig{};
+}
+
+// The message after "config.json: ", "" where the config is taken.
+std::string Refusal(const Json& config, absl::StatusCode code) {
+  const auto model = ParseModelConfig(config.dump());
+  if (model.ok()) return "";
+  EXPECT_EQ(model.status().code(), code) << model.status();
+  const std::string message(model.status().message());
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  EXPECT_EQ(message.substr(0, 13), "config.json: ");
+  return message.substr(13);
+}
+
+std::string Invalid(const Json& changes) {
+  return Refusal(With(changes), absl::StatusCode::kInvalidArgument);
+}
+
+std::string NotBuilt(const Json& changes) {
+  return Refusal(With(changes), absl::StatusCode::kUnimplemented);
+}
+
+TEST(ModelConfigTest, FillsInLlamasDefaults) {
+  const ModelConfig model = Parsed(Llama());
+  EXPECT_EQ(model.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(model.attention,
+            (kvcache::AttentionShape{
+                .num_layers = 6, .num_query_heads = 8, .num_kv_heads = 8, .head_dim = 8}));
+  EXPECT_EQ(model.hidden_size, 64);
+  EXPECT_EQ(model.intermediate_size, 96);
+  EXPECT_EQ(model.vocab_size, 100);
+  EXPECT_EQ(model.max_positions, 2048);
+  EXPECT_EQ(model.rms_norm_eps, 1e-6F);
+  EXPECT_FALSE(model.tied_embeddings);
+  EXPECT_EQ(model.rope.theta, 10000.0);
+  EXPECT_EQ(model.rope.scaling, RopeConfig::Scaling::kNone);
+  EXPECT_EQ(model.dtype, kernels::DType::kF32);
+  EXPECT_THAT(model.eos_ids, IsEmpty());
+  EXPECT_TRUE(model.cross_layer.is_null());
+}
+
+TEST(ModelConfigTest, ReadsWhatIsWritten) {
+  const ModelConfig model = Parsed(With({{"num_key_value_heads", 2},
+                                         {"head_dim", 16},
+                                         {"max_position_embeddings", 4096},
+                                         {"rms_norm_eps", 1e-5},
+                                         {"rope_theta", 500000},
+                                         {"tie_word_embeddings", true},
+                                         {"torch_dtype", "bfloat16"},
+                                         {"eos_token_id", {7, 3, 7}},
+                                         {"cross_layer", {{"preset", "svformer"}}}}));
+  EXPECT_EQ(model.attention.num_kv_heads, 2);
+  EXPECT_EQ(model.attention.head_dim, 16);
+  EXPECT_EQ(model.max_positions, 4096);
+  EXPECT_EQ(model.rms_norm_eps, 1e-5F);
+  EXPECT_EQ(model.rope.theta, 500000.0);
+  EXPECT_TRUE(model.tied_embeddings);
+  EXPECT_EQ(model.dtype, kernels::DType::kBF16);
+  EXPECT_THAT(model.eos_ids, ElementsAre(3, 7));
+  EXPECT_EQ(model.cross_layer, Json({{"preset", "svformer"}}));
+}
+
+TEST(ModelConfigTest, IgnoresKeysThatLeaveTheMathematicsAlone) {
+  Parsed(With({{"transformers_version", "4.41.2"},
+               {"use_cache", true},
+               {"bos_token_id", 1},
+               {"initializer_range", 0.02},
+               {"attention_dropout", 0.1},
+               {"my_notes", {1, 2}}}));
+  Parsed(With({{"hidden_act", "swish"},
+               {"attention_bias", false},
+               {"mlp_bias", false},
+               {"pretraining_tp", 1},
+               {"partial_rotary_factor", 1.0},
+               {"logits_scaling", 1},
+               {"num_local_experts", 0},
+               {"norm_type", "rmsnorm"},
+               {"use_qk_norm", false},
+               {"no_rope_layers", Json::array()},
+               {"rope_scaling", nullptr}}));
+  Parsed(With({{"layer_types", std::vector<std::string>(6, "full_attention")}}));
+}
+
+TEST(ModelConfigTest, RefusesOtherArchitecturesByName) {
+  for (const char* name : {"HunYuanDenseV1ForCausalLM", "Gemma3nForConditionalGeneration",
+                           "HymbaForCausalLM", "Qwen2ForCausalLM", "LlamaModel"}) {
+    EXPECT_EQ(NotBuilt({{"architectures", {name}}}),
+              "architectures = [\"" + std::string(name) +
+                  "\"] with model_type = \"llama\" is not built, only LlamaForCausalLM and "
+                  "MistralForCausalLM are");
+  }
+  EXPECT_THAT(NotBuilt({{"architectures", nullptr}, {"model_type", "hunyuan"}}),
+              HasSubstr("architectures = null with model_type = \"hunyuan\" is not built"));
+  EXPECT_THAT(NotBuilt({{"model_type", "hymba"}}), HasSubstr("\"hymba\" is not built"));
+  EXPECT_THAT(NotBuilt({{"architectures", {"LlamaForCausalLM", "Other"}}}), HasSubstr("Other"));
+  EXPECT_THAT(NotBuilt({{"architectures", 3}}), HasSubstr("architectures = 3"));
+  EXPECT_EQ(Invalid({{"architectures", nullptr}, {"model_type", nullptr}}),
+            "neither architectures nor model_type is there");
+  EXPECT_EQ(Invalid({{"model_type", 3}}), "model_type = 3, want a string");
+
+  EXPECT_EQ(Parsed(With({{"architectures", nullptr}})).architecture, "LlamaForCausalLM");
+  EXPECT_EQ(Parsed(With({{"model_type", nullptr}})).architecture, "LlamaForCausalLM");
+}
+
+TEST(ModelConfigTest, MistralIsLlamaWhereNoWindowSlides) {
+  const Json mistral = {{"architectures", {"MistralForCausalLM"}}, {"model_type", "mistral"}};
+  Json config = With(mistral);
+  config["max_position_embeddings"] = 4097;
+  config["sliding_window"] = nullptr;
+  EXPECT_EQ(Parsed(config).architecture, "MistralForCausalLM");
+  config["sliding_window"] = 4097;
+  Parsed(config);
+  config["sliding_window"] = 4096;
+  config["use_sliding_window"] = false;  // which Mistral's own code does not look at
+  EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
+            "sliding_window = 4096 is not built, unless it is null or at least "
+            "max_position_embeddings = 4097");
+  config.erase("sliding_window");
+  EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
+            "sliding_window = 4096 (the default) is not built, unless it is null or at least "
+            "max_position_embeddings = 4097");
+}
+
+TEST(ModelConfigTest, RefusesSlidingWindowsInUse) {
+  EXPECT_THAT(NotBuilt({{"sliding_window", 2047}}), HasSubstr("sliding_window = 2047"));
+  EXPECT_EQ(NotBuilt({{"sliding_window", 2048}}), "");
+  EXPECT_EQ(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", false}}), "");
+  EXPECT_THAT(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", true}}),
+              HasSubstr("sliding_window = 16"));
+  EXPECT_THAT(Invalid({{"sliding_window", "wide"}}), HasSubstr("want a whole number"));
+}
+
+TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
+  const Json changes = {{"hidden_act", "gelu"},
+                        {"attention_bias", true},
+                        {"mlp_bias", true},
+                        {"use_qk_norm", true},
+                        {"qk_norm", true},
+                        {"partial_rotary_factor", 0.5},
+                        {"pretraining_tp", 2},
+                        {"logit_scale", 0.0625},
+                        {"logits_scaling", 8},
+                        {"embedding_multiplier", 12.0},
+                        {"residual_multiplier", 0.22},
+                        {"attention_multiplier", 1.0},
+                        {"attn_logit_softcapping", 50.0},
+                        {"final_logit_softcapping", 30.0},
+                        {"query_pre_attn_scalar", 256},
+                        {"num_experts", 8},
+                        {"num_local_experts", 8},
+                        {"quantization_config", {{"bits", 4}}},
+                        {"no_rope_layers", {1, 0}},
+                        {"norm_type", "layernorm"},
+                        {"is_causal", false},
+                        {"kv_lora_rank", 512},
+                        {"text_config", {{"hidden_size", 1}}}};
+  for (const auto& [key, value] : changes.items()) {
+    EXPECT_EQ(NotBuilt({{key, value}}), key + " = " + value.dump() + " is not built");
+  }
+  EXPECT_EQ(NotBuilt({{"layer_types", {"full_attention", "sliding_attention"}}}),
+            "layer_types = [\"full_attention\",\"sliding_attention\"]: only \"full_attention\" "
+            "layers are built");
+  EXPECT_THAT(NotBuilt({{"mlp_layer_types", {"sparse"}}}), HasSubstr("only \"dense\" layers"));
+}
+
+TEST(ModelConfigTest, NamesKeyValueAndLimit) {
+  for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers",
+                          "num_attention_heads", "vocab_size"}) {
+    EXPECT_EQ(Invalid({{key, nullptr}}), std::string(key) + " is missing");
+    EXPECT_THAT(Invalid({{key, 0}}), HasSubstr(std::string(key) + " = 0, want a whole number"));
+  }
+  EXPECT_EQ(Invalid({{"num_hidden_layers", 1025}}),
+            "num_hidden_layers = 1025, want a whole number from 1 to 1024");
+  EXPECT_EQ(Invalid({{"hidden_size", 1048577}}),
+            "hidden_size = 1048577, want a whole number from 1 to 1048576");
+  EXPECT_EQ(Invalid({{"vocab_size", 16777217}}),
+            "vocab_size = 16777217, want a whole number from 1 to 16777216");
+  EXPECT_EQ(Invalid({{"max_position_embeddings", 16777217}}),
+            "max_position_embeddings = 16777217, want a whole number from 1 to 16777216");
+  EXPECT_EQ(Invalid({{"num_attention_heads", 1025}}),
+            "num_attention_heads = 1025, want a whole number from 1 to 1024");
+  EXPECT_EQ(Invalid({{"intermediate_size", -4}}),
+            "intermediate_size = -4, want a whole number from 1 to 4194304");
+  EXPECT_EQ(Invalid({{"max_position_embeddings", 16777216}, {"head_dim", 66}}),
+            "max_position_embeddings = 16777216 times head_dim = 66 is above the limit of "
+            "1073741824");
+}
+
+TEST(ModelConfigTest, TakesWholeNumbersOnly) {
+  for (const char* text : {"64.0", "6.4e1", "\"64\"", "true", "[64]", "18446744073709551615",
+                           "18446744073709551680", "-9223372036854775808"}) {
+    Json config = Llama();
+    config["hidden_size"] = Json::parse(text);
+    EXPECT_THAT(Refusal(config, absl::StatusCode::kInvalidArgument),
+                HasSubstr("want a whole number from 1 to 1048576"))
+        << text;
+  }
+}
+
+TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
+  EXPECT_EQ(Invalid({{"num_key_value_heads", 3}}),
+            "num_key_value_heads = 3, want a divisor of num_attention_heads = 8");
+  EXPECT_EQ(Invalid({{"num_key_value_heads", 16}}),
+            "num_key_value_heads = 16, want a whole number from 1 to 8");
+  EXPECT_EQ(Invalid({{"hidden_size", 60}}),
+            "hidden_size = 60, want a multiple of num_attention_heads = 8 where head_dim is "
+            "missing");
+  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim = 7, want an even number from 2 to 1024");
+  EXPECT_EQ(Invalid({{"hidden_size", 8}}), "head_dim = 1, want an even number from 2 to 1024");
+  EXPECT_EQ(Invalid({{"hidden_size", 16384}}),
+            "head_dim = 2048, want an even number from 2 to 1024");
+}
+
+TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
+  EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}), "rms_norm_eps = 0, want a number above 0, at most 1");
+  EXPECT_EQ(Invalid({{"rms_norm_eps", "1e-5"}}),
+            "rms_norm_eps = \"1e-5\", want a number above 0, at most 1");
+  EXPECT_THAT(Invalid({{"rope_theta", -1}}), HasSubstr("rope_theta = -1, want a number above 0"));
+  EXPECT_EQ(Invalid({{"tie_word_embeddings", 1}}), "tie_word_embeddings = 1, want true or false");
+  EXPECT_EQ(Invalid({{"eos_token_id", 100}}),
+            "eos_token_id = 100, want a whole number from 0 to 99");
+  EXPECT_EQ(Invalid({{"eos_token_id", {1, -1}}}),
+            "eos_token_id = -1, want a whole number from 0 to 99");
+  EXPECT_EQ(Invalid({{"torch_dtype", "float16"}, {"dtype", "bfloat16"}}),
+            "torch_dtype = float16 but dtype = bfloat16");
+  EXPECT_EQ(NotBuilt({{"dtype", "int8"}}),
+            "dtype = int8 is not built, only float32, bfloat16, float16");
+  EXPECT_EQ(Parsed(With({{"dtype", "float16"}})).dtype, kernels::DType::kF16);
+}
+
+TEST(ModelConfigTest, RefusesTextThatIsNotAConfig) {
+  const auto message = [](std::string_view text) {
+    return std::string(ParseModelConfig(text).status().message());
+  };
+  EXPECT_EQ(message(""), "config.json: not JSON, the error is at byte 1 of 0");
+  EXPECT_EQ(message("[]"), "config.json: not a JSON object");
+  EXPECT_THAT(message(R"({"rope_theta": NaN})"), HasSubstr("not JSON"));
+  EXPECT_THAT(message(R"({"rope_theta": 1e400})"), HasSubstr("beyond the range of float64"));
+  EXPECT_EQ(message(R"({"a": 1, "a": 2})"), "config.json: key \"a\" twice");
+  EXPECT_EQ(message(std::string(100000, '[') + std::string(100000, ']')),
+            "config.json: JSON nested deeper than the limit of 32");
+}
+
+TEST(ModelConfigTest, ShowsValuesInOneShortLine) {
+  const std::string refusal = NotBuilt({{"hidden_act", std::string(1000, 'x') + "\n"}});
+  EXPECT_LT(refusal.size(), 200U);
+  EXPECT_THAT(NotBuilt({{"hidden_act", "a\nb\x01"}}), HasSubstr(R"("a\nb\u0001")"));
+}
+
+TEST(ModelConfigTest, ReadsRopeScaling) {
+  EXPECT_EQ(Parsed(With({{"rope_scaling", {{"type", "default"}}}})).rope.scaling,
+            RopeConfig::Scaling::kNone);
+  const RopeConfig linear =
+      Parsed(With({{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}})).rope;
+  EXPECT_EQ(linear.scaling, RopeConfig::Scaling::kLinear);
+  EXPECT_EQ(linear.factor, 4.0);
+
+  const Json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 1024},
+                       {"rope_theta", 500000.0}};
+  const RopeConfig rope = Parsed(With({{"rope_parameters", llama3}})).rope;
+  EXPECT_EQ(rope.scaling, RopeConfig::Scaling::kLlama3);
+  EXPECT_EQ(rope.theta, 500000.0);
+  EXPECT_EQ(rope.factor, 8.0);
+  EXPECT_EQ(rope.low_freq_factor, 1.0);
+  EXPECT_EQ(rope.high_freq_factor, 4.0);
+  EXPECT_EQ(rope.original_max_positions, 1024);
+  Parsed(With({{"rope_parameters", llama3}, {"rope_scaling", llama3}, {"rope_theta", 5e5}}));
+
+  for (const char* key :
+       {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
+    Json without = llama3;
+    without.erase(key);
+    EXPECT_EQ(Invalid({{"rope_scaling", without}}),
+              "rope_scaling: " + std::string(key) + " is missing");
+  }
+}
+
+TEST(ModelConfigTest, RefusesOtherRopes) {
+  for (const char* type : {"yarn", "dynamic", "longrope", "su"}) {
+    EXPECT_EQ(NotBuilt({{"rope_scaling", {{"rope_type", type}}}}),
+              "rope_scaling: rope_type = " + std::string(type) + " is not built");
+  }
+  EXPECT_EQ(NotBuilt({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}),
+            "rope_parameters: full_attention = {\"rope_type\":\"default\"} is not built");
+  EXPECT_EQ(NotBuilt({{"rope_parameters", {{"partial_rotary_factor", 0.25}}}}),
+            "rope_parameters: partial_rotary_factor below 1 is not built");
+  EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"rope_type", "default"}}}}),
+            "rope_scaling: rope_type = default but type = linear");
+  EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}),
+            "rope_scaling: factor = 0.5, want at least 1");
+  EXPECT_EQ(Invalid({{"rope_scaling", "linear"}}), "rope_scaling = \"linear\", want an object");
+  EXPECT_EQ(Invalid({{"rope_theta", 100}, {"rope_parameters", {{"rope_theta", 200}}}}),
+            "rope_parameters: rope_theta = 200 but 100 outside it");
+  EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}},
+                     {"rope_parameters", {{"type", "default"}}}}),
+            "rope_scaling and rope_parameters differ, want one of them");
+  EXPECT_EQ(Invalid({{"rope_scaling",
+                      {{"rope_type", "llama3"},
+                       {"factor", 8},
+                       {"low_freq_factor", 4},
+                       {"high_freq_factor", 4},
+                       {"original_max_position_embeddings", 1024}}}}),
+            "rope_scaling: high_freq_factor = 4, want above low_freq_factor = 4");
+}
+
+TEST(ModelConfigTest, ReadsPublishedCrossLayerKeys) {
+  EXPECT_EQ(Parsed(With({{"num_kv_shared_layers", 2}})).cross_layer,
+            Json({{"preset", "kv-groups"}, {"groups", Json::array({{3, 4, 5}})}}));
+  EXPECT_TRUE(Parsed(With({{"num_kv_shared_layers", 0}})).cross_layer.is_null());
+  EXPECT_EQ(Parsed(With({{"use_cla", true}, {"cla_share_factor", 2}})).cross_layer,
+            Json({{"preset", "cla"}, {"factor", 2}}));
+  EXPECT_TRUE(Parsed(With({{"use_cla", false}, {"cla_share_factor", 2}})).cross_layer.is_null());
+  EXPECT_TRUE(Parsed(With({{"cla_share_factor", 2}})).cross_layer.is_null());
+  const Json groups = {{0, 1}, {2, 3, 4}};
+  EXPECT_EQ(Parsed(With({{"kv_reuse_group", groups}})).cross_layer,
+            Json({{"preset", "kv-groups"}, {"groups", groups}}));
+  EXPECT_TRUE(Parsed(With({{"kv_reuse_group", Json::array()}})).cross_layer.is_null());
+}
+
+TEST(ModelConfigTest, RefusesPublishedKeysThatMakeNoSense) {
+  EXPECT_EQ(Invalid({{"num_kv_shared_layers", 6}}),
+            "num_kv_shared_layers = 6, want a whole number from 0 to 5");
+  EXPECT_EQ(Invalid({{"use_cla", true}}), "cla_share_factor is missing");
+  EXPECT_EQ(Invalid({{"use_cla", 1}}), "use_cla = 1, want true or false");
+  EXPECT_EQ(Invalid({{"use_cla", true}, {"cla_share_factor", 0}}),
+            "cla_share_factor = 0, want a whole number from 1 to 6");
+  EXPECT_EQ(Invalid({{"kv_reuse_group", {0, 1}}}), "kv_reuse_group = [0,1], want lists of layers");
+  EXPECT_EQ(Invalid({{"kv_reuse_group", 3}}), "kv_reuse_group = 3, want lists of layers");
+  EXPECT_EQ(Invalid({{"cross_layer", {{"preset", "svformer"}}}, {"num_kv_shared_layers", 2}}),
+            "both cross_layer and num_kv_shared_layers are set, want one of them");
+  EXPECT_EQ(Invalid({{"use_cla", true}, {"cla_share_factor", 2}, {"num_kv_shared_layers", 2}}),
+            "both num_kv_shared_layers and use_cla are set, want one of them");
+}
+
+class ModelDirTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string dir = (std::filesystem::temp_directory_path() / "config-XXXXXX").string();
+    ASSERT_NE(mkdtemp(dir.data()), nullptr);
+    dir_ = dir;
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  std::filesystem::path dir_;
+};
+
+TEST_F(ModelDirTest, ReadsConfigAndEndsOfGeneration) {
+  WriteFile(dir_ / "config.json", With({{"eos_token_id", 9}}).dump());
+  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(9));
+  WriteFile(dir_ / "generation_config.json", R"({"eos_token_id": [2, 9, 4], "temperature": 0.8})");
+  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(2, 4, 9));
+  WriteFile(dir_ / "generation_config.json", R"({"eos_token_id": null})");
+  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(9));
+}
+
+TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
+  const std::string config = (dir_ / "config.json").string();
+  const std::string generation = (dir_ / "generation_config.json").string();
+  const auto message = [this] { return std::string(LoadModelConfig(dir_).status().message()); };
+
+  EXPECT_EQ(LoadModelConfig(dir_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(message(), config + ": no such file");
+  EXPECT_EQ(LoadModelConfig(dir_ / "none").status().code(), absl::StatusCode::kNotFound);
+  std::filesystem::create_directory(config);
+  EXPECT_EQ(message(), config + ": not a file");
+  std::filesystem::remove(config);
+  WriteFile(config, With({{"vocab_size", 0}}).dump());
+  EXPECT_EQ(message(), config + ": vocab_size = 0, want a whole number from 1 to 16777216");
+  WriteFile(config, std::string((16 << 20) + 1, ' '));
+  EXPECT_EQ(message(), config + ": 16777217 bytes, the limit is 16777216");
+
+  WriteFile(config, Llama().dump());
+  WriteFile(generation, "[]");
+  EXPECT_EQ(message(), generation + ": not a JSON object");
+  WriteFile(generation, R"({"eos_token_id": 100})");
+  EXPECT_EQ(message(), generation + ": eos_token_id = 100, want a whole number from 0 to 99");
+  WriteFile(generation, "{");
+  EXPECT_THAT(message(), HasSubstr("generation_config.json: not JSON"));
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,237 @@
+// Every plan against the oracle: f32 and bf16, full and trimmed checkpoints, prefill and decode.
+//
+// Bounds, relative to the largest |logit| of a row.
+//
+// f32: rounding is 2^-24 an operation. Sums of K <= 64 products err by at most K 2^-24 of the sum
+// of magnitudes, some 4e-6; a layer feeds that through a softmax of scores with deviation 2, and
+// six layers add up: below 1e-4 with room, while any wrong source changes the logits by 1e-2 and
+// more (TheOracleTellsPlansApart).
+//
+// bf16: the weights are exact (the oracle reads the rounded ones) and activations are f32; what is
+// left is the cache, whose keys and values are rounded by up to 2^-9 each. The oracle can round
+// them too, so the logits are held to that one. The two round the same way except where a value
+// lies so close to the middle of two bfloat16 that the f32 error decides: 1e-6 of 2^-8, one element
+// in some thousand, a few of a sequence. Such an element is off by 2^-8 and moves a logit by some
+// 1e-3, most where a plan amplifies (resformer's V + 2 V_0): 2e-2 with room, and most steps see
+// none and must be as close as f32, which truncation, say, would not be. What rounding costs the
+// text is computed, not guessed: a greedy token must be the exact oracle's wherever its margin is
+// more than twice the distance between the two oracles and that.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/plan_cases.h"
+#include "tests/support/random_plan.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::testing {
+namespace {
+
+using kernels::DType;
+using kvcache::AttentionShape;
+using nlohmann::json;
+
+constexpr double kF32Bound = 1e-4;
+constexpr double kBf16Bound = 2e-2;
+
+constexpr AttentionShape kMha = {6, 4, 4, 8};
+constexpr AttentionShape kGqa = {6, 4, 2, 12};
+constexpr AttentionShape kMqa = {6, 4, 1, 16};
+
+struct Workload {
+  int32_t prompt_tokens = 37;
+  int32_t new_tokens = 8;
+  int32_t prefill_chunk = 16;  // the prompt takes three steps
+  int32_t block_tokens = 16;
+};
+
+struct Agreement {
+  int close = 0;     // steps whose logits are within kF32Bound
+  int compared = 0;  // tokens that were sure enough to be compared
+};
+
+// Runs `model` and compares every logit and every token with the oracle.
+Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
+                  const Workload& work = {}) {
+  const bool bf16 = model.options.dtype == DType::kBF16;
+  const double bound = bf16 ? kBf16Bound : kF32Bound;
+  const ScratchDir scratch;
+  EngineRunner runner({.model_dir = WriteModelDir(model, scratch.path()),
+                       .device = "cpu",
+                       .threads = 1,
+                       .cross_layer = {},
+                       .cache_bytes = size_t{16} << 20,
+                       .block_tokens = work.block_tokens,
+                       .max_prefill_chunk = work.prefill_chunk});
+  std::vector<int32_t> tokens =
+      RandomPrompt(model.options.seed, work.prompt_tokens, model.options.vocab_size);
+  runner.MustSubmit("a", tokens, Greedy(work.new_tokens));
+  runner.Run();
+  const Recording& got = runner["a"];
+  EXPECT_TRUE(got.in_order);
+  EXPECT_EQ(got.tokens.size(), static_cast<size_t>(work.new_tokens));
+  if (got.tokens.size() != static_cast<size_t>(work.new_tokens)) return {};
+
+  // The oracle reads the engine's own continuation, so that every step counts, also after a token
+  // that was too close to call.
+  tokens.insert(tokens.end(), got.tokens.begin(), got.tokens.end() - 1);
+  const NaiveDecoder decoder(ReadNaiveConfig(model.config_json), FullTensors(model.options), naive);
+  const int first = work.prompt_tokens - 1;
+  const NaiveMatrix exact = decoder.Logits(tokens, first);
+  const NaiveMatrix expected = bf16 ? decoder.Logits(tokens, first, NaiveCache::kBf16) : exact;
+  Agreement agreement;
+  for (int i = 0; i < work.new_tokens; ++i) {
+    const auto step = static_cast<size_t>(i);
+    const double deviation = RelativeDeviation(got.logits[step], expected.row(i));
+    EXPECT_LE(deviation, bound) << "step " << i;
+    agreement.close += deviation <= kF32Bound ? 1 : 0;
+
+    const NaiveChoice choice = Choose({exact.row(i), static_cast<size_t>(exact.cols)});
+    double rounding = 0;
+    for (int j = 0; j < exact.cols; ++j) {
+      rounding = std::max(rounding, std::fabs(exact.row(i)[j] - expected.row(i)[j]));
+    }
+    if (choice.margin <= 2 * (rounding + bound * choice.largest_magnitude)) continue;
+    EXPECT_EQ(got.tokens[step], choice.token) << "step " << i << ", margin " << choice.margin;
+    ++agreement.compared;
+  }
+  return agreement;
+}
+
+TinyModelOptions Options(const AttentionShape& shape, const json& cross_layer, uint64_t seed) {
+  return {.attention = shape,
+          .tied = seed % 2 == 0,
+          .seed = seed,
+          .cross_layer = cross_layer,
+          .trim = seed % 3 != 0};
+}
+
+TEST(PlansVsNaiveTest, PresetsInF32) {
+  uint64_t seed = 0;
+  for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
+    for (const PlanCase& plan : PresetCases(shape)) {
+      for (const bool trim : {true, false}) {
+        TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
+        options.trim = trim;
+        SCOPED_TRACE(plan.name + ", kv heads " + std::to_string(shape.num_kv_heads) +
+                     (trim ? ", trimmed" : ", full size") + ", seed " + std::to_string(seed));
+        EXPECT_GE(Compare(MakeTinyModel(options), plan.naive).compared, 7);
+      }
+    }
+  }
+}
+
+TEST(PlansVsNaiveTest, RandomPlansInF32) {
+  for (uint64_t seed = 1000; seed < 1050; ++seed) {
+    const AttentionShape shape = seed % 3 == 0 ? kMqa : seed % 3 == 1 ? kGqa : kMha;
+    const RandomPlan plan =
+        MakeRandomPlan(seed, shape.num_layers, shape.num_query_heads, shape.num_kv_heads);
+    SCOPED_TRACE("seed " + std::to_string(seed) + ": " + plan.cross_layer.dump());
+    EXPECT_GE(
+        Compare(MakeTinyModel(Options(shape, plan.cross_layer, seed)), NaiveFromTable(plan.table))
+            .compared,
+        7);
+  }
+}
+
+// Prompts that end beyond the first span of attention, one of them with it, and block lengths that
+// do and do not divide a span.
+TEST(PlansVsNaiveTest, LongContextsInF32) {
+  const std::vector<Workload> workloads = {{.prompt_tokens = 253, .new_tokens = 8},
+                                           {.prompt_tokens = 300, .prefill_chunk = 512},
+                                           {.prompt_tokens = 341, .block_tokens = 5},
+                                           {.prompt_tokens = 522, .prefill_chunk = 100}};
+  size_t next = 0;
+  for (const PlanCase& plan : PresetCases(kGqa)) {
+    TinyModelOptions options = Options(kGqa, plan.cross_layer, 77 + next);
+    options.max_positions = 640;
+    const Workload& work = workloads[next++ % workloads.size()];
+    SCOPED_TRACE(plan.name + ", prompt " + std::to_string(work.prompt_tokens));
+    EXPECT_GE(Compare(MakeTinyModel(options), plan.naive, work).compared, 7);
+  }
+}
+
+TEST(PlansVsNaiveTest, PresetsInBf16) {
+  Agreement total;
+  int steps = 0;
+  uint64_t seed = 400;
+  for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
+    for (const PlanCase& plan : PresetCases(shape)) {
+      TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
+      options.dtype = DType::kBF16;
+      SCOPED_TRACE(plan.name + ", seed " + std::to_string(seed));
+      const Workload work = {.new_tokens = 16};
+      const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
+      total.close += agreement.close;
+      total.compared += agreement.compared;
+      steps += work.new_tokens;
+    }
+  }
+  EXPECT_GT(total.close, steps / 2);
+  EXPECT_GT(total.compared, steps / 2) << "too few are sure enough for the test to mean anything";
+}
+
+// A checkpoint says by what it lacks which plan it was trained with.
+TEST(PlansVsNaiveTest, PlansReadOffTheCheckpoint) {
+  for (const PlanCase& plan : PresetCases(kGqa)) {
+    const std::string& name = plan.name;
+    if (name != "plain" && name != "svformer" && name != "svformer-anchors" && name != "reuse" &&
+        name != "cla-2" && name != "svformer-reuse") {
+      continue;
+    }
+    SCOPED_TRACE(name);
+    TinyModel model = MakeTinyModel(Options(kGqa, plan.cross_layer, 31));
+    json config = json::parse(model.config_json);
+    config.erase("cross_layer");
+    model.config_json = config.dump();
+    EXPECT_GE(Compare(model, plan.naive).compared, 7);
+  }
+}
+
+TEST(PlansVsNaiveTest, RopeScaling) {
+  for (const json& scaling :
+       {json{{"type", "linear"}, {"factor", 4.0}}, json{{"rope_type", "linear"}, {"factor", 2.5}},
+        json{{"rope_type", "llama3"},
+             {"factor", 8.0},
+             {"low_freq_factor", 1.0},
+             {"high_freq_factor", 4.0},
+             {"original_max_position_embeddings", 64}}}) {
+    SCOPED_TRACE(scaling.dump());
+    TinyModel model = MakeTinyModel(Options(kGqa, {{"preset", "svformer"}}, 8));
+    json config = json::parse(model.config_json);
+    config["rope_scaling"] = scaling;
+    config["rope_theta"] = 500.0;
+    model.config_json = config.dump();
+    NaiveArchitecture naive = NaivePlain();
+    NaiveSvFormer(naive, {0});
+    EXPECT_GE(Compare(model, naive, {.prompt_tokens = 120}).compared, 7);
+  }
+}
+
+// What the bounds above rest on: one wrong source moves the logits far beyond them.
+TEST(PlansVsNaiveTest, TheOracleTellsPlansApart) {
+  const TinyModelOptions options = Options(kGqa, {{"preset", "plain"}}, 3);
+  const NaiveConfig config = ReadNaiveConfig(MakeTinyModel(options).config_json);
+  const std::vector<int32_t> tokens = RandomPrompt(3, 37, options.vocab_size);
+  RandomPlan plan = MakeRandomPlan(7, kGqa.num_layers, kGqa.num_query_heads, kGqa.num_kv_heads);
+  const auto logits = [&](const NaiveTable& table) {
+    return NaiveDecoder(config, FullTensors(options), NaiveFromTable(table)).Logits(tokens, 36);
+  };
+  const NaiveMatrix before = logits(plan.table);
+  const std::vector<float> row(before.values.begin(), before.values.end());
+  for (auto list : {&NaiveTable::scores, &NaiveTable::values}) {
+    for (const size_t layer : {2U, 5U}) {
+      NaiveTable wrong = plan.table;
+      auto& source = (wrong.*list)[layer][1];
+      source.first = source.first == 0 ? 1 : 0;
+      EXPECT_GT(RelativeDeviation(row, logits(wrong).row(0)), 100 * kF32Bound);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::testing

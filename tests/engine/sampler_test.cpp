@@ -1,0 +1,210 @@
+#include "engine/sampler.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace strata::engine {
+namespace {
+
+// Every token that some uniform number picks.
+std::set<int32_t> Kept(const std::vector<float>& logits, const SamplingParams& params) {
+  constexpr int kSteps = 20000;
+  Sampler sampler;
+  std::set<int32_t> kept;
+  for (int i = 0; i < kSteps; ++i) {
+    kept.insert(sampler.Sample(logits, params, (i + 0.5) / kSteps));
+  }
+  kept.insert(sampler.Sample(logits, params, 0));
+  kept.insert(sampler.Sample(logits, params, std::nextafter(1.0, 0.0)));
+  return kept;
+}
+
+std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
+  std::vector<float> logits;
+  for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p) + 3));
+  return logits;
+}
+
+// Ids out of order, so that nothing works by accident of sorting.
+const std::vector<double> kProbabilities = {0.05, 0.4, 0.1, 0.3, 0.15};
+
+// The vectors that Random123 publishes for philox4x32-10.
+TEST(PhiloxTest, KnownAnswers) {
+  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}),
+            (std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(Philox({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
+            (std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (std::array<uint32_t, 4>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(UniformAtTest, DependsOnEveryArgumentAndStaysBelowOne) {
+  const uint64_t high = uint64_t{1} << 40;  // beyond 32 bits, where a cut-off word would show
+  const std::set<double> values = {UniformAt(1, 0, 0),    UniformAt(2, 0, 0),
+                                   UniformAt(1, 1, 0),    UniformAt(1, 0, 1),
+                                   UniformAt(high, 0, 0), UniformAt(1, 0, high)};
+  EXPECT_EQ(values.size(), 6U);
+  EXPECT_EQ(UniformAt(7, 3, 11), UniformAt(7, 3, 11));
+  double sum = 0;
+  for (uint64_t position = 0; position < 10000; ++position) {
+    const double value = UniformAt(42, 0, position);
+    ASSERT_GE(value, 0);
+    ASSERT_LT(value, 1);
+    sum += value;
+  }
+  // The mean of 10^4 uniforms has a standard deviation of 0.0029; five of them.
+  EXPECT_NEAR(sum / 10000, 0.5, 0.0145);
+}
+
+TEST(SamplerTest, GreedyTakesTheLowestOfEqualIds) {
+  Sampler sampler;
+  const SamplingParams greedy = {.temperature = 0, .stop_ids = {}};
+  for (const double uniform : {0.0, 0.5, 0.999}) {
+    EXPECT_EQ(sampler.Sample(std::vector<float>{1, 3, 2, 3, 3}, greedy, uniform), 1);
+  }
+  EXPECT_EQ(sampler.Sample(std::vector<float>{-5, -5}, greedy, 0.9), 0);
+}
+
+TEST(SamplerTest, NonFiniteLogitsAreImpossible) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  Sampler sampler;
+  const std::vector<float> logits = {kNan, 1, kInfinity, 0.5F, -kInfinity};
+  EXPECT_EQ(sampler.Sample(logits, {.temperature = 0, .stop_ids = {}}, 0.5), 1);
+  EXPECT_EQ(Kept(logits, {.stop_ids = {}}), (std::set<int32_t>{1, 3}));
+  EXPECT_EQ(sampler.Sample(std::vector<float>{kNan, -kInfinity}, {.stop_ids = {}}, 0.5), 0);
+}
+
+TEST(SamplerTest, ALowTemperatureIsGreedy) {
+  const std::vector<float> logits = {0.1F, 0.3F, 0.2F, 0.29F};
+  for (const float temperature : {2e-4F, 1e-6F, 1e-30F}) {
+    EXPECT_EQ(Kept(logits, {.temperature = temperature, .stop_ids = {}}), (std::set<int32_t>{1}));
+  }
+}
+
+TEST(SamplerTest, TheMostLikelyStandsFirstAndEqualsGoById) {
+  Sampler sampler;
+  const SamplingParams params = {.stop_ids = {}};
+  const std::vector<float> logits = LogitsOf(kProbabilities);
+  // Cumulated in order of likelihood: id 1 to 0.4, 3 to 0.7, 4 to 0.85, 2 to 0.95, 0 to 1.
+  EXPECT_EQ(sampler.Sample(logits, params, 0.399), 1);
+  EXPECT_EQ(sampler.Sample(logits, params, 0.401), 3);
+  EXPECT_EQ(sampler.Sample(logits, params, 0.699), 3);
+  EXPECT_EQ(sampler.Sample(logits, params, 0.701), 4);
+  EXPECT_EQ(sampler.Sample(logits, params, 0.851), 2);
+  EXPECT_EQ(sampler.Sample(logits, params, 0.951), 0);
+  const std::vector<float> equal = {2, 2, 2, 2};
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(sampler.Sample(equal, params, 0.25 * i + 0.1), i);
+}
+
+TEST(SamplerTest, TopKKeepsExactlyK) {
+  const std::vector<float> logits = LogitsOf(kProbabilities);
+  const std::vector<std::set<int32_t>> kept = {
+      {0, 1, 2, 3, 4}, {1}, {1, 3}, {1, 3, 4}, {1, 2, 3, 4}, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}};
+  for (size_t k = 0; k < kept.size(); ++k) {
+    EXPECT_EQ(Kept(logits, {.top_k = static_cast<int32_t>(k), .stop_ids = {}}), kept[k]) << k;
+  }
+  // Equals at the edge: the lower ids stay.
+  EXPECT_EQ(Kept({1, 1, 1, 1}, {.top_k = 2, .stop_ids = {}}), (std::set<int32_t>{0, 1}));
+}
+
+TEST(SamplerTest, TopPKeepsTheFewestThatReachP) {
+  const std::vector<float> logits = LogitsOf(kProbabilities);
+  const std::map<float, std::set<int32_t>> kept = {
+      {1e-6F, {1}},       {0.39F, {1}},          {0.41F, {1, 3}},          {0.69F, {1, 3}},
+      {0.71F, {1, 3, 4}}, {0.86F, {1, 2, 3, 4}}, {0.96F, {0, 1, 2, 3, 4}}, {1, {0, 1, 2, 3, 4}}};
+  for (const auto& [p, ids] : kept) {
+    EXPECT_EQ(Kept(logits, {.top_p = p, .stop_ids = {}}), ids) << p;
+  }
+}
+
+TEST(SamplerTest, MinPIsAShareOfTheMostLikely) {
+  const std::vector<float> logits = LogitsOf(kProbabilities);  // shares: 1/8, 1, 1/4, 3/4, 3/8
+  const std::map<float, std::set<int32_t>> kept = {{0, {0, 1, 2, 3, 4}},
+                                                   {0.12F, {0, 1, 2, 3, 4}},
+                                                   {0.13F, {1, 2, 3, 4}},
+                                                   {0.26F, {1, 3, 4}},
+                                                   {0.38F, {1, 3}},
+                                                   {0.76F, {1}},
+                                                   {1, {1}}};
+  for (const auto& [p, ids] : kept) {
+    EXPECT_EQ(Kept(logits, {.min_p = p, .stop_ids = {}}), ids) << p;
+  }
+}
+
+TEST(SamplerTest, FiltersApplyInTheirOrder) {
+  const std::vector<float> logits = LogitsOf(kProbabilities);
+  // At temperature 1/2 probabilities are squared: the share of id 4 is 9/64, so min-p 0.2 drops it.
+  EXPECT_EQ(Kept(logits, {.temperature = 0.5F, .min_p = 0.2F, .stop_ids = {}}),
+            (std::set<int32_t>{1, 3}));
+  // Top-p counts what top-k left: of {0.4, 0.3} the first has 4/7 > 0.5.
+  EXPECT_EQ(Kept(logits, {.top_k = 2, .top_p = 0.5F, .stop_ids = {}}), (std::set<int32_t>{1}));
+  EXPECT_EQ(Kept(logits, {.top_p = 0.5F, .stop_ids = {}}), (std::set<int32_t>{1, 3}));
+}
+
+// Pearson's statistic against the probabilities that the kept tokens have left.
+TEST(SamplerTest, DrawsFollowTheDistribution) {
+  constexpr int kDraws = 50000;
+  struct Case {
+    SamplingParams params;
+    std::vector<double> expected;
+  };
+  std::vector<double> squared;
+  double sum = 0;
+  for (const double p : kProbabilities) sum += p * p;
+  for (const double p : kProbabilities) squared.push_back(p * p / sum);
+  const std::vector<Case> cases = {
+      {{.stop_ids = {}}, kProbabilities},
+      {{.temperature = 0.5F, .stop_ids = {}}, squared},
+      {{.top_k = 2, .stop_ids = {}}, {0, 0.4 / 0.7, 0, 0.3 / 0.7, 0}},
+      {{.top_p = 0.8F, .stop_ids = {}}, {0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}},
+  };
+  for (size_t c = 0; c < cases.size(); ++c) {
+    Sampler sampler;
+    std::vector<int> counts(kProbabilities.size());
+    for (uint64_t i = 0; i < kDraws; ++i) {
+      const int32_t id =
+          sampler.Sample(LogitsOf(kProbabilities), cases[c].params, UniformAt(20240607, 0, i));
+      ++counts[static_cast<size_t>(id)];
+    }
+    double statistic = 0;
+    for (size_t id = 0; id < counts.size(); ++id) {
+      const double expected = cases[c].expected[id] * kDraws;
+      if (expected == 0) {
+        EXPECT_EQ(counts[id], 0) << "case " << c << " id " << id;
+      } else {
+        statistic += (counts[id] - expected) * (counts[id] - expected) / expected;
+      }
+    }
+    // Four degrees of freedom at most: above 23.5 with probability 1e-4; the seed is fixed.
+    EXPECT_LT(statistic, 23.5) << "case " << c;
+  }
+}
+
+// What one sampler has chosen before does not matter: it may serve the batch in any order.
+TEST(SamplerTest, KeepsNothingBetweenCalls) {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0, 3);
+  const std::vector<SamplingParams> params = {{.temperature = 0, .stop_ids = {}},
+                                              {.temperature = 0.7F, .top_k = 3, .stop_ids = {}},
+                                              {.top_p = 0.6F, .min_p = 0.05F, .stop_ids = {}},
+                                              {.temperature = 2, .stop_ids = {}}};
+  Sampler shared;
+  for (int i = 0; i < 400; ++i) {
+    std::vector<float> logits(20 + random() % 50);
+    for (float& logit : logits) logit = normal(random);
+    const SamplingParams& choice = params[random() % params.size()];
+    const double uniform = UniformAt(9, 0, static_cast<uint64_t>(i));
+    EXPECT_EQ(shared.Sample(logits, choice, uniform), Sampler().Sample(logits, choice, uniform));
+  }
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,35 @@
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include "engine/model_config.h"
+#include "kvcache/plan_parser.h"
+
+namespace {
+
+// What every later stage takes for granted.
+bool IsSane(const strata::engine::ModelConfig& model) {
+  const auto& shape = model.attention;
+  return shape.num_layers > 0 && shape.num_kv_heads > 0 &&
+         shape.num_query_heads % shape.num_kv_heads == 0 && shape.head_dim > 0 &&
+         shape.head_dim % 2 == 0 && model.hidden_size > 0 && model.intermediate_size > 0 &&
+         model.vocab_size > 0 && model.max_positions > 0 && model.rms_norm_eps > 0;
+}
+
+}  // namespace
+
+// config.json, and the sharing plan it asks for.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const auto model = strata::engine::ParseModelConfig({reinterpret_cast<const char*>(data), size});
+  if (!model.ok()) {
+    if (model.status().message().find('\n') != absl::string_view::npos) std::abort();
+    return 0;
+  }
+  if (!IsSane(*model)) std::abort();
+  strata::engine::RopeTable(model->rope, model->attention.head_dim, /*max_positions=*/2);
+  if (model->attention.num_layers * model->attention.num_query_heads > 1024) return 0;  // slow
+  const auto plan = strata::kvcache::ParsePlan(model->cross_layer, model->attention);
+  if (!plan.ok() && plan.status().message().find('\n') != absl::string_view::npos) std::abort();
+  return 0;
+}

@@ -1,0 +1,42 @@
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "engine/safetensors.h"
+
+namespace {
+
+// Reads the first and last byte of every tensor of a file that is believed: the sanitizer sees one
+// that lies outside it.
+void Open(std::string_view file) {
+  const auto checkpoint = strata::engine::Checkpoint::FromBytes(file);
+  if (!checkpoint.ok()) {
+    if (checkpoint.status().message().find('\n') != absl::string_view::npos) std::abort();
+    return;
+  }
+  size_t total = 0;
+  unsigned bits = 0;
+  for (const std::string& name : (*checkpoint)->Names()) {
+    const auto tensor = (*checkpoint)->Find(name);
+    if (!tensor.ok() || tensor->bytes == 0) continue;
+    total += tensor->bytes;
+    bits |= static_cast<unsigned>(tensor->data[0] | tensor->data[tensor->bytes - 1]);
+  }
+  if (total > (*checkpoint)->total_bytes() || bits > 0xFF) std::abort();
+}
+
+}  // namespace
+
+// The input as a whole file, and, so that the fuzzer need not find the length of the header first,
+// as a header before eight bytes of data.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  Open(input);
+  const uint64_t length = size;
+  std::string file(reinterpret_cast<const char*>(&length), sizeof(length));
+  file.append(input).append("12345678");
+  Open(file);
+  return 0;
+}

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/simd_targets.h"
+#include "kernels/tensor.h"
+
+namespace strata::kernels {
+
+inline constexpr double kUnit = 0x1p-24;  // half a unit in the last place of 1.0f
+
+inline std::unique_ptr<Backend> MakeCpu(int32_t threads) {
+  auto backend = CreateBackend({.device = "cpu", .threads = threads});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return backend.ok() ? *std::move(backend) : nullptr;
+}
+
+// Every instruction set this processor can run, the one-lane baseline included.
+inline std::vector<int64_t> AllTargets() { return hwy::SupportedAndGeneratedTargets(); }
+
+// Makes kernels run on one instruction set for the life of the object.
+class ScopedTarget {
+ public:
+  explicit ScopedTarget(int64_t target) { hwy::SetSupportedTargetsForTest(target); }
+  ~ScopedTarget() { hwy::SetSupportedTargetsForTest(0); }
+};
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  float Normal() { return normal_(engine_); }
+  std::vector<float> Normals(int64_t count, float scale = 1.0f) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values) value = scale * Normal();
+    return values;
+  }
+  int64_t Below(int64_t end) { return std::uniform_int_distribution<int64_t>(0, end - 1)(engine_); }
+  template <class T>
+  void Shuffle(std::vector<T>& values) {
+    std::shuffle(values.begin(), values.end(), engine_);
+  }
+
+ private:
+  std::mt19937 engine_;
+  std::normal_distribution<float> normal_;
+};
+
+// The nearest bf16 by search over its two neighbours, ties to the even one.
+inline float NearestBF16(float value) {
+  if (std::isnan(value)) return value;
+  const uint32_t below = std::bit_cast<uint32_t>(value) & 0xffff0000u;
+  const double low = std::bit_cast<float>(below);
+  const double high = std::bit_cast<float>(below + 0x10000u);
+  const double to_low = std::abs(value - low);
+  const double to_high = std::abs(high - value);
+  const bool up = to_high < to_low || (to_high == to_low && (below & 0x10000u) != 0);
+  return static_cast<float>(up ? high : low);
+}
+inline float Stored(float value, DType dtype) {
+  return dtype == DType::kBF16 ? NearestBF16(value) : value;
+}
+
+// A matrix whose rows stand apart, with marks between, before and after them that no kernel may
+// touch.
+class GuardedRows {
+ public:
+  GuardedRows(int64_t num_rows, int64_t num_cols, float fill = 0.0f)
+      : num_rows_(num_rows), num_cols_(num_cols), memory_(Size(), kMark) {
+    for (int64_t i = 0; i < num_rows; ++i) {
+      for (int64_t j = 0; j < num_cols; ++j) at(i, j) = fill;
+    }
+  }
+  GuardedRows(int64_t num_rows, int64_t num_cols, const std::vector<float>& values)
+      : GuardedRows(num_rows, num_cols) {
+    for (int64_t i = 0; i < num_rows; ++i) {
+      for (int64_t j = 0; j < num_cols; ++j)
+        at(i, j) = values[static_cast<size_t>(i * num_cols + j)];
+    }
+  }
+
+  float& at(int64_t i, int64_t j) { return memory_[static_cast<size_t>(kGap + i * stride() + j)]; }
+  Rows rows() { return {memory_.data() + kGap, num_rows_, num_cols_, stride()}; }
+  Rows row(int64_t i, int64_t count = 1) { return {&at(i, 0), count, num_cols_, stride()}; }
+  int64_t stride() const { return num_cols_ + kGap; }
+
+  std::vector<float> Values() {
+    std::vector<float> values;
+    for (int64_t i = 0; i < num_rows_; ++i) {
+      for (int64_t j = 0; j < num_cols_; ++j) values.push_back(at(i, j));
+    }
+    return values;
+  }
+  void ExpectMarksIntact() const {
+    for (size_t i = 0; i < memory_.size(); ++i) {
+      const int64_t column = (static_cast<int64_t>(i) - kGap) % stride();
+      const bool outside = static_cast<int64_t>(i) < kGap || column >= num_cols_;
+      if (outside) {
+        ASSERT_EQ(memory_[i], kMark) << "written outside the rows, at float " << i;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kGap = 3;  // odd: rows start at any alignment
+  static constexpr float kMark = -12345.5f;
+  size_t Size() const { return static_cast<size_t>(kGap + num_rows_ * stride()); }
+
+  int64_t num_rows_;
+  int64_t num_cols_;
+  std::vector<float> memory_;
+};
+
+inline void ExpectSameBits(const std::vector<float>& expected, const std::vector<float>& actual,
+                           const std::string& what) {
+  ASSERT_EQ(expected.size(), actual.size()) << what;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(expected[i]), std::bit_cast<uint32_t>(actual[i]))
+        << what << ": element " << i << ", " << expected[i] << " against " << actual[i];
+  }
+}
+
+}  // namespace strata::kernels

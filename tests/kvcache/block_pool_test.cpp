@@ -1,0 +1,114 @@
+#include "kvcache/block_pool.h"
+
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace strata::kvcache {
+namespace {
+
+TEST(BlockPool, GivesEveryBlockOnce) {
+  BlockPool pool(3);
+  std::vector<BlockRef> held;
+  for (int32_t id = 0; id < 3; ++id) {
+    std::optional<BlockRef> block = pool.Allocate();
+    ASSERT_TRUE(block.has_value());
+    EXPECT_EQ(block->id(), id);
+    held.push_back(*std::move(block));
+  }
+  EXPECT_FALSE(pool.Allocate().has_value());
+  EXPECT_EQ(pool.num_used(), 3);
+  EXPECT_EQ(pool.num_free(), 0);
+}
+
+TEST(BlockPool, AnEmptyPoolIsAllowed) {
+  BlockPool pool(0);
+  EXPECT_FALSE(pool.Allocate().has_value());
+  EXPECT_TRUE(pool.CheckIntegrity().ok());
+}
+
+TEST(BlockPool, GivesTheLastFreedFirst) {
+  BlockPool pool(4);
+  BlockRef first = *pool.Allocate();
+  BlockRef second = *pool.Allocate();
+  first = BlockRef();
+  EXPECT_EQ(pool.Allocate()->id(), 0);
+  second = BlockRef();
+  EXPECT_EQ(pool.Allocate()->id(), 1);
+}
+
+TEST(BlockRef, CopiesHold) {
+  BlockPool pool(2);
+  BlockRef block = *pool.Allocate();
+  EXPECT_EQ(pool.count(0), 1);
+  {
+    const BlockRef copy = block;
+    EXPECT_EQ(pool.count(0), 2);
+    EXPECT_EQ(copy.id(), block.id());
+  }
+  EXPECT_EQ(pool.count(0), 1);
+  BlockRef moved = std::move(block);
+  EXPECT_EQ(pool.count(0), 1);
+  EXPECT_TRUE(moved);
+  const BlockRef& itself = moved;
+  moved = itself;
+  EXPECT_EQ(pool.count(0), 1);
+  moved = BlockRef();
+  EXPECT_EQ(pool.count(0), 0);
+  EXPECT_FALSE(moved);
+  EXPECT_EQ(pool.num_free(), 2);
+}
+
+TEST(BlockPoolDeathTest, OurBugsEndTheProcess) {
+  EXPECT_DEATH(BlockRef().id(), "a hold on a block");
+  EXPECT_DEATH(BlockPool(-1), "a number of blocks");
+  EXPECT_DEATH(
+      {
+        BlockRef outlives;
+        BlockPool pool(1);
+        outlives = *pool.Allocate();
+        // Destroyed in reverse order: the pool first.
+      },
+      "every block is back");
+}
+
+TEST(BlockPool, SurvivesRandomOperations) {
+  std::mt19937 random(7);
+  BlockPool pool(16);
+  std::vector<BlockRef> held;
+  for (int step = 0; step < 20000; ++step) {
+    const size_t any = held.empty() ? 0 : random() % held.size();
+    switch (random() % 5) {
+      case 0:
+      case 1:
+        if (std::optional<BlockRef> block = pool.Allocate()) {
+          held.push_back(*std::move(block));
+        } else {
+          ASSERT_EQ(pool.num_free(), 0);
+        }
+        break;
+      case 2:
+        if (!held.empty() && held.size() < 64) held.push_back(BlockRef(held[any]));
+        break;
+      case 3:
+        if (!held.empty()) held[any] = held[random() % held.size()];
+        break;
+      default:
+        if (!held.empty()) {
+          std::swap(held[any], held.back());
+          held.pop_back();
+        }
+    }
+    ASSERT_TRUE(pool.CheckIntegrity().ok()) << pool.CheckIntegrity();
+    std::vector<int32_t> counts(16);
+    for (const BlockRef& block : held) ++counts[static_cast<size_t>(block.id())];
+    for (int32_t id = 0; id < 16; ++id) {
+      ASSERT_EQ(pool.count(id), counts[static_cast<size_t>(id)]) << "block " << id;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace strata::kvcache

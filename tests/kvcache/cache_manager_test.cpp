@@ -1,0 +1,198 @@
+#include "kvcache/cache_manager.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kvcache/plan_parser.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::kvcache {
+namespace {
+
+constexpr AttentionShape kShape = {
+    .num_layers = 4, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
+constexpr size_t kPlainBlock = 4 * 2 * 2 * 8 * 4 * 16;  // bytes of 16 tokens in f32
+
+std::unique_ptr<kernels::Backend> MakeBackend() {
+  absl::StatusOr<std::unique_ptr<kernels::Backend>> backend =
+      kernels::CreateBackend({.device = "cpu", .threads = 1});
+  EXPECT_TRUE(backend.ok()) << backend.status();
+  return *std::move(backend);
+}
+
+class CacheManagerTest : public testing::Test {
+ protected:
+  std::unique_ptr<CacheManager> Make(const SharingPlan& plan, const CacheOptions& options) {
+    absl::StatusOr<std::unique_ptr<CacheManager>> cache =
+        CacheManager::Create(backend_.get(), plan, options);
+    EXPECT_TRUE(cache.ok()) << cache.status();
+    return *std::move(cache);
+  }
+  absl::Status Refusal(const CacheOptions& options) {
+    return CacheManager::Create(backend_.get(), SharingPlan::Plain(kShape), options).status();
+  }
+
+  std::unique_ptr<kernels::Backend> backend_ = MakeBackend();
+};
+
+TEST_F(CacheManagerTest, FillsTheBudgetWithWholeBlocks) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 3 * kPlainBlock + 100});
+  EXPECT_EQ(cache->blocks_free(), 3);
+  EXPECT_EQ(cache->capacity_tokens(), 48);
+  EXPECT_EQ(cache->arena_bytes(), 3 * kPlainBlock);
+  const kernels::PagedArena arena = cache->arena();
+  EXPECT_NE(arena.arena, nullptr);
+  EXPECT_EQ(arena.block_bytes, kPlainBlock);
+  EXPECT_EQ(arena.block_tokens, 16);
+  EXPECT_EQ(arena.head_dim, 8);
+  EXPECT_EQ(arena.dtype, kernels::DType::kF32);
+  std::memset(arena.arena, 1, cache->arena_bytes());
+}
+
+TEST_F(CacheManagerTest, SharingBuysCapacity) {
+  const SharingPlan plan = *ParsePlan(nlohmann::json{{"preset", "cla"}, {"factor", 2}}, kShape);
+  EXPECT_EQ(Make(plan, {.cache_bytes = 8 * kPlainBlock})->capacity_tokens(), 2 * 8 * 16);
+}
+
+TEST_F(CacheManagerTest, RefusesABudgetBelowABlock) {
+  const absl::Status status = Refusal({.cache_bytes = kPlainBlock - 1});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(), "cache_bytes: 8191 is less than one block of 16 tokens, 8192 bytes");
+}
+
+TEST_F(CacheManagerTest, RefusesBlocksOfNoOrTooManyTokens) {
+  EXPECT_EQ(Refusal({.block_tokens = 0}).message(), "block_tokens: 0 is out of range (1..65536)");
+  EXPECT_EQ(Refusal({.block_tokens = 65537}).message(),
+            "block_tokens: 65537 is out of range (1..65536)");
+}
+
+TEST_F(CacheManagerTest, SaysWhenMemoryIsShort) {
+  // 2^31 - 1 blocks of 32 MiB: more than a process can address, so no machine has it.
+  const absl::Status status = Refusal({.cache_bytes = size_t{1} << 60, .block_tokens = 65536});
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(status.message().find("cache of 2147483647 blocks: "), 0U) << status;
+}
+
+TEST_F(CacheManagerTest, CountsBlocks) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock});
+  EXPECT_EQ(cache->BlocksFor(0), 0);
+  EXPECT_EQ(cache->BlocksFor(1), 1);
+  EXPECT_EQ(cache->BlocksFor(16), 1);
+  EXPECT_EQ(cache->BlocksFor(17), 2);
+  EXPECT_EQ(cache->BlocksFor(std::numeric_limits<int64_t>::max()),
+            std::numeric_limits<int32_t>::max());
+}
+
+TEST_F(CacheManagerTest, GrowsOrLeavesAlone) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock});
+  BlockTable first;
+  BlockTable second;
+  EXPECT_TRUE(cache->Grow(first, 33));
+  EXPECT_EQ(first.num_blocks(), 3);
+  EXPECT_TRUE(cache->Grow(first, 48)) << "already covered";
+  EXPECT_EQ(first.num_blocks(), 3);
+  EXPECT_TRUE(cache->Grow(first, 1)) << "never shrinks";
+  EXPECT_EQ(first.num_blocks(), 3);
+  EXPECT_FALSE(cache->Grow(second, 17));
+  EXPECT_EQ(second.num_blocks(), 0);
+  EXPECT_EQ(cache->blocks_free(), 1);
+  EXPECT_FALSE(cache->Grow(second, std::numeric_limits<int64_t>::max()));
+  EXPECT_TRUE(cache->Grow(second, 16));
+  const BlockTable* tables[] = {&first, &second};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok());
+}
+
+TEST_F(CacheManagerTest, SlotsFollowTheTable) {
+  const auto cache =
+      Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock, .block_tokens = 8});
+  BlockTable hole;
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(hole, 8));
+  ASSERT_TRUE(cache->Grow(table, 8));
+  hole = BlockTable();
+  ASSERT_TRUE(cache->Grow(table, 24));  // blocks 1, 0, 2
+  EXPECT_EQ(std::vector<int32_t>(table.ids().begin(), table.ids().end()),
+            (std::vector<int32_t>{1, 0, 2}));
+  EXPECT_EQ(cache->Slot(table, 0), 8);
+  EXPECT_EQ(cache->Slot(table, 7), 15);
+  EXPECT_EQ(cache->Slot(table, 8), 0);
+  EXPECT_EQ(cache->Slot(table, 23), 23);
+  EXPECT_DEATH(cache->Slot(table, 24), "a position that the table covers");
+  EXPECT_DEATH(cache->Slot(table, -1), "a position that the table covers");
+}
+
+TEST_F(CacheManagerTest, UsageInBytes) {
+  const SharingPlan plan = *ParsePlan(nlohmann::json{{"preset", "svformer"}}, kShape);
+  const auto cache = Make(plan, {.cache_bytes = 10 * kPlainBlock});
+  constexpr size_t kPlane = 16 * 8 * 4;
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(table, 20));
+  CacheUsage usage = cache->usage();
+  EXPECT_EQ(usage.blocks_total, 16);  // 8/5 of the plain cache's
+  EXPECT_EQ(usage.blocks_used, 2);
+  EXPECT_EQ(usage.key_bytes_used, 2 * 8 * kPlane);
+  EXPECT_EQ(usage.value_bytes_used, 2 * 2 * kPlane);
+  table = BlockTable();
+  usage = cache->usage();
+  EXPECT_EQ(usage.blocks_used, 0);
+  EXPECT_EQ(usage.key_bytes_used + usage.value_bytes_used, 0U);
+}
+
+TEST_F(CacheManagerTest, MovedTablesTakeTheirBlocksAlong) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock});
+  BlockTable from;
+  ASSERT_TRUE(cache->Grow(from, 32));
+  const BlockTable to = std::move(from);
+  EXPECT_EQ(to.num_blocks(), 2);
+  EXPECT_EQ(cache->blocks_free(), 2);
+  const BlockTable* tables[] = {&to};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok());
+}
+
+TEST_F(CacheManagerTest, IntegrityNamesABlockThatNoTableLists) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock});
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(table, 32));
+  const absl::Status lost = cache->CheckIntegrity({});
+  EXPECT_EQ(lost.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(lost.message(), "block 0 is held 1 times, by tables 0");
+  const BlockTable* twice[] = {&table, &table};
+  EXPECT_EQ(cache->CheckIntegrity(twice).message(), "block 0 is held 1 times, by tables 2");
+}
+
+TEST_F(CacheManagerTest, SurvivesRandomOperations) {
+  std::mt19937 random(3);
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 40 * kPlainBlock});
+  std::vector<BlockTable> tables(6);
+  for (int step = 0; step < 10000; ++step) {
+    BlockTable& table = tables[random() % tables.size()];
+    switch (random() % 4) {
+      case 0:
+        table = BlockTable();
+        break;
+      case 1:
+        std::swap(table, tables[random() % tables.size()]);
+        break;
+      default: {
+        const auto tokens = static_cast<int64_t>(random() % 300);
+        const int32_t blocks_before = table.num_blocks();
+        const int32_t missing = std::max(0, cache->BlocksFor(tokens) - blocks_before);
+        const bool fits = missing <= cache->blocks_free();
+        ASSERT_EQ(cache->Grow(table, tokens), fits);
+        ASSERT_EQ(table.num_blocks(), blocks_before + (fits ? missing : 0));
+      }
+    }
+    std::vector<const BlockTable*> all;
+    for (const BlockTable& each : tables) all.push_back(&each);
+    ASSERT_TRUE(cache->CheckIntegrity(all).ok()) << cache->CheckIntegrity(all);
+  }
+}
+
+}  // namespace
+}  // namespace strata::kvcache

@@ -1,0 +1,112 @@
+#include "kvcache/plane_map.h"
+
+#include "gtest/gtest.h"
+#include "kvcache/plan_parser.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::kvcache {
+namespace {
+
+using kernels::DType;
+using kernels::PlaneKind;
+
+SharingPlan Parse(const char* text, const AttentionShape& shape) {
+  absl::StatusOr<SharingPlan> plan = ParsePlan(nlohmann::json::parse(text), shape);
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return *std::move(plan);
+}
+
+double Ratio(const char* text, const AttentionShape& shape) {
+  const PlaneMap planes(Parse(text, shape), DType::kBF16, 16);
+  return static_cast<double>(planes.bytes_per_token()) /
+         static_cast<double>(planes.plain_bytes_per_token());
+}
+
+TEST(PlaneMap, PlainBytes) {
+  const AttentionShape shape = {
+      .num_layers = 3, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
+  const PlaneMap planes(SharingPlan::Plain(shape), DType::kF32, 16);
+  EXPECT_EQ(planes.planes().size(), 12U);
+  EXPECT_EQ(planes.plane_bytes(), 16U * 8 * 4);
+  EXPECT_EQ(planes.block_bytes(), 12U * 16 * 8 * 4);
+  EXPECT_EQ(planes.bytes_per_token(), 12U * 8 * 4);
+  EXPECT_EQ(planes.key_bytes_per_token(), 6U * 8 * 4);
+  EXPECT_EQ(planes.value_bytes_per_token(), 6U * 8 * 4);
+  EXPECT_EQ(planes.plain_bytes_per_token(), planes.bytes_per_token());
+  EXPECT_EQ(planes.score_bytes_per_token(), 0U);
+  EXPECT_EQ(PlaneMap(SharingPlan::Plain(shape), DType::kBF16, 16).block_bytes(),
+            planes.block_bytes() / 2);
+}
+
+TEST(PlaneMap, PlanesOfALayerStandTogether) {
+  const AttentionShape shape = {
+      .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), DType::kF32, 2);
+  constexpr size_t kPlane = 2 * 4 * 4;
+  ASSERT_EQ(planes.planes().size(), 6U);
+  const HeadRef heads[] = {{0, 0}, {0, 1}, {0, 0}, {0, 1}, {1, 0}, {1, 1}};
+  for (size_t i = 0; i < 6; ++i) {
+    const bool value = i == 2 || i == 3;
+    EXPECT_EQ(planes.planes()[i].kind, value ? PlaneKind::kValue : PlaneKind::kKey) << i;
+    EXPECT_EQ(planes.planes()[i].head, heads[i]) << i;
+    EXPECT_EQ(planes.planes()[i].offset, i * kPlane) << i;
+  }
+  EXPECT_EQ(planes.KeyOffset({1, 1}), 5 * kPlane);
+  EXPECT_EQ(planes.ValueOffset({0, 1}), 3 * kPlane);
+}
+
+TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
+  const AttentionShape shape = {
+      .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), DType::kF32, 2);
+  EXPECT_DEATH(planes.ValueOffset({1, 0}), "the plan has that value plane");
+  EXPECT_DEATH(planes.KeyOffset({2, 0}), "a layer of the plan");
+  EXPECT_DEATH(planes.KeyOffset({1, 2}), "a kv head of the plan");
+}
+
+// What the architectures promise, to the byte.
+TEST(PlaneMap, Ratios) {
+  for (const int32_t num_layers : {8, 12, 24, 32}) {
+    for (const int32_t num_kv_heads : {1, 4}) {
+      const AttentionShape shape = {.num_layers = num_layers,
+                                    .num_query_heads = 4,
+                                    .num_kv_heads = num_kv_heads,
+                                    .head_dim = 64};
+      const double layers = num_layers;
+      const double computing = num_layers / 4;
+      nlohmann::json reuse = *NamedPlan("reuse", shape);
+      EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"svformer"})", shape), (layers + 1) / (2 * layers));
+      EXPECT_DOUBLE_EQ(Ratio(reuse.dump().c_str(), shape), (computing + layers) / (2 * layers));
+      EXPECT_DOUBLE_EQ(
+          Ratio(nlohmann::json::array({{{"preset", "svformer"}}, reuse}).dump().c_str(), shape),
+          (computing + 1) / (2 * layers));
+      EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"cla","factor":2})", shape), 0.5);
+      EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"resformer"})", shape), 1);
+    }
+  }
+  const AttentionShape wide = {
+      .num_layers = 32, .num_query_heads = 8, .num_kv_heads = 8, .head_dim = 128};
+  EXPECT_DOUBLE_EQ(Ratio(NamedPlan("svformer-reuse", wide)->dump().c_str(), wide), 9.0 / 64);
+}
+
+TEST(PlaneMap, SlaHoldsOnlyWhatIsRead) {
+  const AttentionShape shape = {
+      .num_layers = 12, .num_query_heads = 12, .num_kv_heads = 12, .head_dim = 64};
+  EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"sla","skip_layers":9,"skip_heads":9})", shape), 1 - 0.1875);
+}
+
+TEST(PlaneMap, ScoreBytes) {
+  const AttentionShape shape = {
+      .num_layers = 8, .num_query_heads = 6, .num_kv_heads = 2, .head_dim = 64};
+  const auto score_bytes = [&](const char* name) {
+    return PlaneMap(*ParsePlan(*NamedPlan(name, shape), shape), DType::kBF16, 16)
+        .score_bytes_per_token();
+  };
+  EXPECT_EQ(score_bytes("reuse"), 6 * sizeof(float));
+  EXPECT_EQ(score_bytes("svformer"), 0U);
+  // Layers 1-3 have layer 0's scores and values: outputs are reused, and so above layer 4.
+  EXPECT_EQ(score_bytes("svformer-reuse"), 0U);
+}
+
+}  // namespace
+}  // namespace strata::kvcache

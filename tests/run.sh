@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything and runs every test: a release build with the whole
+# suite, then the core (kernels, kvcache, engine, parsers) under AddressSanitizer and UBSan. May be
+# run again and again.
+#
+#   ./tests/run.sh               what continuous integration runs
+#   ./tests/run.sh --sanitize    the whole suite under ASan + UBSan, the core under TSan: by hand
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+./deploy/install_packages.sh --tests
+jobs=$(nproc)
+
+# build_and_test DIR LABEL CMAKE_OPTION...
+build_and_test() {
+  local dir=$1 label=$2
+  shift 2
+  echo "== $label: building in $dir"
+  mkdir -p "$dir"
+  if ! { cmake -S . -B "$dir" -G Ninja "$@" && cmake --build "$dir" -j "$jobs"; } \
+    >"$dir/build.log" 2>&1; then
+    tail -n 60 "$dir/build.log"
+    echo "== $label: the build failed, the whole log is $dir/build.log"
+    exit 1
+  fi
+  echo "== $label: testing"
+  ctest --test-dir "$dir" --output-on-failure -j "$jobs"
+}
+
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
+if [[ "${1:-}" == --sanitize ]]; then
+  build_and_test build-asan "whole suite, ASan + UBSan" \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSTRATA_SANITIZE=address,undefined
+  build_and_test build-tsan "core, TSan" \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSTRATA_SANITIZE=thread -DSTRATA_SERVER=OFF
+else
+  build_and_test build "release" -DCMAKE_BUILD_TYPE=Release
+  build_and_test build-core-asan "core, ASan + UBSan" \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSTRATA_SANITIZE=address,undefined -DSTRATA_SERVER=OFF
+fi

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""The strata program as a user runs it, on the model that ships: cli_test.py BUILD/bin/strata."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from strata_process import Served, run, without_strata_variables
+
+BINARY = sys.argv.pop(1)
+PROMPT = 'Once upon a time'
+
+
+def strata(*arguments, **options):
+    return run(BINARY, *arguments, env=without_strata_variables(), **options)
+
+
+class CommandLine(unittest.TestCase):
+
+    def assert_fails(self, result, code, *words):
+        self.assertEqual(result.returncode, code, result)
+        self.assertEqual(result.stderr.count('\n'), 1, result.stderr)
+        self.assertTrue(result.stderr.startswith('strata: '), result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+
+    def test_help_and_version(self):
+        self.assertRegex(strata('--version').stdout, r'^strata \d+\.\d+\.\d+\n$')
+        self.assertIn('serve', strata('--help').stdout)
+        for name in ('serve', 'generate', 'plan', 'health'):
+            result = strata(name, '--help')
+            self.assertEqual(result.returncode, 0)
+            self.assertIn('--', result.stdout)
+
+    def test_bad_flags(self):
+        self.assert_fails(strata(), 2)
+        self.assert_fails(strata('serve', '--cache-bytes', '1XB'), 2, '--cache-bytes', '1XB')
+        self.assert_fails(strata('serve', '--grpc-address', 'here'), 2, "'here'", 'HOST:PORT')
+
+    def test_plan_of_the_shipped_model(self):
+        result = strata('plan', '--json')
+        self.assertEqual(result.returncode, 0, result.stderr)
+        plan = json.loads(result.stdout)
+        layers = len(plan['layers'])
+        self.assertAlmostEqual(plan['ratio'], (layers + 1) / (2 * layers))
+        self.assertEqual(strata('plan').returncode, 0)
+
+    def test_unknown_model(self):
+        for command in ('plan', 'serve'):
+            result = strata(command, '--model', '/no/such/model')
+            self.assert_fails(result, 1, '/no/such/model')
+
+    def test_no_server(self):
+        with socket.socket() as unused:
+            unused.bind(('127.0.0.1', 0))  # taken, but nobody listens
+            address = '127.0.0.1:%d' % unused.getsockname()[1]
+            self.assert_fails(strata('generate', '--server', address, '--prompt', 'a'), 1, address)
+            self.assert_fails(strata('health', '--server', address), 1, address)
+
+    def test_full_disk(self):
+        with open('/dev/full', 'w') as full:
+            self.assert_fails(strata('plan', stdout=full), 1, 'No space left on device')
+
+
+class Server(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Served(BINARY).__enter__()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+
+    def generate(self, *arguments, **options):
+        return strata('generate', '--server', self.server.address, '--prompt', PROMPT, *arguments,
+                      **options)
+
+    def test_health(self):
+        result = strata('health', '--server', self.server.address)
+        self.assertEqual((result.returncode, result.stdout), (0, 'SERVING\n'))
+
+    def test_json_and_text_agree(self):
+        flags = ('--max-tokens', '40', '--temperature', '0.8', '--seed', '7')
+        result = self.generate('--json', *flags)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        answer = json.loads(result.stdout)
+        self.assertEqual(len(answer['token_ids']), answer['metrics']['generated_tokens'])
+        self.assertEqual(len(answer['prompt_token_ids']), answer['metrics']['prompt_tokens'])
+        self.assertIn(answer['finish_reason'], ('stop', 'length'))
+        self.assertEqual(answer['seed'], 7)
+        self.assertTrue(answer['request_id'])
+        cache = answer['metrics']['peak_cache_bytes']
+        self.assertLess(cache['keys'] + cache['values'], answer['metrics']['plain_cache_bytes'])
+        self.assertEqual(self.generate(*flags).stdout, answer['text'] + '\n')
+        shown = self.generate('--metrics', *flags).stdout
+        self.assertTrue(shown.startswith(answer['text']))
+        self.assertIn('time to first token', shown)
+
+    def test_prompt_from_a_file(self):
+        with tempfile.NamedTemporaryFile('w') as file:
+            file.write(PROMPT)
+            file.flush()
+            flags = ('--server', self.server.address, '--temperature', '0', '--max-tokens', '9')
+            from_file = strata('generate', '--prompt-file', file.name, *flags)
+            from_stdin = strata('generate', '--prompt-file', '-', *flags, input=PROMPT)
+        direct = self.generate('--temperature', '0', '--max-tokens', '9')
+        self.assertEqual(from_file.stdout, direct.stdout)
+        self.assertEqual(from_stdin.stdout, direct.stdout)
+
+    def test_server_refuses(self):
+        for flags, field in ((('--temperature', '-1'), 'temperature'),
+                             (('--top-p', 'nan'), 'top_p'),
+                             (('--max-tokens', '100000'), 'max_tokens')):
+            result = self.generate(*flags)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn('INVALID_ARGUMENT: %s: ' % field, result.stderr)
+
+    def test_full_disk_and_closed_pipe(self):
+        with open('/dev/full', 'w') as full:
+            result = self.generate('--ignore-eos', stdout=full)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn('No space left on device', result.stderr)
+        pipe_end, write_end = os.pipe()
+        os.close(pipe_end)
+        result = self.generate('--ignore-eos', stdout=write_end)
+        os.close(write_end)
+        self.assertEqual((result.returncode, result.stderr), (1, ''))
+
+    def test_interrupt_cancels(self):
+        process = subprocess.Popen(
+            [BINARY, 'generate', '--server', self.server.address, '--prompt', PROMPT,
+             '--ignore-eos', '--max-tokens', '480'],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        if process.returncode != 0:  # it may have been done already
+            self.assertEqual((process.returncode, error), (1, 'strata: cancelled\n'))
+
+    def test_port_in_use(self):
+        result = strata('serve', '--grpc-address', self.server.address)
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(result.stderr.splitlines()[-1], 'strata: cannot listen on %s: %s' %
+                         (self.server.address, 'Address already in use'))
+
+
+class Signals(unittest.TestCase):
+
+    def test_sigterm_drains(self):
+        with Served(BINARY) as server:
+            process = subprocess.Popen(
+                [BINARY, 'generate', '--server', server.address, '--prompt', PROMPT, '--json',
+                 '--ignore-eos', '--max-tokens', '300'],
+                stdout=subprocess.PIPE, text=True)
+            one_more = strata('generate', '--server', server.address, '--prompt', PROMPT,
+                              '--max-tokens', '1')  # the first is running by now, or done
+            self.assertEqual(one_more.returncode, 0)
+            server.send(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0)
+            self.assertEqual(json.loads(output)['metrics']['generated_tokens'], 300)
+            self.assertEqual(server.wait(), 0)
+            self.assertIn('drained', server.log[-1])
+
+
+if __name__ == '__main__':
+    unittest.main()

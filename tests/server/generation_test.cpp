@@ -1,0 +1,288 @@
+#include "server/generation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+
+#include "gtest/gtest.h"
+#include "server/unicode.h"
+#include "tests/server/served_model.h"
+
+namespace strata::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Keeps what it is told. With `prompt_reader` it is ready for more at once, else on Resume.
+class RecordingClient final : public server::GenerationClient {
+ public:
+  explicit RecordingClient(bool prompt_reader) : prompt_reader_(prompt_reader) {}
+
+  void OnStarted(server::GenerationStarted event) override {
+    const std::lock_guard lock(mutex_);
+    started = std::move(event);
+    Told("started");
+  }
+  void OnDelta(server::GenerationDelta delta) override {
+    const std::lock_guard lock(mutex_);
+    EXPECT_EQ(server::FindInvalidUtf8(delta.text), std::nullopt);
+    text += delta.text;
+    ids.insert(ids.end(), delta.token_ids.begin(), delta.token_ids.end());
+    Told("delta");
+  }
+  void OnFinished(const server::GenerationFinished& event) override {
+    const std::lock_guard lock(mutex_);
+    finished = event;
+    Told("finished");
+  }
+  void OnStalled() override {
+    const std::lock_guard lock(mutex_);
+    Told("stalled");
+  }
+  void OnClosed(const absl::Status& event) override {
+    const std::lock_guard lock(mutex_);
+    status = event;
+    told.push_back("closed");
+    changed_.notify_all();
+  }
+
+  void Attach(std::shared_ptr<server::Generation> generation) {
+    const std::lock_guard lock(mutex_);
+    generation_ = std::move(generation);
+  }
+  bool WaitFor(const std::string& what) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(
+        lock, seconds(60), [&] { return std::find(told.begin(), told.end(), what) != told.end(); });
+  }
+
+  std::vector<std::string> told;
+  server::GenerationStarted started;
+  std::string text;
+  std::vector<int32_t> ids;
+  server::GenerationFinished finished;
+  absl::Status status;
+
+ private:
+  void Told(const std::string& what) {
+    told.push_back(what);
+    changed_.notify_all();
+    if (prompt_reader_) generation_->Resume();
+  }
+
+  const bool prompt_reader_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<server::Generation> generation_;
+};
+
+class GenerationTest : public ::testing::Test {
+ protected:
+  GenerationTest() : pump_(milliseconds(5)) {
+    engine::EngineOptions options;
+    options.model_dir = dir_.path();
+    options.threads = 1;
+    auto engine = engine::Engine::Create(options);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    engine_ = *std::move(engine);
+    auto tokenizer = server::Tokenizer::Load(dir_.path());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = *std::move(tokenizer);
+    context_ = {.engine = engine_.get(), .tokenizer = tokenizer_.get(), .pump = &pump_};
+  }
+
+  std::shared_ptr<server::Generation> MustStart(server::GenerationRequest request,
+                                                RecordingClient* client) {
+    auto generation = server::Generation::Create(context_, std::move(request), client);
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    client->Attach(*generation);
+    EXPECT_TRUE((*generation)->Start().ok());
+    return *generation;
+  }
+
+  std::string ErrorOf(server::GenerationRequest request) {
+    RecordingClient client(/*prompt_reader=*/true);
+    auto generation = server::Generation::Create(context_, std::move(request), &client);
+    absl::Status status = generation.ok() ? (*generation)->Start() : generation.status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_TRUE(client.told.empty());
+    return std::string(status.message());
+  }
+
+  static server::GenerationRequest Text(std::string text, int32_t max_tokens) {
+    server::GenerationRequest request;
+    request.prompt = std::move(text);
+    request.max_tokens = max_tokens;
+    request.temperature = 0.0F;
+    request.ignore_eos = true;
+    return request;
+  }
+
+  TinyModelDir dir_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<server::Tokenizer> tokenizer_;
+  server::StreamPump pump_;
+  server::GenerationContext context_;
+};
+
+// Ends at its first Pump, during which it is woken again.
+class ShortStream final : public server::StreamPump::Stream,
+                          public std::enable_shared_from_this<ShortStream> {
+ public:
+  explicit ShortStream(server::StreamPump* pump) : pump_(pump) {}
+  bool Pump() override {
+    pump_->Wake(shared_from_this());
+    ++pumped;
+    return true;
+  }
+  void Tick(server::StreamPump::Clock::time_point /*now*/) override {}
+
+  std::atomic<int> pumped = 0;
+
+ private:
+  server::StreamPump* const pump_;
+};
+
+TEST(StreamPumpTest, AStreamThatHasEndedIsLeftAlone) {
+  server::StreamPump pump(milliseconds(1));
+  const auto first = std::make_shared<ShortStream>(&pump);
+  pump.Wake(first);
+  ASSERT_TRUE(pump.WaitIdle(seconds(60)));
+  const auto second = std::make_shared<ShortStream>(&pump);  // after the first's second wake
+  pump.Wake(second);
+  ASSERT_TRUE(pump.WaitIdle(seconds(60)));
+  EXPECT_EQ(first->pumped, 1);
+}
+
+TEST_F(GenerationTest, TellsInOrderAndDetokenizes) {
+  RecordingClient client(/*prompt_reader=*/true);
+  const auto generation = MustStart(Text("abc", 40), &client);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_TRUE(client.status.ok()) << client.status;
+  EXPECT_EQ(client.told.front(), "started");
+  EXPECT_EQ(client.told[client.told.size() - 2], "finished");
+  EXPECT_EQ(client.started.prompt_token_ids, (std::vector<int32_t>{'a' + 1, 'b' + 1, 'c' + 1}));
+  EXPECT_EQ(client.ids.size(), 40U);
+  EXPECT_EQ(client.finished.reason, engine::FinishReason::kLength);
+  EXPECT_EQ(client.finished.metrics.generated_tokens, 40);
+  std::vector<int32_t> tokens;  // those that are
+  for (const int32_t id : client.ids) {
+    if (id < tokenizer_->vocab_size()) tokens.push_back(id);
+  }
+  auto bytes = tokenizer_->Decode(tokens, /*skip_special=*/true);
+  ASSERT_TRUE(bytes.ok());
+  std::string expected;
+  server::TakeValidUtf8(/*at_end=*/true, &*bytes, &expected);
+  EXPECT_EQ(client.text, expected);
+  EXPECT_TRUE(pump_.WaitIdle(seconds(10)));
+}
+
+TEST_F(GenerationTest, SlowReaderGetsMergedDeltas) {
+  RecordingClient prompt(/*prompt_reader=*/true);
+  MustStart(Text("xyz", 100), &prompt);
+  RecordingClient slow(/*prompt_reader=*/false);
+  const auto generation = MustStart(Text("xyz", 100), &slow);
+  ASSERT_TRUE(prompt.WaitFor("closed"));
+  ASSERT_TRUE(slow.WaitFor("started"));
+  engine_->Shutdown(seconds(60));  // all tokens are made
+  generation->Resume();
+  ASSERT_TRUE(slow.WaitFor("delta"));
+  generation->Resume();
+  ASSERT_TRUE(slow.WaitFor("finished"));
+  generation->Resume();
+  ASSERT_TRUE(slow.WaitFor("closed"));
+  EXPECT_EQ(slow.told, (std::vector<std::string>{"started", "delta", "finished", "closed"}));
+  EXPECT_EQ(slow.ids, prompt.ids);
+  EXPECT_EQ(slow.text, prompt.text);
+}
+
+TEST_F(GenerationTest, ReaderThatStandsStillIsCancelled) {
+  context_.write_timeout = milliseconds(30);
+  RecordingClient client(/*prompt_reader=*/false);
+  const auto generation = MustStart(Text("abc", 400), &client);
+  ASSERT_TRUE(client.WaitFor("stalled"));
+  generation->Resume();
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(client.told, (std::vector<std::string>{"started", "stalled", "closed"}));
+  engine_->Shutdown(seconds(60));
+  EXPECT_EQ(engine_->load().blocks_used, 0);
+}
+
+TEST_F(GenerationTest, CancelEndsItAndFreesItsBlocks) {
+  RecordingClient client(/*prompt_reader=*/true);
+  const auto generation = MustStart(Text("abc", 500), &client);
+  ASSERT_TRUE(client.WaitFor("delta"));
+  generation->Cancel();
+  generation->Cancel();
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.status.code(), absl::StatusCode::kCancelled);
+  EXPECT_LT(client.ids.size(), 500U);
+  engine_->Shutdown(seconds(60));
+  EXPECT_EQ(engine_->load().blocks_used, 0);
+}
+
+TEST_F(GenerationTest, HoweverCancelMeetsTheEndItClosesOnce) {
+  for (int i = 0; i < 200; ++i) {
+    RecordingClient client(/*prompt_reader=*/true);
+    const auto generation = MustStart(Text("abc", 1 + i % 5), &client);
+    ASSERT_TRUE(i % 2 == 0 || client.WaitFor("delta"));
+    generation->Cancel();
+    ASSERT_TRUE(client.WaitFor("closed"));
+    ASSERT_TRUE(pump_.WaitIdle(seconds(60)));
+    ASSERT_EQ(std::count(client.told.begin(), client.told.end(), "closed"), 1);
+  }
+}
+
+TEST_F(GenerationTest, DrawsIdAndSeedAndReturnsThem) {
+  std::set<std::string> ids;
+  std::set<uint64_t> seeds;
+  for (int i = 0; i < 8; ++i) {
+    RecordingClient client(/*prompt_reader=*/true);
+    const auto generation = MustStart(Text("a", 1), &client);
+    ASSERT_TRUE(client.WaitFor("closed"));
+    ids.insert(generation->id());
+    seeds.insert(client.started.seed);
+  }
+  EXPECT_EQ(ids.size(), 8U);
+  EXPECT_EQ(seeds.size(), 8U);
+
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("a", 1);
+  request.request_id = "mine";
+  request.seed = 7;
+  EXPECT_EQ(MustStart(request, &client)->id(), "mine");
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.started.seed, 7U);
+}
+
+TEST_F(GenerationTest, DefaultMaxTokensIsCutToWhatFits) {
+  for (const auto& [prompt, expected] : std::vector<std::pair<size_t, size_t>>{
+           {3, 256}, {kTinyPositions - 40, 40}, {kTinyPositions - 1, 1}}) {
+    RecordingClient client(/*prompt_reader=*/true);
+    server::GenerationRequest request = Text(std::string(prompt, 'a'), 0);
+    request.max_tokens.reset();
+    MustStart(std::move(request), &client);
+    ASSERT_TRUE(client.WaitFor("closed"));
+    EXPECT_TRUE(client.status.ok()) << client.status;
+    EXPECT_EQ(client.ids.size(), expected);
+  }
+}
+
+TEST_F(GenerationTest, RefusesBadInputNamingTheField) {
+  EXPECT_EQ(ErrorOf({}), "prompt: none; give text or token_ids");
+  EXPECT_EQ(ErrorOf(Text("", 1)), "prompt: empty text; at least one character is needed");
+  EXPECT_EQ(ErrorOf(Text("ab\xFF", 1)).rfind("prompt: ", 0), 0U);
+  server::GenerationRequest long_id = Text("a", 1);
+  long_id.request_id = std::string(129, 'x');
+  EXPECT_EQ(ErrorOf(long_id), "request_id: 129 bytes; at most 128");
+  server::GenerationRequest full = Text(std::string(kTinyPositions, 'a'), 1);
+  full.max_tokens.reset();
+  EXPECT_EQ(ErrorOf(full).rfind("prompt: 512 ", 0), 0U);
+}
+
+}  // namespace
+}  // namespace strata::testing

@@ -1,0 +1,155 @@
+#include "server/options.h"
+
+#include <cstdlib>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "server/option_values.h"
+
+namespace strata::server {
+namespace {
+
+Command Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "strata");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+std::string ErrorOf(const std::vector<const char*>& arguments) {
+  const Command command = Parse(arguments);
+  const auto* answer = std::get_if<Answer>(&command);
+  if (answer == nullptr) return "no error";
+  EXPECT_EQ(answer->exit_code, 2);
+  EXPECT_EQ(answer->text.find('\n'), std::string::npos) << answer->text;
+  return answer->text;
+}
+
+// An environment variable for the life of the object.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~ScopedVariable() { unsetenv(name_); }
+
+ private:
+  const char* const name_;
+};
+
+TEST(OptionsTest, DefaultsAreTheEngines) {
+  const auto serve = std::get<ServeOptions>(Parse({"serve"}));
+  EXPECT_EQ(serve.model_dir, "");
+  EXPECT_EQ(serve.grpc_address, "127.0.0.1:50051");
+  EXPECT_EQ(serve.engine.cache_bytes, size_t{64} << 20);
+  EXPECT_EQ(serve.engine.block_tokens, 16);
+  EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(30));
+  EXPECT_EQ(serve.write_timeout, std::chrono::seconds(60));
+}
+
+TEST(OptionsTest, ReadsEveryKindOfValue) {
+  const auto serve = std::get<ServeOptions>(
+      Parse({"serve", "--model", "m", "--cache-bytes", "1GiB", "--threads", "3", "--dtype", "bf16",
+             "--cross-layer", R"({"preset":"plain"})", "--drain-timeout=1m30s", "--log-level",
+             "debug", "--grpc-address", "0.0.0.0:1"}));
+  EXPECT_EQ(serve.model_dir, "m");
+  EXPECT_EQ(serve.engine.cache_bytes, size_t{1} << 30);
+  EXPECT_EQ(serve.engine.threads, 3);
+  EXPECT_EQ(serve.engine.dtype, "bf16");
+  EXPECT_EQ(serve.engine.cross_layer, R"({"preset":"plain"})");
+  EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(90));
+
+  const auto generate = std::get<GenerateOptions>(
+      Parse({"generate", "--prompt", "a b", "--temperature", "-1", "--top-k", "-2", "--seed",
+             "18446744073709551615", "--json"}));
+  EXPECT_EQ(generate.prompt, "a b");
+  EXPECT_EQ(generate.temperature, -1.0F);  // the server's to refuse
+  EXPECT_EQ(generate.top_k, -2);
+  EXPECT_EQ(generate.seed, ~uint64_t{0});
+  EXPECT_EQ(generate.max_tokens, std::nullopt);
+  EXPECT_TRUE(generate.json);
+  EXPECT_FALSE(generate.metrics);
+
+  EXPECT_TRUE(std::get<PlanOptions>(Parse({"plan", "--json", "--model", "m"})).json);
+  EXPECT_EQ(std::get<HealthOptions>(Parse({"health", "--service", "x"})).service, "x");
+}
+
+TEST(OptionsTest, AnOptionIsAlsoAnEnvironmentVariable) {
+  const ScopedVariable bytes("STRATA_CACHE_BYTES", "2MiB");
+  const ScopedVariable threads("STRATA_THREADS", "5");
+  const auto serve = std::get<ServeOptions>(Parse({"serve", "--threads", "1"}));
+  EXPECT_EQ(serve.engine.cache_bytes, size_t{2} << 20);
+  EXPECT_EQ(serve.engine.threads, 1);  // the flag wins
+  EXPECT_EQ(std::get<PlanOptions>(Parse({"plan"})).cache_bytes, size_t{2} << 20);
+  const ScopedVariable seed("STRATA_SEED", "5");
+  EXPECT_EQ(std::get<GenerateOptions>(Parse({"generate", "--prompt", "a"})).seed, std::nullopt);
+}
+
+TEST(OptionsTest, AVariableIsReadOnlyByItsSubcommand) {
+  const ScopedVariable threads("STRATA_THREADS", "many");
+  EXPECT_EQ(ErrorOf({"serve"}).rfind("--threads: 'many' is not ", 0), 0U);
+  EXPECT_TRUE(std::holds_alternative<PlanOptions>(Parse({"plan"})));
+}
+
+TEST(OptionsTest, ABadValueIsOneLineNamingOptionValueAndLimit) {
+  EXPECT_EQ(ErrorOf({"serve", "--cache-bytes", "64XB"}),
+            "--cache-bytes: '64XB' is not a size such as 64MiB, 1GiB, 500MB or 4096");
+  EXPECT_EQ(ErrorOf({"serve", "--block-tokens", "0"}),
+            "--block-tokens: '0' is not a whole number in 1..2147483647");
+  EXPECT_EQ(ErrorOf({"serve", "--device", "gpu"}), "--device: 'gpu' is not auto|cpu|cuda");
+  EXPECT_EQ(ErrorOf({"serve", "--drain-timeout", "25h"}),
+            "--drain-timeout: '25h' is outside 0s..24h");
+  EXPECT_EQ(ErrorOf({"generate", "--prompt", "a", "--max-tokens", "x"}),
+            "--max-tokens: 'x' is not a whole number of 32 bits");
+  EXPECT_EQ(ErrorOf({"serve", "--grpc-address", "here:70000"}),
+            "--grpc-address: 'here:70000' is not HOST:PORT with a port in 0..65535");
+  EXPECT_EQ(ErrorOf({"generate"}), "--prompt: give either --prompt or --prompt-file");
+  EXPECT_EQ(ErrorOf({"generate", "--prompt", "a", "--prompt-file", "b"}),
+            "--prompt: give either --prompt or --prompt-file");
+  EXPECT_NE(ErrorOf({"serve", "--no-such-flag"}).find("--no-such-flag"), std::string::npos);
+  EXPECT_NE(ErrorOf({"serve", "--model"}).find("--model"), std::string::npos);
+  EXPECT_NE(ErrorOf({"fly"}).find("fly"), std::string::npos);
+  EXPECT_EQ(ErrorOf({}), "a subcommand is needed, such as serve; strata --help shows all");
+}
+
+TEST(OptionsTest, HelpAndVersion) {
+  const auto version = std::get<Answer>(Parse({"--version"}));
+  EXPECT_EQ(version.exit_code, 0);
+  EXPECT_EQ(version.text.rfind("strata ", 0), 0U);
+  const auto help = std::get<Answer>(Parse({"--help"}));
+  EXPECT_EQ(help.exit_code, 0);
+  for (const char* name : {"serve", "generate", "plan", "health"}) {
+    EXPECT_NE(help.text.find(name), std::string::npos);
+    const auto of_command = std::get<Answer>(Parse({name, "--help"}));
+    EXPECT_EQ(of_command.exit_code, 0);
+    EXPECT_NE(of_command.text.find("--"), std::string::npos);
+  }
+  const auto serve = std::get<Answer>(Parse({"serve", "--help"}));
+  EXPECT_NE(serve.text.find("STRATA_CACHE_BYTES"), std::string::npos);
+  EXPECT_NE(serve.text.find("64MiB"), std::string::npos);
+}
+
+TEST(OptionValuesTest, Bytes) {
+  EXPECT_EQ(*ParseBytes("0"), 0U);
+  EXPECT_EQ(*ParseBytes("4096"), 4096U);
+  EXPECT_EQ(*ParseBytes("500MB"), 500'000'000U);
+  EXPECT_EQ(*ParseBytes("3KiB"), 3072U);
+  EXPECT_EQ(*ParseBytes("2TiB"), size_t{2} << 40);
+  for (const char* bad : {"", "MiB", "-1", "1.5GiB", "64M", "64mib", "1 GiB", "9999999999TiB",
+                          "99999999999999999999", "0x10"}) {
+    EXPECT_FALSE(ParseBytes(bad).ok()) << bad;
+  }
+  for (const size_t bytes : {size_t{0}, size_t{1000}, size_t{1} << 20, size_t{3} << 29}) {
+    EXPECT_EQ(*ParseBytes(FormatBytes(bytes)), bytes);
+  }
+  EXPECT_EQ(FormatBytes(size_t{64} << 20), "64MiB");
+}
+
+TEST(OptionValuesTest, Duration) {
+  EXPECT_EQ(*ParseDuration("30s"), std::chrono::seconds(30));
+  EXPECT_EQ(*ParseDuration("0"), std::chrono::seconds(0));
+  EXPECT_EQ(*ParseDuration("250ms"), std::chrono::milliseconds(250));
+  for (const char* bad : {"", "30", "-1s", "25h", "inf", "s"}) {
+    EXPECT_FALSE(ParseDuration(bad).ok()) << bad;
+  }
+  EXPECT_EQ(FormatDuration(std::chrono::minutes(1)), "1m");
+}
+
+}  // namespace
+}  // namespace strata::server

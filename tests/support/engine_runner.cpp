@@ -1,0 +1,96 @@
+#include "tests/support/engine_runner.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <random>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+
+namespace strata::testing {
+namespace {
+
+void Require(const absl::Status& status) {
+  if (!status.ok()) throw std::runtime_error(status.ToString());
+}
+
+}  // namespace
+
+ScratchDir::ScratchDir() {
+  std::string name = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+  path_ = name;
+}
+
+ScratchDir::~ScratchDir() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void Recording::OnStarted(const engine::StartedEvent& event) {
+  in_order = in_order && num_started == 0 && num_finished == 0 && tokens.empty();
+  ++num_started;
+  start = event;
+}
+
+void Recording::OnToken(const engine::TokenEvent& event) {
+  in_order = in_order && num_started == 1 && num_finished == 0;
+  const int32_t expected = positions.empty() ? start.prompt_tokens : positions.back() + 1;
+  in_order = in_order && event.position == expected;
+  tokens.push_back(event.token);
+  positions.push_back(event.position);
+}
+
+void Recording::OnFinished(const engine::FinishedEvent& event) {
+  in_order = in_order && num_finished == 0;
+  ++num_finished;
+  end = event;
+}
+
+EngineRunner::EngineRunner(const engine::EngineOptions& options) {
+  auto core = engine::EngineCore::Create(options);
+  Require(core.status());
+  core_ = *std::move(core);
+  core_->set_logits_hook([this](const engine::Sequence& sequence, std::span<const float> logits) {
+    recordings_.at(sequence.id)->logits.emplace_back(logits.begin(), logits.end());
+  });
+}
+
+absl::Status EngineRunner::Submit(const std::string& id, std::vector<int32_t> prompt,
+                                  const engine::SamplingParams& sampling) {
+  engine::Request request{.id = id, .prompt = std::move(prompt), .sampling = sampling};
+  if (absl::Status status = core_->Validate(request); !status.ok()) return status;
+  const auto recording = std::make_shared<Recording>();
+  if (!recordings_.emplace(id, recording).second) throw std::runtime_error("id used twice: " + id);
+  core_->Add(std::move(request), recording, std::chrono::steady_clock::now());
+  return absl::OkStatus();
+}
+
+void EngineRunner::MustSubmit(const std::string& id, std::vector<int32_t> prompt,
+                              const engine::SamplingParams& sampling) {
+  Require(Submit(id, std::move(prompt), sampling));
+}
+
+void EngineRunner::Step() {
+  core_->Step();
+  Require(core_->CheckIntegrity());
+}
+
+void EngineRunner::Run() {
+  while (core_->HasWork()) Step();
+}
+
+engine::SamplingParams Greedy(int32_t max_tokens) {
+  return {.temperature = 0, .max_tokens = max_tokens, .stop_ids = {}, .ignore_eos = true};
+}
+
+std::vector<int32_t> RandomPrompt(uint64_t seed, int32_t length, int32_t vocab) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> prompt(static_cast<size_t>(length));
+  for (int32_t& id : prompt) {
+    id = static_cast<int32_t>(random() % static_cast<uint64_t>(vocab));
+  }
+  return prompt;
+}
+
+}  // namespace strata::testing

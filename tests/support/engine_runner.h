@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/engine_core.h"
+#include "engine/types.h"
+
+namespace strata::testing {
+
+// A directory of its own that goes when the object does.
+class ScratchDir {
+ public:
+  ScratchDir();
+  ScratchDir(const ScratchDir&) = delete;
+  ScratchDir& operator=(const ScratchDir&) = delete;
+  ~ScratchDir();
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// What one request was told, and the logits that chose each of its tokens.
+struct Recording final : engine::RequestSink {
+  void OnStarted(const engine::StartedEvent& event) override;
+  void OnToken(const engine::TokenEvent& event) override;
+  void OnFinished(const engine::FinishedEvent& event) override;
+
+  int num_started = 0;
+  int num_finished = 0;
+  bool in_order = true;  // started, tokens at consecutive positions, finished
+  engine::StartedEvent start;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> positions;
+  engine::FinishedEvent end;
+  std::vector<std::vector<float>> logits;  // [a choice of a token][vocab]
+};
+
+// Drives an EngineCore step by step, without threads.
+//
+// Example: EngineRunner runner({.model_dir = dir});
+//          runner.MustSubmit("a", {1, 2, 3}, Greedy(8)); runner.Run(); runner["a"].tokens
+class EngineRunner {
+ public:
+  // Throws where the engine can't be made: the test fails with the status as its message.
+  explicit EngineRunner(const engine::EngineOptions& options);
+
+  // Validates, then queues.
+  absl::Status Submit(const std::string& id, std::vector<int32_t> prompt,
+                      const engine::SamplingParams& sampling);
+  void MustSubmit(const std::string& id, std::vector<int32_t> prompt,
+                  const engine::SamplingParams& sampling);
+  // One step. Throws where an invariant is broken after it.
+  void Step();
+  void Run();
+
+  const Recording& operator[](const std::string& id) const { return *recordings_.at(id); }
+  engine::EngineCore& core() { return *core_; }
+  int32_t blocks_used() const { return core_->cache().usage().blocks_used; }
+
+ private:
+  std::unique_ptr<engine::EngineCore> core_;
+  std::map<std::string, std::shared_ptr<Recording>> recordings_;
+};
+
+// Greedy, never stopped by an end-of-sequence token.
+engine::SamplingParams Greedy(int32_t max_tokens);
+
+// A prompt of `length` ids below `vocab`, another one for each seed.
+std::vector<int32_t> RandomPrompt(uint64_t seed, int32_t length, int32_t vocab);
+
+}  // namespace strata::testing
