@@ -84,9 +84,9 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& where, const Json& val
     return InvalidArgument(where, " lacks one of dtype, shape, data_offsets");
   }
   const auto* name = dtype->get_ptr<const Json::string_t*>();
-  const auto* type =
-      std::find_if(kElementTypes.begin(), kElementTypes.end(),
-                   [&](const ElementType& known) { return name != nullptr && *name == known.name; });
+  const auto* type = std::find_if(
+      kElementTypes.begin(), kElementTypes.end(),
+      [&](const ElementType& known) { return name != nullptr && *name == known.name; });
   if (type == kElementTypes.end()) {
     return InvalidArgument(where, ": unknown dtype ", PrintableJson(*dtype));
   }

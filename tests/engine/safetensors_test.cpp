@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/errors.h"
 #include "engine/safetensors_header.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -29,8 +30,8 @@ std::string Zeros(size_t count) { return std::string(count, '\0'); }
 // An entry "NAME":{...} of a header.
 std::string Entry(const std::string& name, const std::string& dtype, const std::string& shape,
                   const std::string& offsets) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
-         ",\"data_offsets\":" + offsets + "}";
+  return Concat("\"", name, "\":{\"dtype\":\"", dtype, "\",\"shape\":", shape,
+                ",\"data_offsets\":", offsets, "}");
 }
 
 // What is refused about a file, "" if nothing.
@@ -46,7 +47,7 @@ std::string Refusal(const std::string& header, size_t data_bytes) {
 
 std::string RefusalOfOne(const std::string& dtype, const std::string& shape,
                          const std::string& offsets, size_t data_bytes) {
-  return Refusal("{" + Entry("t", dtype, shape, offsets) + "}", data_bytes);
+  return Refusal(Concat("{", Entry("t", dtype, shape, offsets), "}"), data_bytes);
 }
 
 class SafetensorsDirTest : public ::testing::Test {
@@ -66,11 +67,10 @@ class SafetensorsDirTest : public ::testing::Test {
   void WriteShard(const std::string& file, const std::vector<std::string>& names) const {
     std::string header;
     for (size_t i = 0; i < names.size(); ++i) {
-      header += (i == 0 ? "" : ",") +
-                Entry(names[i], "F32", "[]",
-                      "[" + std::to_string(4 * i) + "," + std::to_string(4 * i + 4) + "]");
+      if (i > 0) header += ',';
+      header += Entry(names[i], "F32", "[]", Concat("[", 4 * i, ",", 4 * i + 4, "]"));
     }
-    WriteFile(dir_ / file, SafetensorsBytes("{" + header + "}", Zeros(4 * names.size())));
+    WriteFile(dir_ / file, SafetensorsBytes(Concat("{", header, "}"), Zeros(4 * names.size())));
   }
   void WriteIndex(const std::string& text) const {
     WriteFile(dir_ / "model.safetensors.index.json", text);
@@ -105,7 +105,7 @@ TEST(SafetensorsTest, FindsTensorsInPlace) {
 
 TEST(SafetensorsTest, FindNamesWhatIsWrong) {
   const std::string file =
-      SafetensorsBytes("{" + Entry("ids", "I64", "[2]", "[0,16]") + "}", Zeros(16));
+      SafetensorsBytes(Concat("{", Entry("ids", "I64", "[2]", "[0,16]"), "}"), Zeros(16));
   const auto checkpoint = Checkpoint::FromBytes(file);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const auto ids = (*checkpoint)->Find("ids");
@@ -133,14 +133,14 @@ TEST(SafetensorsTest, TakesEveryKnownDTypeAtItsSize) {
 
 TEST(SafetensorsTest, TakesOddButLawfulFiles) {
   EXPECT_EQ(Refusal("{}", 0), "");
-  EXPECT_EQ(Refusal("{}   ", 0), "");                       // padding
-  EXPECT_EQ(RefusalOfOne("F32", "[]", "[0,4]", 4), "");     // a scalar
-  EXPECT_EQ(RefusalOfOne("F32", "[0,7]", "[0,0]", 0), "");  // no elements
-  EXPECT_EQ(
-      Refusal("{" + Entry("z", "U8", "[3]", "[0,3]") + "," +  // any order, any alignment
-                  Entry("e", "F32", "[0]", "[3,3]") + "," + Entry("a", "F32", "[1]", "[3,7]") + "}",
-              7),
-      "");
+  EXPECT_EQ(Refusal("{}   ", 0), "");                                   // padding
+  EXPECT_EQ(RefusalOfOne("F32", "[]", "[0,4]", 4), "");                 // a scalar
+  EXPECT_EQ(RefusalOfOne("F32", "[0,7]", "[0,0]", 0), "");              // no elements
+  EXPECT_EQ(Refusal(Concat("{", Entry("z", "U8", "[3]", "[0,3]"), ",",  // any order, any alignment
+                           Entry("e", "F32", "[0]", "[3,3]"), ",",
+                           Entry("a", "F32", "[1]", "[3,7]"), "}"),
+                    7),
+            "");
 }
 
 TEST(SafetensorsTest, RefusesEveryTruncation) {
@@ -243,10 +243,10 @@ TEST(SafetensorsTest, RefusesDataThatIsNotLaidEndToEnd) {
             "safetensors: tensors end at byte 4 of the data, which has 5");
   EXPECT_EQ(RefusalOfOne("F32", "[1]", "[4,8]", 8),
             "safetensors: tensor t begins at byte 4 of the data, leaving a hole after 0");
-  EXPECT_EQ(
-      Refusal("{" + Entry("a", "U8", "[4]", "[0,4]") + "," + Entry("b", "U8", "[4]", "[3,7]") + "}",
-              7),
-      "safetensors: tensor b begins at byte 3 of the data, inside the one that ends at 4");
+  EXPECT_EQ(Refusal(Concat("{", Entry("a", "U8", "[4]", "[0,4]"), ",",
+                           Entry("b", "U8", "[4]", "[3,7]"), "}"),
+                    7),
+            "safetensors: tensor b begins at byte 3 of the data, inside the one that ends at 4");
   EXPECT_THAT(RefusalOfOne("U8", "[9223372036854775807]", "[0,9223372036854775807]", 8),
               HasSubstr("truncated file?"));
 }
