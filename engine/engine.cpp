@@ -35,7 +35,7 @@ absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) 
   if (absl::Status status = core_->Validate(request); !status.ok()) return status;
   const std::lock_guard lock(mutex_);
   if (draining_) return absl::UnavailableError("the server is shutting down");
-  const int64_t waiting = std::ssize(in_flight_) - load_.running;
+  const int64_t waiting = std::ssize(submissions_) + load_.waiting;
   if (waiting >= max_queue_) {
     return absl::ResourceExhaustedError(
         Concat("queue: ", waiting, " requests wait, the limit is ", max_queue_));
@@ -85,6 +85,7 @@ void Engine::Run() {
         return draining_ || !submissions_.empty() || !cancels_.empty() || core_->HasWork();
       });
       submissions.swap(submissions_);
+      load_.waiting += static_cast<int32_t>(submissions.size());
       cancels.swap(cancels_);
       stop = draining_ && ((submissions.empty() && !core_->HasWork()) || Clock::now() >= deadline_);
     }
@@ -97,6 +98,8 @@ void Engine::Run() {
     if (stop) {
       core_->FinishAll(FinishReason::kError, absl::UnavailableError("the server is shutting down"));
     } else {
+      core_->Admit();
+      UpdateLoad();  // a request that starts now no longer takes a place in the queue
       core_->Step();
     }
     UpdateLoad();

@@ -115,12 +115,16 @@ void EngineCore::FinishAll(FinishReason reason, const absl::Status& status) {
   }
 }
 
-void EngineCore::Step() {
+void EngineCore::Admit() {
   const Sequence::Time now = Clock::now();
   for (Sequence* sequence : scheduler_.Admit()) {
     sequence->started = now;
     sequence->sink->OnStarted({.prompt_tokens = sequence->prompt_size, .cached_tokens = 0});
   }
+}
+
+void EngineCore::Step() {
+  Admit();
   const std::vector<ScheduledRange> plan = scheduler_.Next();
   if (plan.empty()) return;
   Flatten(plan);

@@ -34,6 +34,8 @@ class EngineCore {
   void FinishAll(FinishReason reason, const absl::Status& status);
 
   bool HasWork() const { return !scheduler_.waiting().empty() || !scheduler_.running().empty(); }
+  // Starts the waiting requests that fit.
+  void Admit();
   // Admits, runs one batch, hands out the tokens. A device error ends the requests of the step with
   // it, and the core goes on.
   void Step();

@@ -16,7 +16,7 @@
 namespace strata::server {
 namespace {
 
-constexpr size_t kMaxPatternBytes = 64 * 1024;
+constexpr size_t kMaxPatternBytes = size_t{64} << 10;
 constexpr uint32_t kMaxNesting = 100;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "server/string_util.h"
+#include "server/unicode.h"
 
 namespace strata::server {
 namespace {
@@ -79,8 +80,7 @@ class Translator {
           Copy(1);  // a quantifier belongs to the atom before it
           break;
         default:
-          StartAtom();
-          Copy(1);
+          CopyCharacter();
       }
       if (!status.ok()) return status;
     }
@@ -104,6 +104,11 @@ class Translator {
   char EscapedLetter() const { return Rest().size() > 1 ? Rest()[1] : '\0'; }
 
   void StartAtom() { atom_start_ = out_.size(); }
+
+  void CopyCharacter() {
+    StartAtom();
+    Copy(ReadUtf8(pattern_, position_).size);
+  }
 
   // An escape with its argument in braces: \p{Lu}, \x{85}.
   size_t EscapeLength() const {
@@ -203,8 +208,7 @@ class Translator {
     const bool interval = close != std::string_view::npos && rest[close] == '}' && close > 1 &&
                           rest.substr(1, close - 1) != ",";
     if (!interval) {
-      StartAtom();
-      Copy(1);
+      CopyCharacter();
       return;
     }
     std::string bounds(rest.substr(0, close + 1));
@@ -214,7 +218,7 @@ class Translator {
       out_.insert(atom_start_, "(?:");
       out_ += Concat(bounds, ")");
     } else {
-      out_ += Concat(bounds);
+      out_ += bounds;
     }
   }
 

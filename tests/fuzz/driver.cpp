@@ -1,6 +1,6 @@
 // Feeds a fuzz target without libFuzzer: every seed as it is, then random mutations of the seeds
-// until the time is up. Not guided by coverage; clang's libFuzzer (-DSTRATA_FUZZ=ON) is, and runs by
-// hand. What it finds is written to ./crash-input before the target sees it.
+// until the time is up. Not guided by coverage; clang's libFuzzer (-DSTRATA_FUZZ=ON) is, and runs
+// by hand. What it finds is written to ./crash-input before the target sees it.
 //
 //   safetensors_fuzz [--seconds S] [--seed N] SEED_FILE_OR_FOLDER...
 #include <chrono>
@@ -45,10 +45,23 @@ size_t Below(Random& random, size_t limit) { return static_cast<size_t>(random()
 // One random edit: flip, overwrite, insert, delete, repeat, splice with another seed, or a number
 // of the kind that breaks parsers.
 void Mutate(Random& random, const std::vector<std::string>& seeds, std::string& input) {
-  static constexpr std::string_view kTokens[] = {
-      "-1", "0",    "1e400", "4294967296", "9223372036854775807", "18446744073709551616", "null",
-      "[]", "{}",   "\"\"",  "true",       "NaN",                 "[[[[[[[[",             "\xff",
-      "0x", "1e-9", "\\u0000"};
+  static constexpr std::string_view kTokens[] = {"-1",
+                                                 "0",
+                                                 "1e400",
+                                                 "4294967296",
+                                                 "9223372036854775807",
+                                                 "18446744073709551616",
+                                                 "null",
+                                                 "[]",
+                                                 "{}",
+                                                 "\"\"",
+                                                 "true",
+                                                 "NaN",
+                                                 "[[[[[[[[",
+                                                 "\xff",
+                                                 "0x",
+                                                 "1e-9",
+                                                 "\\u0000"};
   const size_t at = Below(random, input.size() + 1);
   const size_t length = std::min(input.size() - at, 1 + Below(random, 16));
   switch (Below(random, 7)) {

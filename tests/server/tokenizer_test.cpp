@@ -285,12 +285,14 @@ TEST(PreTokenizerTest, SplitBehaviors) {
 }
 
 TEST(PreTokenizerTest, SplitByRegexReadsOniguruma) {
-  const std::vector<std::string> known = {"12", "1234", "34", "56", "a", "\u180e", "\n", "a\u0301"};
+  const std::vector<std::string> known = {"12",     "1234", "34",      "56", "a",
+                                          "\u180e", "\n",   "a\u0301", "ééé"};
   const auto pieces = [&](std::string_view regex, std::string_view text) {
     return Pieces(Split({{"Regex", regex}}, "Isolated"), text, known);
   };
   EXPECT_THAT(pieces(R"(\d{1,2})", "123456"), ElementsAre("12", "34", "56"));
   EXPECT_THAT(pieces(R"(\d{2}+)", "1234a"), ElementsAre("1234", "a")) << "not possessive";
+  EXPECT_THAT(pieces("é{1,2}+", "éééa"), ElementsAre("ééé", "a"));
   EXPECT_THAT(pieces(R"(\s)", "a\u180e").size(), 2u) << "U+180E is no space";
   EXPECT_THAT(pieces(R"(\w+)", "a\u0301\n"), ElementsAre("a\u0301", "\n")) << "marks are in words";
   EXPECT_THAT(pieces(R"(a$)", "a\na"), ElementsAre("a", "\n", "a")) << "$ ends a line";
