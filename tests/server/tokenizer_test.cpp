@@ -1,59 +1,22 @@
 #include "server/tokenizer.h"
 
-#include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
 #include "server/unicode.h"
+#include "tests/server/tokenizer_testing.h"
 
 namespace strata::server {
 namespace {
 
 using nlohmann::json;
 using testing::ElementsAre;
-using testing::HasSubstr;
-using Ids = std::vector<int32_t>;
-
-std::filesystem::path DataDir() {
-  const char* dir = std::getenv("STRATA_TEST_DATA");
-  return dir != nullptr ? dir : std::filesystem::path(STRATA_SOURCE_DIR) / ".." / "shared" / "data";
-}
-
-std::string ReadFile(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::unique_ptr<Tokenizer> Make(const json& tokenizer, const json& config = nullptr) {
-  auto made = Tokenizer::FromJson(tokenizer.dump(), config.is_null() ? "" : config.dump());
-  EXPECT_TRUE(made.ok()) << made.status();
-  return made.ok() ? *std::move(made) : nullptr;
-}
-
-std::string MakeError(const json& tokenizer, const json& config = nullptr) {
-  const auto made = Tokenizer::FromJson(tokenizer.dump(), config.is_null() ? "" : config.dump());
-  EXPECT_EQ(made.status().code(), absl::StatusCode::kInvalidArgument);
-  return std::string(made.status().message());
-}
-
-// A model whose tokens are the characters of `characters`, in order from 0, without merges.
-json CharModel(const std::vector<std::string>& characters) {
-  json model = {{"type", "BPE"}, {"vocab", json::object()}, {"merges", json::array()}};
-  for (size_t i = 0; i < characters.size(); ++i) model["vocab"][characters[i]] = i;
-  return model;
-}
 
 // The pieces that `pre_tokenizer` makes of a text. Every piece that the test names is a token, and
 // ignore_merges takes it whole; "?" is any other.
@@ -78,104 +41,6 @@ std::string Normalized(const json& normalizer, std::string_view text,
   tokenizer["decoder"] = {{"type", "Fuse"}};
   const auto made = Make(tokenizer);
   return *made->Decode(*made->Encode(text));
-}
-
-json Split(const json& pattern, std::string_view behavior, bool invert = false) {
-  return {{"type", "Split"}, {"pattern", pattern}, {"behavior", behavior}, {"invert", invert}};
-}
-
-// ---------------------------------------------------------------------------------------------
-// Published tokenizers.
-
-// llama.cpp's vectors: texts that end in "\n__ggml_vocab_test__\n", and for each a line of ids,
-// made without BOS.
-void CheckVectors(const std::string& tokenizer_name, const std::string& vectors) {
-  const std::filesystem::path dir = DataDir() / "tokenizers";
-  if (!std::filesystem::exists(dir / (vectors + ".inp"))) GTEST_SKIP() << "no data in " << dir;
-  const auto tokenizer = Tokenizer::Load(dir / tokenizer_name);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-
-  const std::string input = ReadFile(dir / (vectors + ".inp"));
-  std::istringstream output(ReadFile(dir / (vectors + ".out")));
-  constexpr std::string_view kSeparator = "\n__ggml_vocab_test__\n";
-  size_t begin = 0;
-  int count = 0;
-  for (size_t end = input.find(kSeparator); end != std::string::npos;
-       end = input.find(kSeparator, begin)) {
-    const std::string text = input.substr(begin, end - begin);
-    begin = end + kSeparator.size();
-    std::string line;
-    ASSERT_TRUE(std::getline(output, line));
-    std::istringstream numbers(line);
-    const Ids expected{std::istream_iterator<int32_t>(numbers), std::istream_iterator<int32_t>()};
-    const auto ids = (*tokenizer)->Encode(text);
-    ASSERT_TRUE(ids.ok()) << ids.status();
-    EXPECT_EQ(*ids, expected) << json(text);
-    EXPECT_EQ(*(*tokenizer)->Decode(*ids), text);
-    ++count;
-  }
-  EXPECT_EQ(begin, input.size());
-  EXPECT_EQ(count, 46);
-}
-
-TEST(PublishedTokenizerTest, Gpt2Vectors) { CheckVectors("gpt2", "gpt-2"); }
-TEST(PublishedTokenizerTest, Phi3Vectors) { CheckVectors("phi-3-mini", "phi-3"); }
-
-TEST(PublishedTokenizerTest, Gpt2Files) {
-  const std::filesystem::path dir = DataDir() / "tokenizers" / "gpt2";
-  if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_EQ((*tokenizer)->vocab_size(), 50257);
-  EXPECT_EQ((*tokenizer)->bos_id(), 50256);
-  EXPECT_EQ((*tokenizer)->eos_id(), 50256);
-  EXPECT_TRUE((*tokenizer)->IsSpecial(50256));
-  EXPECT_EQ((*tokenizer)->TokenText(262), "Ġthe");
-  EXPECT_THAT(*(*tokenizer)->Encode("a<|endoftext|>b"), ElementsAre(64, 50256, 65));
-  EXPECT_EQ((*tokenizer)->Encode("a<|endoftext|>b", {.parse_special = false})->size(), 9u);
-}
-
-TEST(PublishedTokenizerTest, Phi2FindsRunsOfSpaces) {
-  const std::filesystem::path dir = DataDir() / "tokenizers" / "phi-2";
-  if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_EQ((*tokenizer)->vocab_size(), 50295);
-  EXPECT_THAT(*(*tokenizer)->Encode("a    b"), ElementsAre(64, 50284, 65));
-  EXPECT_EQ(*(*tokenizer)->Decode(Ids{64, 50284, 65}), "a    b");
-}
-
-TEST(PublishedTokenizerTest, TinyStoriesHasNoByteTokens) {
-  const std::filesystem::path dir = DataDir() / "models" / "tinystories-656k";
-  if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_EQ((*tokenizer)->vocab_size(), 2048);
-  EXPECT_EQ((*tokenizer)->bos_id(), 1);
-  EXPECT_EQ((*tokenizer)->eos_id(), 2);
-  const Ids ids = *(*tokenizer)->Encode("Once upon a time");
-  EXPECT_EQ(ids.front(), 1);
-  EXPECT_EQ(*(*tokenizer)->Decode(ids), "Once upon a time");
-  const EncodeOptions plain{.add_special_tokens = false};
-  const Ids unknown = *(*tokenizer)->Encode("🤚🏽", plain);
-  EXPECT_EQ(std::count(unknown.begin(), unknown.end(), 0), 1) << "fuse_unk joins two to one";
-}
-
-TEST(ProjectTokenizerTest, Vectors) {
-  const std::filesystem::path source = STRATA_SOURCE_DIR;
-  const std::filesystem::path vectors = source / "tests" / "golden" / "tokenizer_vectors.json";
-  if (!std::filesystem::exists(vectors)) GTEST_SKIP() << "no " << vectors;
-  const auto tokenizer = Tokenizer::Load(source / "deploy" / "models" / "svformer");
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
-  EXPECT_EQ((*tokenizer)->vocab_size(), 2048);
-  const json cases = json::parse(ReadFile(vectors));
-  ASSERT_FALSE(cases.empty());
-  for (const json& vector : cases) {
-    const std::string text = vector["text"];
-    const auto ids = (*tokenizer)->Encode(text);
-    ASSERT_TRUE(ids.ok()) << ids.status();
-    EXPECT_EQ(*ids, vector["ids"].get<Ids>()) << vector["text"];
-  }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -462,107 +327,6 @@ TEST(PostProcessorTest, TemplateAndConfig) {
   config["add_bos_token"] = true;
   EXPECT_THAT(*Make(WithTemplate(), config)->Encode("a"), ElementsAre(0, 1, 2)) << "once";
   EXPECT_THAT(*Make(WithTemplate(), config)->Encode("a", plain), ElementsAre(1));
-}
-
-// ---------------------------------------------------------------------------------------------
-// What is refused, and the messages.
-
-TEST(TokenizerErrorTest, Texts) {
-  const auto tokenizer = Make({{"model", CharModel({"a"})}});
-  const absl::Status status = tokenizer->Encode("aa\xC3(").status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(status.message(), "the text is not UTF-8 at byte 2");
-  EXPECT_FALSE(tokenizer->Encode("\xED\xA0\x80").ok()) << "a surrogate";
-  EXPECT_FALSE(tokenizer->Encode("\xC0\x80").ok()) << "overlong";
-  EXPECT_EQ(tokenizer->Decode(Ids{1}).status().message(), "token id 1 is not in [0, 1)");
-  EXPECT_FALSE(tokenizer->Decode(Ids{-1}).ok());
-}
-
-TEST(TokenizerErrorTest, FilesThatAreMissingOrBroken) {
-  EXPECT_EQ(Tokenizer::Load("/nonexistent").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(Tokenizer::FromJson("{").status().message(), "tokenizer.json: not valid JSON");
-  EXPECT_EQ(Tokenizer::FromJson("3").status().message(),
-            "tokenizer.json: document: expected an object, got 3");
-  EXPECT_EQ(Tokenizer::FromJson(std::string(100'000, '[')).status().message(),
-            "tokenizer.json: not valid JSON");
-  const std::string deep = "{\"model\":" + std::string(100'000, '[') + std::string(100'000, ']');
-  EXPECT_EQ(Tokenizer::FromJson(deep + "}").status().message(),
-            "tokenizer.json: model: expected an object, got an array");
-}
-
-TEST(TokenizerErrorTest, Models) {
-  json model = CharModel({"a", "b"});
-  const auto error = [&](const char* field, const json& value) {
-    json changed = model;
-    changed[field] = value;
-    return MakeError({{"model", changed}});
-  };
-  EXPECT_EQ(error("type", "Unigram"),
-            "tokenizer.json: model.type: expected \"BPE\", got \"Unigram\"");
-  EXPECT_THAT(error("dropout", 0.1), HasSubstr("model.dropout"));
-  EXPECT_THAT(error("end_of_word_suffix", "</w>"), HasSubstr("model.end_of_word_suffix"));
-  EXPECT_THAT(error("continuing_subword_prefix", "##"),
-              HasSubstr("model.continuing_subword_prefix"));
-  EXPECT_EQ(error("vocab", {{"a", -1}}),
-            "tokenizer.json: model.vocab.a: expected a whole number from 0 to 16777215, got -1");
-  EXPECT_EQ(error("vocab", {{"a", 1}, {"b", 1}}),
-            "tokenizer.json: model.vocab.b: id 1 belongs to another token");
-  EXPECT_EQ(error("merges", {"a b"}),
-            "tokenizer.json: model.merges[0]: token \"ab\" is not in the vocabulary");
-  EXPECT_EQ(error("merges", {"ab"}),
-            "tokenizer.json: model.merges[0]: expected \"a b\" or "
-            "[\"a\", \"b\"], got \"ab\"");
-}
-
-TEST(TokenizerErrorTest, Steps) {
-  const auto error = [](const char* field, const json& value) {
-    return MakeError({{"model", CharModel({"a"})}, {field, value}});
-  };
-  EXPECT_EQ(
-      error("normalizer", {{"type", "Sequence"}, {"normalizers", {{{"type", "Precompiled"}}}}}),
-      "tokenizer.json: normalizer.normalizers[0].type: expected a supported normalizer, got "
-      "\"Precompiled\"");
-  EXPECT_THAT(error("pre_tokenizer", {{"type", "UnicodeScripts"}}),
-              HasSubstr("pre_tokenizer.type: expected a supported pre-tokenizer"));
-  EXPECT_THAT(error("pre_tokenizer", Split({{"Regex", "(a"}}, "Isolated")),
-              HasSubstr("pre_tokenizer.pattern.Regex: pattern (a: missing closing parenthesis"));
-  EXPECT_THAT(error("pre_tokenizer", Split({{"Regex", "[a&&b]"}}, "Isolated")),
-              HasSubstr("an intersection of character classes at offset 2"));
-  EXPECT_THAT(error("pre_tokenizer", Split({{"String", "a"}}, "Dropped")),
-              HasSubstr("pre_tokenizer.behavior"));
-  EXPECT_THAT(error("decoder", {{"type", "WordPiece"}}), HasSubstr("decoder.type"));
-  EXPECT_THAT(error("post_processor", {{"type", "BertProcessing"}}),
-              HasSubstr("post_processor.type"));
-  EXPECT_THAT(error("added_tokens", {{{"id", 5}, {"content", "a"}}}),
-              HasSubstr("id 5 of \"a\" contradicts model.vocab"));
-  EXPECT_THAT(error("version", "2.0"), HasSubstr("version"));
-  EXPECT_EQ(MakeError({{"model", CharModel({"a"})}}, {{"bos_token", "<s>"}}),
-            "tokenizer_config.json: bos_token: expected a token of the vocabulary, got \"<s>\"");
-}
-
-TEST(TokenizerErrorTest, NestingIsBounded) {
-  json normalizer = {{"type", "NFC"}};
-  for (int i = 0; i < 100; ++i) {
-    normalizer = {{"type", "Sequence"}, {"normalizers", json::array({normalizer})}};
-  }
-  EXPECT_THAT(MakeError({{"model", CharModel({"a"})}, {"normalizer", normalizer}}),
-              HasSubstr("expected less nesting"));
-}
-
-TEST(TokenizerErrorTest, APatternThatBacktracksWithoutEndIsGivenUp) {
-  const json split = Split({{"Regex", "(?:a|aa)+[bc]"}}, "Isolated");
-  const auto tokenizer = Make({{"model", CharModel({"a"})}, {"pre_tokenizer", split}});
-  const absl::Status status = tokenizer->Encode(std::string(1000, 'a')).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("gave up at byte 0"));
-}
-
-TEST(TokenizerErrorTest, ReplacementsThatGrowWithoutEndAreRefused) {
-  const json step = {
-      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(100, 'a')}};
-  const json normalizer = {{"type", "Sequence"}, {"normalizers", json(20, step)}};
-  const auto tokenizer = Make({{"model", CharModel({"a"})}, {"normalizer", normalizer}});
-  EXPECT_EQ(tokenizer->Encode("a").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
