@@ -21,7 +21,7 @@ absl::Status CheckOptions(const EngineOptions& options) {
     std::string_view name;
     int64_t value, low, high;
   } ranges[] = {
-      {"threads", options.threads, 0, 1024},
+      {"threads", options.threads, 0, 256},
       {"block-tokens", options.block_tokens, 1, 1024},
       {"max-batch-tokens", options.max_batch_tokens, 1, 65536},
       {"max-prefill-chunk", options.max_prefill_chunk, 1, 65536},

@@ -19,7 +19,7 @@ using Json = nlohmann::json;
 // a lying config cannot make us allocate without end.
 constexpr IntRange kLayers = {.min = 1, .max = 1024};
 constexpr IntRange kHeads = {.min = 1, .max = 1024};
-constexpr IntRange kHeadDim = {.min = 2, .max = 1024};
+constexpr IntRange kHeadDim = {.min = 2, .max = 256};  // what the kernels take
 constexpr IntRange kHidden = {.min = 1, .max = int64_t{1} << 20};
 constexpr IntRange kIntermediate = {.min = 1, .max = int64_t{1} << 22};
 constexpr IntRange kVocab = {.min = 1, .max = int64_t{1} << 24};

@@ -245,10 +245,10 @@ TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
   EXPECT_EQ(Invalid({{"hidden_size", 60}}),
             "hidden_size = 60, want a multiple of num_attention_heads = 8 where head_dim is "
             "missing");
-  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim = 7, want an even number from 2 to 1024");
-  EXPECT_EQ(Invalid({{"hidden_size", 8}}), "head_dim = 1, want an even number from 2 to 1024");
+  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim = 7, want an even number from 2 to 256");
+  EXPECT_EQ(Invalid({{"hidden_size", 8}}), "head_dim = 1, want an even number from 2 to 256");
   EXPECT_EQ(Invalid({{"hidden_size", 16384}}),
-            "head_dim = 2048, want an even number from 2 to 1024");
+            "head_dim = 2048, want an even number from 2 to 256");
 }
 
 TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
