@@ -9,8 +9,7 @@ packages=(
   libutf8proc-dev nlohmann-json3-dev protobuf-compiler protobuf-compiler-grpc
 )
 if [[ "${1:-}" == --tests ]]; then
-  packages+=(curl libbenchmark-dev libdnnl-dev libgtest-dev libgmock-dev
-    python3 python3-grpc-tools python3-grpcio python3-protobuf)
+  packages+=(libbenchmark-dev libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf)
 fi
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
