@@ -27,8 +27,8 @@ build_and_test() {
   ctest --test-dir "$dir" --output-on-failure -j "$jobs"
 }
 
-# Little optimisation and line tables only: the sanitizers' code is slow to compile.
-sanitized=(-DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-O1 -g1")
+# Little optimisation and line tables only: the code of the sanitizers is slow to compile.
+sanitized=(-DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-Og -g1")
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 if [[ "${1:-}" == --sanitize ]]; then
   build_and_test build-asan "whole suite, ASan + UBSan" \
