@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/observer.h"
 #include "engine/plan_report.h"
 #include "engine/types.h"
 
@@ -35,6 +36,10 @@ struct EngineOptions {
   int32_t max_prefill_chunk = 512;  // of one sequence in one step
   int32_t max_running = 256;        // sequences in the batch
   int32_t max_queue = 1024;         // requests waiting to be admitted
+  bool prefix_cache = true;
+  // A priority level is worth so much waiting. Zero: arrival alone decides.
+  std::chrono::milliseconds priority_ageing{10000};
+  EngineObserver* observer = nullptr;  // outlives the engine; may be null
 };
 
 // What a model is and what this server can do with it. Constant after Create.
@@ -82,12 +87,19 @@ class Engine {
   // rest with UNAVAILABLE, stops the thread. May be called again.
   void Shutdown(std::chrono::milliseconds limit);
 
-  // Requests waiting and running, for logs.
+  // As it stood after the last step; all of one moment.
   struct Load {
-    int32_t waiting = 0;
+    int32_t waiting = 0;  // sequences
     int32_t running = 0;
-    int32_t blocks_used = 0;
-    int32_t blocks_total = 0;
+    int32_t blocks_total = 0;   // = used + cached + free
+    int32_t blocks_used = 0;    // held by sequences
+    int32_t blocks_cached = 0;  // of the prefix cache, held by none: can be evicted
+    int32_t blocks_free = 0;
+    size_t key_bytes_used = 0;
+    size_t value_bytes_used = 0;
+    int64_t steps = 0;         // that ended
+    bool stepping = false;     // one is under way
+    Request::Time step_began;  // the last, or the one under way
   };
   Load load() const;
 

@@ -99,7 +99,8 @@ bool EngineCore::Finish(std::string_view id, FinishReason reason, const absl::St
   std::unique_ptr<Sequence> sequence = scheduler_.Remove(id);
   if (sequence == nullptr) return false;
   const std::shared_ptr<RequestSink> sink = sequence->sink;
-  const FinishedEvent event = {reason, status, MetricsOf(*sequence)};
+  const FinishedEvent event = {
+      .index = 0, .reason = reason, .status = status, .metrics = MetricsOf(*sequence)};
   if (release_hook_) release_hook_(sequence->id);
   sequence.reset();  // its blocks are free before anybody hears of the end
   sink->OnFinished(event);
@@ -185,7 +186,7 @@ void EngineCore::Accept(Sequence& sequence, int32_t token, Sequence::Time now) {
         std::max(sequence.max_inter_token_seconds, Seconds(sequence.last_token, now));
   }
   sequence.last_token = now;
-  sequence.sink->OnToken({.token = token, .position = sequence.size()});
+  sequence.sink->OnToken({.index = 0, .token = token, .position = sequence.size()});
   sequence.tokens.push_back(token);
   if (sequence.num_generated() == sequence.sampling.max_tokens) {
     Finish(std::string(sequence.id), FinishReason::kLength, absl::OkStatus());

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,30 +11,60 @@
 
 namespace strata::engine {
 
-// How the next token is chosen from the logits. Applied in this order: temperature, min-p, top-k,
-// top-p, one draw.
+struct LogitBias {
+  int32_t id = 0;
+  float bias = 0;  // finite; added to the logit
+};
+
+// How the next token is chosen from the logits. Applied in this order: repetition, frequency and
+// presence penalty, logit bias, ids barred by min_tokens, temperature, min-p, top-k, top-p, one
+// draw.
 struct SamplingParams {
   float temperature = 1.0F;  // >= 0; 0 is greedy (the lowest id wins a tie)
   int32_t top_k = 0;         // >= 0; 0 keeps all
   float top_p = 1.0F;        // (0, 1]
   float min_p = 0.0F;        // [0, 1]; of the most likely token's probability
+  // Of every token in prompt or output: a positive logit is divided by it, a negative one
+  // multiplied (Keskar et al., arXiv 1909.05858). (0, 100]; 1 changes nothing.
+  float repetition_penalty = 1.0F;
+  float frequency_penalty = 0.0F;  // [-2, 2]; subtracted once for each time a token was generated
+  float presence_penalty = 0.0F;   // [-2, 2]; subtracted from every token that was generated
+  std::vector<LogitBias> logit_bias = {};
   uint64_t seed = 0;         // of the counter-based random numbers
   int32_t max_tokens = 256;  // >= 1
-  std::vector<int32_t> stop_ids;
+  int32_t min_tokens = 0;  // [0, max_tokens]; before as many no end-of-sequence or stop id is drawn
+  std::vector<int32_t> stop_ids = {};
   bool ignore_eos = false;
+  // Log-probabilities of each generated token and of as many of the likeliest, [0, 20]; absent:
+  // none. Of the model's own distribution, before everything above.
+  std::optional<int32_t> logprobs = {};
 };
 
 // What the engine is asked for: tokens in, tokens out.
 struct Request {
+  using Time = std::chrono::steady_clock::time_point;
+
   std::string id;  // unique among the requests in flight
   std::vector<int32_t> prompt;
   SamplingParams sampling;
+  int32_t n = 1;  // sequences made from the prompt, [1, 64]; each draws its own random numbers
+  // Lower is served first; [-100, 100]. A level is worth so many seconds of waiting
+  // (EngineOptions::priority_ageing), so that no priority starves another.
+  int32_t priority = 0;
+  std::optional<Time> deadline = {};    // then it ends with DEADLINE_EXCEEDED
+  std::optional<Time> time_limit = {};  // then it ends with kTimeLimit and what was made so far
+  // As SamplingParams::logprobs, of every prompt token but the first. The prompt is then computed
+  // whole, past the prefix cache.
+  std::optional<int32_t> prompt_logprobs = {};
+  bool bypass_prefix_cache = false;  // neither read nor filled
+  std::string cache_salt = {};       // prefixes are shared among equal salts only
 };
 
 enum class FinishReason : uint8_t {
   kNone,
   kStop,       // an end-of-sequence or stop id; that token is not part of the output
   kLength,     // max_tokens, or the model's positions are used up
+  kTimeLimit,  // Request::time_limit
   kCancelled,  // by the caller
   kError,
 };
@@ -57,20 +89,34 @@ struct RequestMetrics {
   size_t plain_cache_bytes = 0;
 };
 
-// What a request's sink is told, in order: started once, any number of token events, finished once.
-// A request that is refused or cancelled while queued goes straight to finished.
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0;
+};
+struct TokenLogprobs {
+  float logprob = 0;              // of the token itself
+  int32_t rank = 0;               // its place among all, from 1
+  std::vector<TokenLogprob> top;  // the likeliest, as many as asked for, likeliest first
+};
+
+// What a request's sink is told: started once, prompt logprobs once if asked for, then of each of
+// its n sequences any number of token events and one finished. A request that is refused or
+// cancelled while queued goes straight to finished, for each sequence.
 struct StartedEvent {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
 };
 struct TokenEvent {
+  int32_t index = 0;  // of the sequence within the request, [0, n)
   int32_t token = 0;
   int32_t position = 0;  // of the token in the sequence, prompt included
+  std::optional<TokenLogprobs> logprobs = {};
 };
 struct FinishedEvent {
+  int32_t index = 0;
   FinishReason reason = FinishReason::kNone;
-  absl::Status status;  // not OK with kError and kCancelled
-  RequestMetrics metrics;
+  absl::Status status = {};  // not OK with kError and kCancelled
+  RequestMetrics metrics;    // of this sequence
 };
 
 // Called on the engine's thread; must return at once (append and signal, no I/O).
@@ -78,6 +124,8 @@ class RequestSink {
  public:
   virtual ~RequestSink() = default;
   virtual void OnStarted(const StartedEvent& event) = 0;
+  // [prompt tokens - 1]: of the tokens at positions 1, 2, ...
+  virtual void OnPromptLogprobs(std::vector<TokenLogprobs> logprobs) = 0;
   virtual void OnToken(const TokenEvent& event) = 0;
   virtual void OnFinished(const FinishedEvent& event) = 0;
 };

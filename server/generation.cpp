@@ -118,6 +118,8 @@ void Generation::OnStarted(const engine::StartedEvent& event) {
   WakeLocked();
 }
 
+void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs>) {}
+
 void Generation::OnToken(const engine::TokenEvent& event) {
   const std::lock_guard lock(mutex_);
   outbox_.tokens.push_back(event.token);

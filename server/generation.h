@@ -108,6 +108,7 @@ class Generation final : public engine::RequestSink,
   const std::string& id() const { return id_; }
 
   void OnStarted(const engine::StartedEvent& event) override;
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
   void OnToken(const engine::TokenEvent& event) override;
   void OnFinished(const engine::FinishedEvent& event) override;
   bool Pump() override;

@@ -44,6 +44,7 @@ v1::FinishReason ReasonOf(engine::FinishReason reason) {
     case engine::FinishReason::kLength:
       return v1::FINISH_REASON_LENGTH;
     case engine::FinishReason::kNone:
+    case engine::FinishReason::kTimeLimit:
     case engine::FinishReason::kCancelled:
     case engine::FinishReason::kError:
       break;

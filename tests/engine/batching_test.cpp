@@ -159,14 +159,14 @@ TEST_F(BatchingTest, WhatCanNeverRunIsRefused) {
   expect_parts(refusal({1}, Greedy(-3)), {"max_tokens", "-3", "1"});
   expect_parts(refusal({1}, Greedy(std::numeric_limits<int32_t>::max())),
                {"max_tokens", "2147483647"});
-  expect_parts(refusal({1}, {.temperature = -0.5F, .stop_ids = {}}), {"temperature", "-0.5", "0"});
-  expect_parts(refusal({1}, {.temperature = kNan, .stop_ids = {}}), {"temperature", "nan"});
-  expect_parts(refusal({1}, {.top_k = -1, .stop_ids = {}}), {"top_k", "-1", "0"});
-  expect_parts(refusal({1}, {.top_p = 0, .stop_ids = {}}), {"top_p", "0", "1"});
-  expect_parts(refusal({1}, {.top_p = 1.5F, .stop_ids = {}}), {"top_p", "1.5", "1"});
-  expect_parts(refusal({1}, {.top_p = kNan, .stop_ids = {}}), {"top_p", "nan"});
-  expect_parts(refusal({1}, {.min_p = -0.1F, .stop_ids = {}}), {"min_p", "-0.1"});
-  expect_parts(refusal({1}, {.min_p = kNan, .stop_ids = {}}), {"min_p", "nan"});
+  expect_parts(refusal({1}, {.temperature = -0.5F}), {"temperature", "-0.5", "0"});
+  expect_parts(refusal({1}, {.temperature = kNan}), {"temperature", "nan"});
+  expect_parts(refusal({1}, {.top_k = -1}), {"top_k", "-1", "0"});
+  expect_parts(refusal({1}, {.top_p = 0}), {"top_p", "0", "1"});
+  expect_parts(refusal({1}, {.top_p = 1.5F}), {"top_p", "1.5", "1"});
+  expect_parts(refusal({1}, {.top_p = kNan}), {"top_p", "nan"});
+  expect_parts(refusal({1}, {.min_p = -0.1F}), {"min_p", "-0.1"});
+  expect_parts(refusal({1}, {.min_p = kNan}), {"min_p", "nan"});
   expect_parts(refusal({1}, {.max_tokens = 4, .stop_ids = {96}}), {"stop", "96", "95"});
   // 80 positions get an entry: the last token is never run.
   runner.MustSubmit("just", Prompt(50), Greedy(31));

@@ -65,7 +65,7 @@ TEST(UniformAtTest, DependsOnEveryArgumentAndStaysBelowOne) {
 
 TEST(SamplerTest, GreedyTakesTheLowestOfEqualIds) {
   Sampler sampler;
-  const SamplingParams greedy = {.temperature = 0, .stop_ids = {}};
+  const SamplingParams greedy = {.temperature = 0};
   for (const double uniform : {0.0, 0.5, 0.999}) {
     EXPECT_EQ(sampler.Sample(std::vector<float>{1, 3, 2, 3, 3}, greedy, uniform), 1);
   }
@@ -77,7 +77,7 @@ TEST(SamplerTest, NonFiniteLogitsAreImpossible) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   Sampler sampler;
   const std::vector<float> logits = {kNan, 1, kInfinity, 0.5F, -kInfinity};
-  EXPECT_EQ(sampler.Sample(logits, {.temperature = 0, .stop_ids = {}}, 0.5), 1);
+  EXPECT_EQ(sampler.Sample(logits, {.temperature = 0}, 0.5), 1);
   EXPECT_EQ(Kept(logits, {.stop_ids = {}}), (std::set<int32_t>{1, 3}));
   EXPECT_EQ(sampler.Sample(std::vector<float>{kNan, -kInfinity}, {.stop_ids = {}}, 0.5), 0);
 }
@@ -85,7 +85,7 @@ TEST(SamplerTest, NonFiniteLogitsAreImpossible) {
 TEST(SamplerTest, ALowTemperatureIsGreedy) {
   const std::vector<float> logits = {0.1F, 0.3F, 0.2F, 0.29F};
   for (const float temperature : {2e-4F, 1e-6F, 1e-30F}) {
-    EXPECT_EQ(Kept(logits, {.temperature = temperature, .stop_ids = {}}), (std::set<int32_t>{1}));
+    EXPECT_EQ(Kept(logits, {.temperature = temperature}), (std::set<int32_t>{1}));
   }
 }
 
@@ -109,10 +109,10 @@ TEST(SamplerTest, TopKKeepsExactlyK) {
   const std::vector<std::set<int32_t>> kept = {
       {0, 1, 2, 3, 4}, {1}, {1, 3}, {1, 3, 4}, {1, 2, 3, 4}, {0, 1, 2, 3, 4}, {0, 1, 2, 3, 4}};
   for (size_t k = 0; k < kept.size(); ++k) {
-    EXPECT_EQ(Kept(logits, {.top_k = static_cast<int32_t>(k), .stop_ids = {}}), kept[k]) << k;
+    EXPECT_EQ(Kept(logits, {.top_k = static_cast<int32_t>(k)}), kept[k]) << k;
   }
   // Equals at the edge: the lower ids stay.
-  EXPECT_EQ(Kept({1, 1, 1, 1}, {.top_k = 2, .stop_ids = {}}), (std::set<int32_t>{0, 1}));
+  EXPECT_EQ(Kept({1, 1, 1, 1}, {.top_k = 2}), (std::set<int32_t>{0, 1}));
 }
 
 TEST(SamplerTest, TopPKeepsTheFewestThatReachP) {
@@ -121,7 +121,7 @@ TEST(SamplerTest, TopPKeepsTheFewestThatReachP) {
       {1e-6F, {1}},       {0.39F, {1}},          {0.41F, {1, 3}},          {0.69F, {1, 3}},
       {0.71F, {1, 3, 4}}, {0.86F, {1, 2, 3, 4}}, {0.96F, {0, 1, 2, 3, 4}}, {1, {0, 1, 2, 3, 4}}};
   for (const auto& [p, ids] : kept) {
-    EXPECT_EQ(Kept(logits, {.top_p = p, .stop_ids = {}}), ids) << p;
+    EXPECT_EQ(Kept(logits, {.top_p = p}), ids) << p;
   }
 }
 
@@ -135,18 +135,18 @@ TEST(SamplerTest, MinPIsAShareOfTheMostLikely) {
                                                    {0.76F, {1}},
                                                    {1, {1}}};
   for (const auto& [p, ids] : kept) {
-    EXPECT_EQ(Kept(logits, {.min_p = p, .stop_ids = {}}), ids) << p;
+    EXPECT_EQ(Kept(logits, {.min_p = p}), ids) << p;
   }
 }
 
 TEST(SamplerTest, FiltersApplyInTheirOrder) {
   const std::vector<float> logits = LogitsOf(kProbabilities);
   // At temperature 1/2 probabilities are squared: the share of id 4 is 9/64, so min-p 0.2 drops it.
-  EXPECT_EQ(Kept(logits, {.temperature = 0.5F, .min_p = 0.2F, .stop_ids = {}}),
+  EXPECT_EQ(Kept(logits, {.temperature = 0.5F, .min_p = 0.2F}),
             (std::set<int32_t>{1, 3}));
   // Top-p counts what top-k left: of {0.4, 0.3} the first has 4/7 > 0.5.
-  EXPECT_EQ(Kept(logits, {.top_k = 2, .top_p = 0.5F, .stop_ids = {}}), (std::set<int32_t>{1}));
-  EXPECT_EQ(Kept(logits, {.top_p = 0.5F, .stop_ids = {}}), (std::set<int32_t>{1, 3}));
+  EXPECT_EQ(Kept(logits, {.top_k = 2, .top_p = 0.5F}), (std::set<int32_t>{1}));
+  EXPECT_EQ(Kept(logits, {.top_p = 0.5F}), (std::set<int32_t>{1, 3}));
 }
 
 // Pearson's statistic against the probabilities that the kept tokens have left.
@@ -162,9 +162,9 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
   for (const double p : kProbabilities) squared.push_back(p * p / sum);
   const std::vector<Case> cases = {
       {{.stop_ids = {}}, kProbabilities},
-      {{.temperature = 0.5F, .stop_ids = {}}, squared},
-      {{.top_k = 2, .stop_ids = {}}, {0, 0.4 / 0.7, 0, 0.3 / 0.7, 0}},
-      {{.top_p = 0.8F, .stop_ids = {}}, {0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}},
+      {{.temperature = 0.5F}, squared},
+      {{.top_k = 2}, {0, 0.4 / 0.7, 0, 0.3 / 0.7, 0}},
+      {{.top_p = 0.8F}, {0, 0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85}},
   };
   for (size_t c = 0; c < cases.size(); ++c) {
     Sampler sampler;
@@ -192,10 +192,10 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
 TEST(SamplerTest, KeepsNothingBetweenCalls) {
   std::mt19937 random(5);
   std::normal_distribution<float> normal(0, 3);
-  const std::vector<SamplingParams> params = {{.temperature = 0, .stop_ids = {}},
-                                              {.temperature = 0.7F, .top_k = 3, .stop_ids = {}},
-                                              {.top_p = 0.6F, .min_p = 0.05F, .stop_ids = {}},
-                                              {.temperature = 2, .stop_ids = {}}};
+  const std::vector<SamplingParams> params = {{.temperature = 0},
+                                              {.temperature = 0.7F, .top_k = 3},
+                                              {.top_p = 0.6F, .min_p = 0.05F},
+                                              {.temperature = 2}};
   Sampler shared;
   for (int i = 0; i < 400; ++i) {
     std::vector<float> logits(20 + random() % 50);

@@ -33,6 +33,11 @@ void Recording::OnStarted(const engine::StartedEvent& event) {
   start = event;
 }
 
+void Recording::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
+  in_order = in_order && num_started == 1 && tokens.empty();
+  prompt_logprobs = std::move(logprobs);
+}
+
 void Recording::OnToken(const engine::TokenEvent& event) {
   in_order = in_order && num_started == 1 && num_finished == 0;
   const int32_t expected = positions.empty() ? start.prompt_tokens : positions.back() + 1;
@@ -58,7 +63,10 @@ EngineRunner::EngineRunner(const engine::EngineOptions& options) {
 
 absl::Status EngineRunner::Submit(const std::string& id, std::vector<int32_t> prompt,
                                   const engine::SamplingParams& sampling) {
-  engine::Request request{.id = id, .prompt = std::move(prompt), .sampling = sampling};
+  engine::Request request;
+  request.id = id;
+  request.prompt = std::move(prompt);
+  request.sampling = sampling;
   if (absl::Status status = core_->Validate(request); !status.ok()) return status;
   const auto recording = std::make_shared<Recording>();
   if (!recordings_.emplace(id, recording).second) throw std::runtime_error("id used twice: " + id);
@@ -81,7 +89,7 @@ void EngineRunner::Run() {
 }
 
 engine::SamplingParams Greedy(int32_t max_tokens) {
-  return {.temperature = 0, .max_tokens = max_tokens, .stop_ids = {}, .ignore_eos = true};
+  return {.temperature = 0, .max_tokens = max_tokens, .ignore_eos = true};
 }
 
 std::vector<int32_t> RandomPrompt(uint64_t seed, int32_t length, int32_t vocab) {

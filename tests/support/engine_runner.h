@@ -31,6 +31,7 @@ class ScratchDir {
 // What one request was told, and the logits that chose each of its tokens.
 struct Recording final : engine::RequestSink {
   void OnStarted(const engine::StartedEvent& event) override;
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
   void OnToken(const engine::TokenEvent& event) override;
   void OnFinished(const engine::FinishedEvent& event) override;
 
@@ -38,6 +39,7 @@ struct Recording final : engine::RequestSink {
   int num_finished = 0;
   bool in_order = true;  // started, tokens at consecutive positions, finished
   engine::StartedEvent start;
+  std::vector<engine::TokenLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   engine::FinishedEvent end;

@@ -3,6 +3,8 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "engine/types.h"
 #include "tests/support/engine_runner.h"
@@ -37,6 +39,10 @@ class WaitingSink final : public engine::RequestSink {
   void OnStarted(const engine::StartedEvent& event) override {
     const std::lock_guard lock(mutex_);
     recording_.OnStarted(event);
+  }
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override {
+    const std::lock_guard lock(mutex_);
+    recording_.OnPromptLogprobs(std::move(logprobs));
   }
   void OnToken(const engine::TokenEvent& event) override {
     size_t count = 0;
