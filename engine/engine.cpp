@@ -13,16 +13,18 @@ using Clock = std::chrono::steady_clock;
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   auto core = EngineCore::Create(options);
   if (!core.ok()) return core.status();
-  return std::unique_ptr<Engine>(new Engine(*std::move(core), options.max_queue));
+  return std::unique_ptr<Engine>(new Engine(*std::move(core), options));
 }
 
-Engine::Engine(std::unique_ptr<EngineCore> core, int32_t max_queue)
-    : core_(std::move(core)), max_queue_(max_queue) {
-  load_.blocks_total = core_->cache().usage().blocks_total;
+Engine::Engine(std::unique_ptr<EngineCore> core, const EngineOptions& options)
+    : core_(std::move(core)), max_queue_(options.max_queue), observer_(options.observer) {
+  UpdateLoad(/*stepping=*/false);
   core_->set_release_hook([this](const std::string& id) {
     const std::lock_guard lock(mutex_);
     in_flight_.erase(id);
-    std::erase(cancels_, id);  // meant for this request, not for the id's next owner
+    std::erase_if(cancels_, [&](const Cancellation& c) {
+      return c.id == id;
+    });  // meant for this request, not for the id's next owner
   });
   thread_ = std::thread([this] { Run(); });
 }
@@ -49,10 +51,10 @@ absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) 
   return absl::OkStatus();
 }
 
-void Engine::Cancel(const std::string& request_id) {
+void Engine::Cancel(const std::string& request_id, std::optional<int32_t> index) {
   const std::lock_guard lock(mutex_);
   if (!in_flight_.contains(request_id)) return;
-  cancels_.push_back(request_id);
+  cancels_.push_back({request_id, index, Clock::now(), load_.steps});
   wake_.notify_one();
 }
 
@@ -73,11 +75,20 @@ Engine::Load Engine::load() const {
   return load_;
 }
 
+std::chrono::milliseconds Engine::RetryAfter() const {
+  using std::chrono::milliseconds;
+  const std::lock_guard lock(mutex_);
+  // Since the last one left, too: a queue that stands still gives longer and longer hints.
+  const double since = std::chrono::duration<double>(Clock::now() - last_leaving_).count();
+  const double seconds = std::clamp(std::max(leaving_interval_, since), 0.1, 60.0);
+  return milliseconds(static_cast<int64_t>(1000 * seconds));
+}
+
 // The engine's thread: takes in what callers left, then runs one step.
 void Engine::Run() {
   for (;;) {
     std::vector<Submission> submissions;
-    std::vector<std::string> cancels;
+    std::vector<Cancellation> cancels;
     bool stop = false;
     {
       std::unique_lock lock(mutex_);
@@ -92,27 +103,53 @@ void Engine::Run() {
     for (Submission& submission : submissions) {
       core_->Add(std::move(submission.request), std::move(submission.sink), submission.submitted);
     }
-    for (const std::string& id : cancels) {
-      core_->Finish(id, FinishReason::kCancelled, absl::CancelledError("cancelled by the caller"));
-    }
+    for (const Cancellation& cancellation : cancels) Cancel(cancellation);
     if (stop) {
       core_->FinishAll(FinishReason::kError, absl::UnavailableError("the server is shutting down"));
     } else {
-      core_->Admit();
-      UpdateLoad();  // a request that starts now no longer takes a place in the queue
-      core_->Step();
+      core_->Plan();
+      UpdateLoad(/*stepping=*/true);  // a request that starts now takes no place in the queue
+      core_->Execute();
     }
-    UpdateLoad();
+    UpdateLoad(/*stepping=*/false);
     if (stop) return;
   }
 }
 
-void Engine::UpdateLoad() {
+void Engine::Cancel(const Cancellation& cancellation) {
+  const absl::Status status = absl::CancelledError("cancelled by the caller");
+  const auto& [id, index, called, step] = cancellation;
+  const bool known = index ? core_->Finish(id, *index, FinishReason::kCancelled, status)
+                           : core_->Finish(id, FinishReason::kCancelled, status);
+  if (!known || observer_ == nullptr) return;
+  observer_->OnAbort({.seconds = std::chrono::duration<double>(Clock::now() - called).count(),
+                      .steps = core_->steps() - step});
+}
+
+void Engine::UpdateLoad(bool stepping) {
   const Scheduler& scheduler = core_->scheduler();
+  const kvcache::CacheUsage usage = core_->cache().usage();
   const std::lock_guard lock(mutex_);
-  load_.waiting = static_cast<int32_t>(scheduler.waiting().size());
+  const auto waiting = static_cast<int32_t>(scheduler.waiting().size());
+  const Request::Time now = Clock::now();
+  if (waiting < load_.waiting) {
+    const double seconds = std::chrono::duration<double>(now - last_leaving_).count();
+    leaving_interval_ += 0.1 * (seconds / (load_.waiting - waiting) - leaving_interval_);
+    last_leaving_ = now;
+  } else if (waiting == 0) {
+    last_leaving_ = now;
+  }
+  if (stepping) load_.step_began = now;
+  load_.waiting = waiting;
   load_.running = static_cast<int32_t>(scheduler.running().size());
-  load_.blocks_used = core_->cache().usage().blocks_used;
+  load_.blocks_total = usage.blocks_total;
+  load_.blocks_used = usage.blocks_used;
+  load_.blocks_cached = usage.blocks_cached;
+  load_.blocks_free = usage.blocks_free;
+  load_.key_bytes_used = usage.key_bytes_used;
+  load_.value_bytes_used = usage.value_bytes_used;
+  load_.steps = core_->steps();
+  load_.stepping = stepping;
 }
 
 }  // namespace strata::engine

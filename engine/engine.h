@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -80,8 +81,12 @@ class Engine {
   const ModelInfo& model() const;
 
   absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink);
-  // The request finishes with kCancelled before the next step. No effect on unknown ids.
-  void Cancel(const std::string& request_id);
+  // The request, or one of its sequences, finishes with kCancelled before the next step. No effect
+  // on unknown ids, nor for one sequence while its prompt is computed.
+  void Cancel(const std::string& request_id, std::optional<int32_t> index = {});
+  // When a place in a full queue can be hoped for, from the rate at which requests have been
+  // leaving it. Between 100 ms and 60 s.
+  std::chrono::milliseconds RetryAfter() const;
 
   // Refuses new requests, waits until the running ones are done or `limit` has passed, ends the
   // rest with UNAVAILABLE, stops the thread. May be called again.
@@ -107,23 +112,33 @@ class Engine {
   struct Submission {
     Request request;
     std::shared_ptr<RequestSink> sink;
-    std::chrono::steady_clock::time_point submitted;
+    Request::Time submitted;
   };
-  Engine(std::unique_ptr<EngineCore> core, int32_t max_queue);
+  struct Cancellation {
+    std::string id;
+    std::optional<int32_t> index;
+    Request::Time called;
+    int64_t step = 0;  // that had ended then
+  };
+  Engine(std::unique_ptr<EngineCore> core, const EngineOptions& options);
   void Run();
-  void UpdateLoad();
+  void Cancel(const Cancellation& cancellation);
+  void UpdateLoad(bool stepping);
 
   std::unique_ptr<EngineCore> core_;  // of the engine's thread, but for its constant parts
   const int32_t max_queue_;
+  EngineObserver* const observer_;  // may be null
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<Submission> submissions_;        // guarded by mutex_
-  std::vector<std::string> cancels_;           // guarded by mutex_
+  std::vector<Cancellation> cancels_;          // guarded by mutex_
   std::unordered_set<std::string> in_flight_;  // guarded by mutex_: ids from Submit to finished
   Load load_;                                  // guarded by mutex_
+  Request::Time last_leaving_;                 // guarded by mutex_: the queue
+  double leaving_interval_ = 0.01;             // guarded by mutex_: seconds, a moving average
   bool draining_ = false;                      // guarded by mutex_
-  std::chrono::steady_clock::time_point deadline_;  // guarded by mutex_: end of the drain
+  Request::Time deadline_;                     // guarded by mutex_: end of the drain
   std::mutex join_mutex_;
   std::thread thread_;  // last: starts when the rest stands
 };

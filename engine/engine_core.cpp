@@ -10,7 +10,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double Seconds(Sequence::Time from, Sequence::Time to) {
+double Seconds(Request::Time from, Request::Time to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
@@ -40,17 +40,22 @@ absl::Status CheckSampling(const SamplingParams& params) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(const EngineOptions& options) {
-  auto model = LoadModel(options);
+absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(
+    const EngineOptions& options, std::unique_ptr<kernels::Backend> backend) {
+  auto model = LoadModel(options, std::move(backend));
   if (!model.ok()) return model.status();
-  return std::unique_ptr<EngineCore>(
-      new EngineCore(*std::move(model), {.max_batch_tokens = options.max_batch_tokens,
-                                         .max_prefill_chunk = options.max_prefill_chunk,
-                                         .max_running = options.max_running}));
+  return std::unique_ptr<EngineCore>(new EngineCore(*std::move(model), options));
 }
 
-EngineCore::EngineCore(LoadedModel model, const SchedulerOptions& options)
-    : model_(std::move(model)), scheduler_(options, model_.cache.get()) {}
+EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
+    : model_(std::move(model)),
+      priority_ageing_(options.priority_ageing),
+      observer_(options.observer),
+      scheduler_({.max_batch_tokens = options.max_batch_tokens,
+                  .max_prefill_chunk = options.max_prefill_chunk,
+                  .max_running = options.max_running,
+                  .prefix_cache = options.prefix_cache},
+                 model_.cache.get()) {}
 
 absl::Status EngineCore::Validate(const Request& request) const {
   const SamplingParams& sampling = request.sampling;
@@ -81,102 +86,214 @@ absl::Status EngineCore::Validate(const Request& request) const {
   if (prompt + sampling.max_tokens - 1 > model_.info.cache_tokens) {
     return over("the tokens that fit the cache", model_.info.cache_tokens);
   }
+  const int64_t worst =
+      scheduler_.WorstCaseBlocks(static_cast<int32_t>(prompt), sampling.max_tokens, request.n);
+  const int64_t all = model_.info.cache_tokens / model_.info.block_tokens;
+  if (worst > all) {
+    return InvalidArgument("n: ", request.n, " sequences of up to ", sampling.max_tokens,
+                           " tokens after a prompt of ", prompt, " take ", worst,
+                           " blocks of the cache, it has ", all);
+  }
   return absl::OkStatus();
 }
 
-void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Sequence::Time submitted) {
+void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request::Time submitted) {
+  const auto state = std::make_shared<RequestState>();
   auto sequence = std::make_unique<Sequence>();
-  sequence->id = std::move(request.id);
-  sequence->sink = std::move(sink);
-  sequence->sampling = std::move(request.sampling);
-  sequence->prompt_size = static_cast<int32_t>(request.prompt.size());
+  sequence->state = state;
   sequence->tokens = std::move(request.prompt);
-  sequence->submitted = submitted;
+  state->sink = std::move(sink);
+  state->prompt_size = sequence->size();
+  state->submitted = submitted;
+  state->rank = submitted + request.priority * priority_ageing_;
+  state->number = ++num_requests_;
+  state->unfinished = request.n;
+  state->owes_prompt_logprobs = request.prompt_logprobs.has_value();
+  if (state->owes_prompt_logprobs) state->prompt_logprobs.resize(sequence->tokens.size() - 1);
+  state->request = std::move(request);
+  if (state->limit() != Request::Time::max()) limits_.emplace(state->limit(), state.get());
   scheduler_.Enqueue(std::move(sequence));
 }
 
 bool EngineCore::Finish(std::string_view id, FinishReason reason, const absl::Status& status) {
-  std::unique_ptr<Sequence> sequence = scheduler_.Remove(id);
-  if (sequence == nullptr) return false;
-  const std::shared_ptr<RequestSink> sink = sequence->sink;
-  const FinishedEvent event = {
-      .index = 0, .reason = reason, .status = status, .metrics = MetricsOf(*sequence)};
-  if (release_hook_) release_hook_(sequence->id);
-  sequence.reset();  // its blocks are free before anybody hears of the end
-  sink->OnFinished(event);
-  return true;
+  const std::vector<Sequence*> sequences = scheduler_.Find(id);
+  for (Sequence* sequence : sequences) End(*sequence, reason, status);
+  return !sequences.empty();
+}
+
+bool EngineCore::Finish(std::string_view id, int32_t index, FinishReason reason,
+                        const absl::Status& status) {
+  for (Sequence* sequence : scheduler_.Find(id)) {
+    if (sequence->index != index || !sequence->forked) continue;
+    End(*sequence, reason, status);
+    return true;
+  }
+  return false;
 }
 
 void EngineCore::FinishAll(FinishReason reason, const absl::Status& status) {
-  while (!scheduler_.running().empty()) {
-    Finish(std::string(scheduler_.running().front()->id), reason, status);
+  while (!scheduler_.running().empty()) End(*scheduler_.running().front(), reason, status);
+  while (!scheduler_.waiting().empty()) End(**scheduler_.waiting().begin(), reason, status);
+}
+
+void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status& status) {
+  const std::unique_ptr<Sequence> owned = scheduler_.Remove(sequence);
+  RequestState& state = *owned->state;
+  FinishedEvent event = {
+      .index = owned->index, .reason = reason, .status = status, .metrics = MetricsOf(*owned)};
+  owned->blocks.Clear();  // free before anybody hears of the end
+  state.unfinished -= owned->width();
+  if (state.unfinished == 0) {
+    limits_.erase({state.limit(), &state});
+    if (release_hook_) release_hook_(owned->id());
   }
-  while (!scheduler_.waiting().empty()) {
-    Finish(std::string(scheduler_.waiting().front()->id), reason, status);
+  for (int32_t i = 0; i < owned->width(); ++i, ++event.index) {
+    if (observer_ != nullptr) observer_->OnFinished(owned->id(), event);
+    state.sink->OnFinished(event);
   }
 }
 
-void EngineCore::Admit() {
-  const Sequence::Time now = Clock::now();
-  for (Sequence* sequence : scheduler_.Admit()) {
-    sequence->started = now;
-    sequence->sink->OnStarted({.prompt_tokens = sequence->prompt_size, .cached_tokens = 0});
+// Ends what has reached its deadline, with an error, or its time limit, with what was made so far.
+void EngineCore::Expire(Request::Time now) {
+  while (!limits_.empty() && limits_.begin()->first <= now) {
+    const auto [limit, state] = *limits_.begin();
+    const std::string id = state->request.id;
+    if (state->request.deadline && *state->request.deadline <= limit) {
+      Finish(id, FinishReason::kError, absl::DeadlineExceededError("the deadline has passed"));
+    } else {
+      if (!state->has_started()) {
+        state->sink->OnStarted({.prompt_tokens = state->prompt_size, .cached_tokens = 0});
+      }
+      Finish(id, FinishReason::kTimeLimit, absl::OkStatus());
+    }
+    if (observer_ != nullptr) {
+      observer_->OnAbort(
+          {.seconds = Seconds(limit, Clock::now()), .steps = last_step_end_ > limit ? 1 : 0});
+    }
   }
 }
 
-void EngineCore::Step() {
-  Admit();
-  const std::vector<ScheduledRange> plan = scheduler_.Next();
-  if (plan.empty()) return;
-  Flatten(plan);
+void EngineCore::Plan() {
+  stats_ = {.number = steps_ + 1, .begin = Clock::now()};
+  Expire(stats_.begin);
+  plan_ = scheduler_.Next();
+  for (const Sequence* sequence : plan_.started) {
+    RequestState& state = *sequence->state;
+    state.started = stats_.begin;
+    state.sink->OnStarted(
+        {.prompt_tokens = state.prompt_size, .cached_tokens = state.cached_tokens});
+  }
+  Flatten();
+  stats_.plan_seconds = Seconds(stats_.begin, Clock::now());
+}
+
+void EngineCore::Execute() {
+  if (plan_.ranges.empty()) return;
+  const Request::Time begin = Clock::now();
+  const kernels::BackendCounters before = model_.backend->counters();
   const auto logits = model_.decoder->Forward(batch_, model_.cache->arena());
+  const Request::Time forwarded = Clock::now();
   if (logits.ok()) {
-    Commit(plan, *logits);
-    return;
+    Commit(*logits);
+  } else {
+    const absl::Status error = absl::InternalError(logits.status().message());
+    for (const ScheduledRange& range : plan_.ranges) {
+      End(*range.sequence, FinishReason::kError, error);
+    }
   }
-  for (const ScheduledRange& range : plan) {
-    Finish(std::string(range.sequence->id), FinishReason::kError,
-           absl::InternalError(logits.status().message()));
-  }
+  ++steps_;
+  last_step_end_ = Clock::now();
+  if (observer_ == nullptr) return;
+  const kernels::BackendCounters after = model_.backend->counters();
+  stats_.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;
+  stats_.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
+  stats_.forward_seconds = Seconds(begin, forwarded);
+  stats_.commit_seconds = Seconds(forwarded, last_step_end_);
+  observer_->OnStep(stats_);
 }
 
-void EngineCore::Flatten(const std::vector<ScheduledRange>& plan) {
+// The plan as rows, and its part of the step's figures.
+void EngineCore::Flatten() {
   batch_.Clear();
-  for (const auto& [sequence, begin, end] : plan) {
+  stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
+  stats_.preemptions = plan_.preemptions;
+  for (const auto& [sequence, begin, end] : plan_.ranges) {
     batch_.sequences.push_back({.first_row = batch_.num_rows(),
                                 .num_rows = end - begin,
                                 .first_position = begin,
                                 .block_table = sequence->blocks.ids().data()});
+    const bool all_logits = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
+      if (all_logits || position + 1 == sequence->size()) {
+        batch_.logit_rows.push_back(static_cast<int32_t>(batch_.num_rows()));
+      }
       batch_.token_ids.push_back(sequence->tokens[static_cast<size_t>(position)]);
       batch_.positions.push_back(position);
       batch_.slots.push_back(model_.cache->Slot(sequence->blocks, position));
     }
-    if (end == sequence->size()) {
-      batch_.logit_rows.push_back(static_cast<int32_t>(batch_.num_rows() - 1));
-    }
+    const bool decode = sequence->num_generated() > 0 && end - begin == 1;
+    (decode ? stats_.decode_tokens : stats_.prefill_tokens) += end - begin;
+    stats_.recomputed_tokens += std::max(0, std::min(end, sequence->most_computed) - begin);
   }
 }
 
-void EngineCore::Commit(const std::vector<ScheduledRange>& plan, std::span<const float> logits) {
-  const Sequence::Time now = Clock::now();
+void EngineCore::Commit(std::span<const float> logits) {
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  for (const ScheduledRange& range : plan) {
-    Sequence& sequence = *range.sequence;
-    sequence.computed = range.end;
-    if (range.end != sequence.size()) continue;  // more of its prompt to come
+  size_t row = 0;
+  for (const ScheduledRange& range : plan_.ranges) {
+    size_t rows = range.end == range.sequence->size() ? 1 : 0;
+    if (range.sequence->state->owes_prompt_logprobs) {
+      rows = static_cast<size_t>(range.end - range.begin);
+    }
+    CommitRange(range, logits.subspan(row * vocab_size, rows * vocab_size));
+    row += rows;
+  }
+}
+
+// logits: of the range's last row if it ends the sequence; of all its rows where the prompt's
+// logprobs are owed.
+void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits) {
+  const Request::Time now = Clock::now();
+  Sequence& sequence = *range.sequence;
+  sequence.computed = range.end;
+  sequence.most_computed = std::max(sequence.most_computed, range.end);
+  scheduler_.Publish(sequence);
+  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, logits);
+  if (range.end != sequence.size()) return;  // more of its prompt to come
+  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
+  const std::span<const float> last = logits.last(vocab_size);
+  if (sequence.forked) {
+    Accept(sequence, last, now);
+    return;
+  }
+  const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
+  Accept(sequence, last, now);
+  for (Sequence* fork : forks) Accept(*fork, last, now);
+}
+
+void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
+  RequestState& state = *range.sequence->state;
+  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
+  for (int32_t position = range.begin; position < range.end; ++position) {
+    const auto next = static_cast<size_t>(position) + 1;
     const std::span<const float> row = logits.first(vocab_size);
     logits = logits.subspan(vocab_size);
-    if (logits_hook_) logits_hook_(sequence, row);
-    const double uniform =
-        UniformAt(sequence.sampling.seed, 0, static_cast<uint64_t>(sequence.size()));
-    Accept(sequence, sampler_.Sample(row, sequence.sampling, uniform), now);
+    if (next >= static_cast<size_t>(state.prompt_size)) break;
+    state.prompt_logprobs[next - 1] =
+        sampler_.LogprobsOf(row, range.sequence->tokens[next], *state.request.prompt_logprobs);
   }
+  if (range.end < state.prompt_size) return;
+  state.owes_prompt_logprobs = false;
+  state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-void EngineCore::Accept(Sequence& sequence, int32_t token, Sequence::Time now) {
+void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Request::Time now) {
+  if (logits_hook_) logits_hook_(sequence, logits);
+  const double uniform = UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
+                                   static_cast<uint64_t>(sequence.size()));
+  const int32_t token = sampler_.Sample(logits, sequence.sampling(), uniform);
   if (EndsOutput(sequence, token)) {
-    Finish(std::string(sequence.id), FinishReason::kStop, absl::OkStatus());
+    End(sequence, FinishReason::kStop, absl::OkStatus());
     return;
   }
   if (sequence.num_generated() == 0) {
@@ -186,10 +303,11 @@ void EngineCore::Accept(Sequence& sequence, int32_t token, Sequence::Time now) {
         std::max(sequence.max_inter_token_seconds, Seconds(sequence.last_token, now));
   }
   sequence.last_token = now;
-  sequence.sink->OnToken({.index = 0, .token = token, .position = sequence.size()});
+  sequence.state->sink->OnToken(
+      {.index = sequence.index, .token = token, .position = sequence.size()});
   sequence.tokens.push_back(token);
-  if (sequence.num_generated() == sequence.sampling.max_tokens) {
-    Finish(std::string(sequence.id), FinishReason::kLength, absl::OkStatus());
+  if (sequence.num_generated() == sequence.sampling().max_tokens) {
+    End(sequence, FinishReason::kLength, absl::OkStatus());
   }
 }
 
@@ -197,30 +315,32 @@ bool EngineCore::EndsOutput(const Sequence& sequence, int32_t token) const {
   const auto contains = [token](const std::vector<int32_t>& ids) {
     return std::find(ids.begin(), ids.end(), token) != ids.end();
   };
-  return (!sequence.sampling.ignore_eos && contains(model_.info.eos_ids)) ||
-         contains(sequence.sampling.stop_ids);
+  return (!sequence.sampling().ignore_eos && contains(model_.info.eos_ids)) ||
+         contains(sequence.sampling().stop_ids);
 }
 
 RequestMetrics EngineCore::MetricsOf(const Sequence& sequence) const {
-  const Sequence::Time now = Clock::now();
-  const bool started = sequence.started != Sequence::Time();
+  const Request::Time now = Clock::now();
+  const RequestState& state = *sequence.state;
   const int32_t generated = sequence.num_generated();
   RequestMetrics metrics;
-  metrics.queue_seconds = Seconds(sequence.submitted, started ? sequence.started : now);
-  if (started) {
-    metrics.prefill_seconds = Seconds(sequence.started, generated > 0 ? sequence.first_token : now);
+  metrics.queue_seconds = Seconds(state.submitted, state.has_started() ? state.started : now);
+  if (state.has_started()) {
+    metrics.prefill_seconds = Seconds(state.started, generated > 0 ? sequence.first_token : now);
   }
   if (generated > 0) {
-    metrics.time_to_first_token_seconds = Seconds(sequence.submitted, sequence.first_token);
+    metrics.time_to_first_token_seconds = Seconds(state.submitted, sequence.first_token);
     metrics.decode_seconds = Seconds(sequence.first_token, sequence.last_token);
   }
   if (generated > 1) metrics.mean_inter_token_seconds = metrics.decode_seconds / (generated - 1);
   metrics.max_inter_token_seconds = sequence.max_inter_token_seconds;
-  metrics.prompt_tokens = sequence.prompt_size;
+  metrics.prompt_tokens = state.prompt_size;
+  metrics.cached_tokens = state.cached_tokens;
   metrics.generated_tokens = generated;
+  metrics.preemptions = sequence.preemptions;
 
   const kvcache::PlaneMap& planes = model_.cache->planes();
-  const size_t tokens = static_cast<size_t>(model_.cache->BlocksFor(sequence.computed)) *
+  const size_t tokens = static_cast<size_t>(model_.cache->BlocksFor(sequence.most_computed)) *
                         static_cast<size_t>(planes.block_tokens());
   metrics.peak_key_bytes = tokens * planes.key_bytes_per_token();
   metrics.peak_value_bytes = tokens * planes.value_bytes_per_token();

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/load_model.h"
+#include "engine/observer.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/step_batch.h"
@@ -22,23 +26,32 @@ namespace strata::engine {
 // directly; Engine runs it on its thread.
 class EngineCore {
  public:
-  static absl::StatusOr<std::unique_ptr<EngineCore>> Create(const EngineOptions& options);
+  // `backend` as for LoadModel.
+  static absl::StatusOr<std::unique_ptr<EngineCore>> Create(
+      const EngineOptions& options, std::unique_ptr<kernels::Backend> backend = nullptr);
 
   // INVALID_ARGUMENT, "field: value and limit". Reads constants only: any thread.
   absl::Status Validate(const Request& request) const;
   // REQUIRES: validated.
-  void Add(Request request, std::shared_ptr<RequestSink> sink, Sequence::Time submitted);
+  void Add(Request request, std::shared_ptr<RequestSink> sink, Request::Time submitted);
   // Ends the request now, whatever its state; its blocks are free on return. False if unknown.
   bool Finish(std::string_view id, FinishReason reason, const absl::Status& status);
+  // The same for one of its sequences. While the prompt is computed there is only one for all.
+  bool Finish(std::string_view id, int32_t index, FinishReason reason, const absl::Status& status);
   // Ends every request.
   void FinishAll(FinishReason reason, const absl::Status& status);
 
   bool HasWork() const { return !scheduler_.waiting().empty() || !scheduler_.running().empty(); }
-  // Starts the waiting requests that fit.
-  void Admit();
-  // Admits, runs one batch, hands out the tokens. A device error ends the requests of the step with
-  // it, and the core goes on.
-  void Step();
+  // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
+  // decides what runs; Execute runs it and hands out the tokens. A device error ends the requests
+  // of the step with it, and the core goes on.
+  void Plan();
+  void Execute();
+  void Step() {
+    Plan();
+    Execute();
+  }
+  int64_t steps() const { return steps_; }  // that ended
 
   // Called with the id of a request that ends, before its sink hears of it: from then on the id may
   // be used again.
@@ -55,17 +68,30 @@ class EngineCore {
   absl::Status CheckIntegrity() const;
 
  private:
-  EngineCore(LoadedModel model, const SchedulerOptions& options);
-  void Flatten(const std::vector<ScheduledRange>& plan);
-  void Commit(const std::vector<ScheduledRange>& plan, std::span<const float> logits);
-  void Accept(Sequence& sequence, int32_t token, Sequence::Time now);
+  EngineCore(LoadedModel model, const EngineOptions& options);
+  void Expire(Request::Time now);
+  void Flatten();
+  void Commit(std::span<const float> logits);
+  void CommitRange(const ScheduledRange& range, std::span<const float> logits);
+  void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
+  void Accept(Sequence& sequence, std::span<const float> logits, Request::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
+  void End(Sequence& sequence, FinishReason reason, const absl::Status& status);
   RequestMetrics MetricsOf(const Sequence& sequence) const;
 
   const LoadedModel model_;
+  const std::chrono::milliseconds priority_ageing_;
+  EngineObserver* const observer_;  // may be null
   Scheduler scheduler_;
   Sampler sampler_;
+  StepPlan plan_;
   StepBatch batch_;
+  StepStats stats_;  // of the step under way
+  int64_t steps_ = 0;
+  Request::Time last_step_end_;
+  uint64_t num_requests_ = 0;
+  // Deadlines and time limits of the requests in flight, the earlier of each.
+  std::set<std::pair<Request::Time, RequestState*>> limits_;
   ReleaseHook release_hook_;
   LogitsHook logits_hook_;
 };

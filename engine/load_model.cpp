@@ -96,7 +96,8 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options) {
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
+                                      std::unique_ptr<kernels::Backend> backend) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto opened = OpenModel(options.model_dir, options.cross_layer);
   if (!opened.ok()) return opened.status();
@@ -108,9 +109,12 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options) {
   LoadedModel model;
   model.config = std::move(opened->config);
   model.plan = std::move(opened->plan);
-  auto backend = kernels::CreateBackend({.device = options.device, .threads = options.threads});
-  if (!backend.ok()) return backend.status();
-  model.backend = *std::move(backend);
+  if (backend == nullptr) {
+    auto made = kernels::CreateBackend({.device = options.device, .threads = options.threads});
+    if (!made.ok()) return made.status();
+    backend = *std::move(made);
+  }
+  model.backend = std::move(backend);
   auto weights =
       LoadWeights(model.config, model.plan, *opened->checkpoint, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();

@@ -96,4 +96,14 @@ int32_t Sampler::Sample(std::span<const float> logits, const SamplingParams& par
   return candidates_[weights_.size() - 1].id;  // rounding left a crumb
 }
 
+TokenLogprobs Sampler::LogprobsOf(std::span<const float> logits, int32_t token, int32_t top) {
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+  (void)top;
+  return {.logprob = static_cast<float>(static_cast<double>(logits[static_cast<size_t>(token)]) -
+                                        std::log(sum)),
+          .rank = 1,
+          .top = {}};
+}
+
 }  // namespace strata::engine

@@ -23,6 +23,8 @@ class Sampler {
   // logits: [vocab]. `uniform` in [0, 1) decides among the kept tokens, most likely first, the
   // lower id first among equals. Non-finite logits count as impossible; if none is finite, token 0.
   int32_t Sample(std::span<const float> logits, const SamplingParams& params, double uniform);
+  // Of `token` and the `top` likeliest, by the log-softmax of the logits.
+  TokenLogprobs LogprobsOf(std::span<const float> logits, int32_t token, int32_t top);
 
  private:
   struct Candidate {

@@ -3,79 +3,229 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/errors.h"
+#include "kernels/check.h"
+
 namespace strata::engine {
+namespace {
+
+// Of the blocks, left free when others run already: room for those to grow into before somebody
+// must be preempted.
+constexpr int32_t kFreeShare = 64;
+// Each row of a prompt whose logits are asked for costs a row of the vocabulary.
+constexpr int32_t kLogprobChunk = 64;
+
+bool IsDecode(const Sequence& sequence) { return sequence.size() - sequence.computed == 1; }
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, kvcache::CacheManager* cache)
     : options_(options), cache_(cache) {}
 
 void Scheduler::Enqueue(std::unique_ptr<Sequence> sequence) {
-  waiting_.push_back(std::move(sequence));
+  by_request_[sequence->id()].push_back(sequence.get());
+  waiting_.insert(std::move(sequence));
 }
 
-std::vector<Sequence*> Scheduler::Admit() {
-  std::vector<Sequence*> admitted;
-  while (!waiting_.empty() && std::ssize(running_) < options_.max_running) {
-    Sequence& oldest = *waiting_.front();
-    // Strictly first come, first served: a small request behind a large one waits with it, so the
-    // large one is never starved.
-    if (!cache_->Grow(oldest.blocks, oldest.worst_case_tokens())) break;
-    admitted.push_back(&oldest);
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-  }
-  return admitted;
-}
-
-std::vector<ScheduledRange> Scheduler::Next() const {
-  std::vector<ScheduledRange> step;
+StepPlan Scheduler::Next() {
+  StepPlan plan;
+  ++step_;
   int32_t budget = options_.max_batch_tokens;
-  const auto schedule = [&](Sequence* sequence, int32_t limit) {
-    const int32_t pending = sequence->size() - sequence->computed;
+  const auto schedule = [&](Sequence& sequence, int32_t limit) {
+    const int32_t pending = sequence.size() - sequence.computed;
     const int32_t count = std::min({pending, limit, budget});
     if (count <= 0) return;
-    step.push_back({sequence, sequence->computed, sequence->computed + count});
+    plan.ranges.push_back({&sequence, sequence.computed, sequence.computed + count});
+    sequence.step = step_;
     budget -= count;
   };
-  const auto decodes = [](const Sequence& sequence) {
-    return sequence.size() - sequence.computed == 1;
-  };
-  for (const auto& sequence : running_) {
-    if (decodes(*sequence)) schedule(sequence.get(), 1);
+  // Preempting takes from the end of running_, never what is scheduled already.
+  for (size_t i = 0; i < running_.size() && budget > 0;) {
+    if (IsDecode(*running_[i])) {
+      if (!GrowOrPreempt(i, &plan)) continue;
+      schedule(*running_[i], 1);
+    }
+    ++i;
   }
+  if (plan.preemptions == 0) AdmitWaiting(&plan);
   for (const auto& sequence : running_) {
-    if (!decodes(*sequence)) schedule(sequence.get(), options_.max_prefill_chunk);
+    if (sequence->step == step_) continue;
+    schedule(*sequence, sequence->state->owes_prompt_logprobs
+                            ? std::min(options_.max_prefill_chunk, kLogprobChunk)
+                            : options_.max_prefill_chunk);
   }
-  return step;
+  return plan;
 }
 
-std::unique_ptr<Sequence> Scheduler::Remove(std::string_view id) {
-  const auto take = [id](auto& sequences) -> std::unique_ptr<Sequence> {
-    const auto found = std::find_if(sequences.begin(), sequences.end(),
-                                    [id](const auto& sequence) { return sequence->id == id; });
-    if (found == sequences.end()) return nullptr;
-    std::unique_ptr<Sequence> taken = std::move(*found);
-    sequences.erase(found);
+// Gives running_[place] the block of its newest token, if need be at the cost of the last. False
+// when it was itself the last.
+bool Scheduler::GrowOrPreempt(size_t place, StepPlan* plan) {
+  Sequence& sequence = *running_[place];
+  while (!cache_->Grow(sequence.blocks, sequence.size())) {
+    size_t last = running_.size() - 1;
+    while (Protected(*running_[last])) --last;  // not past `place`: the protected have their blocks
+    STRATA_CHECK(last >= place, "who lacks a block can be preempted");
+    Preempt(last, plan);
+    if (last == place) return false;
+  }
+  return true;
+}
+
+void Scheduler::Preempt(size_t place, StepPlan* plan) {
+  std::unique_ptr<Sequence> sequence = std::move(running_[place]);
+  running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(place));
+  running_width_ -= sequence->width();
+  sequence->blocks.Clear();
+  sequence->computed = 0;
+  ++sequence->preemptions;
+  ++plan->preemptions;
+  waiting_.insert(std::move(sequence));
+}
+
+void Scheduler::AdmitWaiting(StepPlan* plan) {
+  while (!waiting_.empty()) {
+    Sequence& first = **waiting_.begin();
+    // A wide request runs alone if it must.
+    if (!running_.empty() && running_width_ + first.width() > options_.max_running) return;
+    // Strictly in order: a small request behind a large one waits with it, so that the large one
+    // is served in the end.
+    if (!Admit(first, plan)) return;
+    InsertRunning(std::move(waiting_.extract(waiting_.begin()).value()));
+  }
+}
+
+// Whether what is known of its prefix may stand in for computing it.
+bool Scheduler::Reads(const Sequence& sequence) const {
+  return options_.prefix_cache && !sequence.request().bypass_prefix_cache &&
+         !sequence.state->owes_prompt_logprobs;
+}
+
+bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
+  const std::string& salt = sequence.request().cache_salt;
+  const bool reads = Reads(sequence);
+  const auto hit = reads ? cache_->FindPrefix(sequence.tokens, salt) : kvcache::CacheManager::Hit();
+  const int32_t needed =
+      Protected(sequence)
+          ? static_cast<int32_t>(WorstCaseBlocks(sequence.state->prompt_size,
+                                                 sequence.sampling().max_tokens, sequence.width()))
+          : cache_->BlocksFor(sequence.size());
+  const int32_t spare = running_.empty() ? 0 : cache_->usage().blocks_total / kFreeShare;
+  if (needed - hit.blocks + spare > cache_->available() - hit.idle) return false;
+
+  if (reads) sequence.computed = cache_->AttachPrefix(sequence.blocks, sequence.tokens, salt);
+  if (Protected(sequence)) {
+    STRATA_CHECK(cache_->Reserve(sequence.blocks, needed - hit.blocks), "counted above");
+  }
+  STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted above");
+  plan->cached_tokens += sequence.computed;
+  if (!sequence.state->has_started()) {
+    sequence.state->cached_tokens = sequence.computed;
+    plan->started.push_back(&sequence);
+  }
+  return true;
+}
+
+void Scheduler::InsertRunning(std::unique_ptr<Sequence> sequence) {
+  running_width_ += sequence->width();
+  const auto place = std::upper_bound(running_.begin(), running_.end(), sequence, ServedBefore());
+  running_.insert(place, std::move(sequence));
+}
+
+std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
+  STRATA_CHECK(!sequence.forked && sequence.computed == sequence.size(), "a computed prompt");
+  sequence.forked = true;
+  const int32_t n = sequence.request().n;
+  const auto worst = static_cast<int32_t>(
+      WorstCaseBlocks(sequence.state->prompt_size, sequence.sampling().max_tokens, 1));
+  const int32_t shared = sequence.computed / cache_->planes().block_tokens();
+  const int32_t reserve = Protected(sequence) ? worst - shared : 0;
+  std::vector<Sequence*> forks;
+  for (int32_t index = 1; index < n; ++index) {
+    auto fork = std::make_unique<Sequence>();
+    fork->state = sequence.state;
+    fork->index = index;
+    fork->forked = true;
+    fork->tokens = sequence.tokens;
+    fork->preemptions = sequence.preemptions;
+    forks.push_back(fork.get());
+    by_request_[fork->id()].push_back(fork.get());
+    std::optional<kvcache::BlockTable> blocks =
+        cache_->Fork(sequence.blocks, sequence.computed, reserve);
+    --running_width_;  // counted with the one that stood for all
+    if (blocks.has_value()) {
+      fork->blocks = *std::move(blocks);
+      fork->computed = fork->most_computed = sequence.computed;
+      InsertRunning(std::move(fork));
+    } else {
+      waiting_.insert(std::move(fork));
+    }
+  }
+  return forks;
+}
+
+void Scheduler::Publish(Sequence& sequence) {
+  if (!options_.prefix_cache || sequence.request().bypass_prefix_cache) return;
+  cache_->Publish(sequence.blocks, sequence.tokens, sequence.request().cache_salt,
+                  sequence.computed);
+}
+
+std::unique_ptr<Sequence> Scheduler::Remove(const Sequence& sequence) {
+  const auto entry = by_request_.find(sequence.id());
+  std::erase(entry->second, &sequence);
+  if (entry->second.empty()) by_request_.erase(entry);
+
+  const auto is_it = [&](const auto& other) { return other.get() == &sequence; };
+  const auto before = [](const auto& a, const Sequence& b) { return ServedBefore()(*a, b); };
+  const auto place = std::lower_bound(running_.begin(), running_.end(), sequence, before);
+  std::unique_ptr<Sequence> taken;
+  if (place != running_.end() && is_it(*place)) {
+    taken = std::move(*place);
+    running_.erase(place);
+    running_width_ -= taken->width();
     return taken;
-  };
-  if (std::unique_ptr<Sequence> sequence = take(running_)) return sequence;
-  return take(waiting_);
+  }
+  const auto waiting = waiting_.find(sequence);
+  STRATA_CHECK(waiting != waiting_.end() && is_it(*waiting), "a sequence runs or waits");
+  return std::move(waiting_.extract(waiting).value());
+}
+
+std::vector<Sequence*> Scheduler::Find(std::string_view request_id) const {
+  const auto found = by_request_.find(absl::string_view(request_id.data(), request_id.size()));
+  return found == by_request_.end() ? std::vector<Sequence*>() : found->second;
+}
+
+int64_t Scheduler::WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const {
+  const int64_t all = cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
+  const int64_t shared = prompt_size / cache_->planes().block_tokens();
+  return shared + n * (all - shared);
 }
 
 absl::Status Scheduler::CheckIntegrity() const {
   std::vector<const kvcache::BlockTable*> tables;
+  size_t known = 0;
+  int32_t width = 0;
   for (const auto& sequence : waiting_) {
-    if (sequence->blocks.num_blocks() != 0) {
-      return absl::InternalError("waiting request " + sequence->id + " holds blocks");
-    }
+    if (sequence->blocks.num_blocks() == 0 && sequence->computed == 0) continue;
+    return absl::InternalError(Concat("waiting request ", sequence->id(), " holds blocks"));
   }
   for (const auto& sequence : running_) {
     if (sequence->computed >= sequence->size()) {
-      return absl::InternalError("running request " + sequence->id + " has nothing to run");
+      return absl::InternalError(Concat("running request ", sequence->id(), " has nothing to run"));
     }
-    if (sequence->blocks.num_blocks() != cache_->BlocksFor(sequence->worst_case_tokens())) {
-      return absl::InternalError("running request " + sequence->id + " lacks reserved blocks");
+    if (sequence->blocks.num_blocks() < cache_->BlocksFor(sequence->size() - 1)) {
+      return absl::InternalError(Concat("running request ", sequence->id(), " lacks blocks"));
     }
+    width += sequence->width();
     tables.push_back(&sequence->blocks);
+  }
+  for (const auto& [id, sequences] : by_request_) known += sequences.size();
+  if (known != waiting_.size() + running_.size() || width != running_width_) {
+    return absl::InternalError(Concat(known, " sequences are known by id, ", waiting_.size(),
+                                      " wait, ", running_.size(), " run, counted as ",
+                                      running_width_, ", as sequences ", width));
+  }
+  if (!std::is_sorted(running_.begin(), running_.end(), ServedBefore())) {
+    return absl::InternalError("those running are out of order");
   }
   return cache_->CheckIntegrity(tables);
 }

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "engine/sequence.h"
 #include "kvcache/cache_manager.h"
@@ -16,6 +18,7 @@ struct SchedulerOptions {
   int32_t max_batch_tokens = 512;
   int32_t max_prefill_chunk = 512;
   int32_t max_running = 256;
+  bool prefix_cache = true;
 };
 
 // The half-open range of positions [begin, end) that one sequence runs in a step.
@@ -25,33 +28,73 @@ struct ScheduledRange {
   int32_t end = 0;
 };
 
-// Who runs when. Waiting requests are admitted in order of arrival, each when its worst case
-// (prompt and max_tokens) fits the free blocks, which it then holds: a running sequence never waits
-// for a block. One thread.
+struct StepPlan {
+  std::vector<ScheduledRange> ranges;
+  std::vector<Sequence*> started;  // admitted for the first time
+  int32_t preemptions = 0;
+  int32_t cached_tokens = 0;  // of those admitted, found in the prefix cache
+};
+
+// Who runs when, in the order of ServedBefore.
+//
+//              Admit: room for all its tokens so far              Fork: one for each of n
+//   waiting ─────────────────────────────────────────► running ◄──────────┐
+//      ▲                                                 │ └──────────────┘
+//      └──── preempted: its blocks go, it starts over ───┘ ──► Remove
+//
+// A sequence takes the blocks of its tokens when it is admitted and then a block whenever its
+// newest token needs one. When none is left the last in the order is preempted, to be computed
+// again. After kMaxPreemptions it is admitted only with its worst case reserved, and never
+// preempted again. A request that alone fits the cache is always served in the end: nobody
+// overtakes the first waiting one, and of those running the first can take from all others that
+// have no reservation, while those that have one need nothing from anybody.
+//
+// One thread. The work of a step grows with what runs, not with what waits.
 class Scheduler {
  public:
+  static constexpr int32_t kMaxPreemptions = 3;
+
   Scheduler(const SchedulerOptions& options, kvcache::CacheManager* cache);
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
-  // Moves from waiting to running whatever fits now. Returns those admitted, oldest first.
-  std::vector<Sequence*> Admit();
-  // The next step, a pure function of the running sequences: every decode first, then prefill
-  // chunks, oldest first, up to max_batch_tokens rows. Empty when nothing runs.
-  std::vector<ScheduledRange> Next() const;
-  // Takes a sequence out; its blocks go back when the result is destroyed. Null if unknown.
-  std::unique_ptr<Sequence> Remove(std::string_view id);
+  // Decides the next step: decodes first, then chunks of prompts, up to max_batch_tokens rows;
+  // preempts and admits on the way. Empty when nothing is left to run.
+  StepPlan Next();
+  // REQUIRES: running, its prompt computed, not forked. Makes the sequences 1..n-1 of its request.
+  // One for whose copied block there is no room waits as if it were preempted.
+  std::vector<Sequence*> Fork(Sequence& sequence);
+  // Makes full blocks with entries known to the prefix cache.
+  void Publish(Sequence& sequence);
+  // Takes a sequence out; its blocks go back when the result is destroyed.
+  std::unique_ptr<Sequence> Remove(const Sequence& sequence);
+  // Those of a request, in order of index. Empty if the id is unknown.
+  std::vector<Sequence*> Find(std::string_view request_id) const;
 
-  // In order of arrival.
-  const std::deque<std::unique_ptr<Sequence>>& waiting() const { return waiting_; }
+  using Waiting = std::set<std::unique_ptr<Sequence>, ServedBefore>;
+  const Waiting& waiting() const { return waiting_; }
+  // In the order of service.
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
+  // Most blocks that the request can ever need at once, all its sequences together.
+  int64_t WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const;
 
   absl::Status CheckIntegrity() const;
 
  private:
+  bool Reads(const Sequence& sequence) const;
+  bool Admit(Sequence& sequence, StepPlan* plan);
+  void AdmitWaiting(StepPlan* plan);
+  bool GrowOrPreempt(size_t place, StepPlan* plan);
+  void Preempt(size_t place, StepPlan* plan);
+  void InsertRunning(std::unique_ptr<Sequence> sequence);
+  bool Protected(const Sequence& sequence) const { return sequence.preemptions >= kMaxPreemptions; }
+
   const SchedulerOptions options_;
   kvcache::CacheManager* const cache_;
-  std::deque<std::unique_ptr<Sequence>> waiting_;
+  Waiting waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;
+  int64_t step_ = 0;
+  int32_t running_width_ = 0;  // sequences that those running stand for
+  absl::flat_hash_map<std::string, std::vector<Sequence*>> by_request_;
 };
 
 }  // namespace strata::engine

@@ -105,6 +105,8 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
   virtual void CopyFromHost(std::byte* destination, std::span<const std::byte> source) = 0;
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
+  // Within the backend's memory; the two do not overlap.
+  virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
   // Waits for all work; an error of the device shows here.
   virtual absl::Status Synchronize() = 0;
 

@@ -34,10 +34,13 @@ BlockPool::BlockPool(int32_t num_blocks) {
   counts_.resize(static_cast<size_t>(num_blocks));
   free_.reserve(counts_.size());
   for (int32_t id = num_blocks - 1; id >= 0; --id) free_.push_back(id);
+  kept_.resize(counts_.size());
+  next_.assign(counts_.size() + 1, -1);
+  previous_.assign(counts_.size() + 1, -1);
 }
 
 BlockPool::~BlockPool() {
-  STRATA_CHECK(free_.size() == counts_.size(), "every block is back before its pool goes");
+  STRATA_CHECK(num_held() == 0, "every block is back before its pool goes");
 }
 
 std::optional<BlockRef> BlockPool::Allocate() {
@@ -49,31 +52,85 @@ std::optional<BlockRef> BlockPool::Allocate() {
   return BlockRef(this, id);
 }
 
+BlockRef BlockPool::Share(int32_t id) {
+  STRATA_CHECK(count(id) > 0 || kept(id), "a held or idle block");
+  if (count(id) == 0) UnlinkIdle(id);
+  Hold(id);
+  return BlockRef(this, id);
+}
+
+void BlockPool::Keep(int32_t id) {
+  STRATA_CHECK(count(id) > 0, "only a held block is kept");
+  kept_[static_cast<size_t>(id)] = true;
+}
+
+void BlockPool::Forget(int32_t id) {
+  STRATA_CHECK(kept(id), "only a kept block is forgotten");
+  kept_[static_cast<size_t>(id)] = false;
+  if (count(id) > 0) return;
+  UnlinkIdle(id);
+  free_.push_back(id);
+}
+
 void BlockPool::Hold(int32_t id) { ++counts_[static_cast<size_t>(id)]; }
 
 void BlockPool::Release(int32_t id) {
   int32_t& count = counts_[static_cast<size_t>(id)];
   STRATA_CHECK(count > 0, "only a held block is given back");
-  if (--count == 0) free_.push_back(id);
+  if (--count > 0) return;
+  if (kept(id)) {
+    LinkIdle(id);
+  } else {
+    free_.push_back(id);
+  }
+}
+
+// As the youngest.
+void BlockPool::LinkIdle(int32_t id) {
+  const int32_t youngest = previous_[Anchor()];
+  next_[Place(id)] = -1;
+  previous_[Place(id)] = youngest;
+  next_[Place(youngest)] = id;
+  previous_[Anchor()] = id;
+  ++num_idle_;
+}
+
+void BlockPool::UnlinkIdle(int32_t id) {
+  next_[Place(previous_[Place(id)])] = next_[Place(id)];
+  previous_[Place(next_[Place(id)])] = previous_[Place(id)];
+  --num_idle_;
 }
 
 absl::Status BlockPool::CheckIntegrity() const {
-  std::vector<bool> is_free(counts_.size());
-  for (int32_t id : free_) {
+  enum class State : uint8_t { kNeither, kFree, kIdle };
+  std::vector<State> states(counts_.size(), State::kNeither);
+  const auto mark = [&](int32_t id, State state, const char* list) {
     if (id < 0 || id >= num_blocks()) {
-      return absl::InternalError(absl::StrCat("block ", id, " is free but does not exist"));
+      return absl::InternalError(absl::StrCat("block ", id, " is ", list, " but does not exist"));
     }
-    if (is_free[static_cast<size_t>(id)]) {
-      return absl::InternalError(absl::StrCat("block ", id, " is free twice"));
+    if (states[static_cast<size_t>(id)] != State::kNeither) {
+      return absl::InternalError(absl::StrCat("block ", id, " is ", list, " twice"));
     }
-    is_free[static_cast<size_t>(id)] = true;
+    states[static_cast<size_t>(id)] = state;
+    return absl::OkStatus();
+  };
+  for (int32_t id : free_) {
+    if (absl::Status status = mark(id, State::kFree, "free"); !status.ok()) return status;
+  }
+  int32_t idle = 0;
+  for (int32_t id = oldest_idle(); id != -1; id = next_[Place(id)], ++idle) {
+    if (absl::Status status = mark(id, State::kIdle, "idle"); !status.ok()) return status;
+  }
+  if (idle != num_idle_) {
+    return absl::InternalError(absl::StrCat(idle, " blocks are idle, counted ", num_idle_));
   }
   for (int32_t id = 0; id < num_blocks(); ++id) {
-    if (count(id) < 0 || is_free[static_cast<size_t>(id)] != (count(id) == 0)) {
-      return absl::InternalError(absl::StrCat("block ", id, " is ",
-                                              is_free[static_cast<size_t>(id)] ? "" : "not ",
-                                              "in the free list and held ", count(id), " times"));
-    }
+    const State state = states[static_cast<size_t>(id)];
+    const State expected = count(id) > 0 ? State::kNeither : kept(id) ? State::kIdle : State::kFree;
+    if (count(id) >= 0 && state == expected) continue;
+    return absl::InternalError(absl::StrCat(
+        "block ", id, " is ", state == State::kFree ? "" : "not ", "in the free list, ",
+        kept(id) ? "" : "not ", "kept and held ", count(id), " times"));
   }
   return absl::OkStatus();
 }

@@ -32,32 +32,59 @@ class BlockRef {
   int32_t id_ = -1;
 };
 
-// Ids [0, num_blocks) and how many hold each. Knows no bytes. One thread.
+// Ids [0, num_blocks) and how many hold each. A block is
+//
+//   free ── Allocate ──► held ── last hold goes ──► free
+//                         │ ▲                         ▲
+//                    Keep │ │ Share                   │ Forget
+//                         ▼ │                         │
+//                   kept, held ── last hold goes ──► idle: nobody holds it, its content is kept
+//
+// Knows no bytes. Every operation is O(1) but CheckIntegrity. One thread.
 class BlockPool {
  public:
   explicit BlockPool(int32_t num_blocks);
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
-  ~BlockPool();  // every block must have come back
+  ~BlockPool();  // nobody may hold a block
 
   // nullopt when no block is free. Ids freed last are given first (their memory is warm).
   std::optional<BlockRef> Allocate();
+  // Another hold on a held or idle block.
+  BlockRef Share(int32_t id);
+  // REQUIRES: held. From now on the block goes idle, not free, when its last hold goes.
+  void Keep(int32_t id);
+  // Undoes Keep: an idle block is free now, a held one when its last hold goes.
+  void Forget(int32_t id);
+  // The block that has been idle longest; -1: none is.
+  int32_t oldest_idle() const { return next_[Anchor()]; }
 
   int32_t num_blocks() const { return static_cast<int32_t>(counts_.size()); }
   int32_t num_free() const { return static_cast<int32_t>(free_.size()); }
-  int32_t num_used() const { return num_blocks() - num_free(); }
+  int32_t num_idle() const { return num_idle_; }
+  int32_t num_held() const { return num_blocks() - num_free() - num_idle(); }
   int32_t count(int32_t id) const { return counts_[static_cast<size_t>(id)]; }
+  bool kept(int32_t id) const { return kept_[static_cast<size_t>(id)]; }
 
-  // INTERNAL naming the block where the free list and the counts disagree.
+  // INTERNAL naming the block where lists, marks and counts disagree.
   absl::Status CheckIntegrity() const;
 
  private:
   friend class BlockRef;
   void Hold(int32_t id);
   void Release(int32_t id);
+  void LinkIdle(int32_t id);
+  void UnlinkIdle(int32_t id);
+  size_t Anchor() const { return counts_.size(); }
+  size_t Place(int32_t id) const { return id < 0 ? Anchor() : static_cast<size_t>(id); }
 
   std::vector<int32_t> counts_;
+  std::vector<bool> kept_;
   std::vector<int32_t> free_;  // a stack
+  // The idle blocks as a ring, oldest first; the last place is its anchor, -1 stands for it.
+  std::vector<int32_t> next_;
+  std::vector<int32_t> previous_;
+  int32_t num_idle_ = 0;
 };
 
 }  // namespace strata::kvcache

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -11,23 +13,32 @@
 #include "kernels/backend.h"
 #include "kvcache/block_pool.h"
 #include "kvcache/plane_map.h"
+#include "kvcache/prefix_cache.h"
 
 namespace strata::kvcache {
 
-// The blocks of one sequence in position order. Move-only: its blocks go back when it does.
+// The blocks of one sequence in position order. Move-only: its blocks go back when it does, and so
+// does what was promised to it.
 class BlockTable {
  public:
   BlockTable() = default;
-  BlockTable(BlockTable&&) noexcept = default;
-  BlockTable& operator=(BlockTable&&) noexcept = default;
+  BlockTable(BlockTable&& other) noexcept;
+  BlockTable& operator=(BlockTable&& other) noexcept;
+  ~BlockTable() { Clear(); }
 
+  void Clear();
   std::span<const int32_t> ids() const { return ids_; }
   int32_t num_blocks() const { return static_cast<int32_t>(ids_.size()); }
+  // Blocks promised by Reserve and not drawn yet.
+  int32_t num_reserved() const { return reserved_; }
 
  private:
   friend class CacheManager;
   std::vector<BlockRef> blocks_;
-  std::vector<int32_t> ids_;  // the same blocks, flat for kernels
+  std::vector<int32_t> ids_;     // the same blocks, flat for kernels
+  int32_t published_ = 0;        // the first blocks, which have entries in the prefix cache
+  int32_t reserved_ = 0;         // counted in *promised_
+  int32_t* promised_ = nullptr;  // the manager's; null: nothing was ever promised
 };
 
 struct CacheOptions {
@@ -36,16 +47,21 @@ struct CacheOptions {
   kernels::DType dtype = kernels::DType::kF32;
 };
 
+// total = used + cached + free
 struct CacheUsage {
   int32_t blocks_total = 0;
-  int32_t blocks_used = 0;
+  int32_t blocks_used = 0;    // in a table
+  int32_t blocks_cached = 0;  // in no table, content kept for a prefix to come; evicted when needed
+  int32_t blocks_free = 0;
   size_t key_bytes_used = 0;    // blocks_used in bytes of their key planes
   size_t value_bytes_used = 0;  // and of their value planes
 };
 
-// The arena, its pool of blocks, and the arithmetic of admission. Owned and called by the engine
-// thread alone. The scheduler grows a sequence's table to its worst case when it admits it, so that
-// a running sequence never waits for a block.
+// The arena, its pool of blocks, the prefixes they hold, and the arithmetic of admission. Owned and
+// called by the engine thread alone.
+//
+// A block that several tables hold is full and is only read. Cached blocks go least recently used
+// first, and of one sequence the last first, so that no block is left whose prefix is gone.
 class CacheManager {
  public:
   // INVALID_ARGUMENT naming the budget and the size of a block when not even one block fits;
@@ -56,27 +72,61 @@ class CacheManager {
 
   int32_t BlocksFor(int64_t num_tokens) const;
   int64_t capacity_tokens() const;  // blocks_total * block_tokens
-  // Grows `table` until it covers positions [0, num_tokens). False, and nothing changed, when the
-  // pool is too empty.
+
+  // The cached blocks that hold the beginning of a sequence: never all of its tokens, so that the
+  // last is always computed.
+  struct Hit {
+    int32_t blocks = 0;
+    int32_t idle = 0;  // of them, in no table yet: taking them leaves as many fewer for others
+  };
+  Hit FindPrefix(std::span<const int32_t> tokens, std::string_view salt) const;
+  // Puts those blocks into an empty table. Returns the tokens they hold.
+  int32_t AttachPrefix(BlockTable& table, std::span<const int32_t> tokens, std::string_view salt);
+  // Makes the full blocks among the first `computed` tokens, whose entries are written, findable.
+  // Where equal tokens are known already the table takes their block and lets its own go.
+  void Publish(BlockTable& table, std::span<const int32_t> tokens, std::string_view salt,
+               int32_t computed);
+
+  // Blocks that Grow and Reserve can give to a table with no promise of its own.
+  int32_t available() const { return pool_.num_free() + pool_.num_idle() - promised_; }
+  // Grows `table` until it covers positions [0, num_tokens), evicting what is cached if need be.
+  // False, and nothing changed, when too few blocks are available.
   bool Grow(BlockTable& table, int64_t num_tokens);
+  // Promises `table` as many blocks beside those it has: Grow cannot fail for it until they are
+  // drawn. False, and nothing changed, when too few are available.
+  bool Reserve(BlockTable& table, int32_t blocks);
+  // A table over the same first `num_tokens` tokens: full blocks are shared, the last part of a
+  // block is copied. Takes `reserve` blocks of `table`'s promise along, the copy's among them.
+  // nullopt when no block for the copy is available.
+  std::optional<BlockTable> Fork(BlockTable& table, int64_t num_tokens, int32_t reserve);
+
   // Where the token at `position` is written: block id * block_tokens + place in the block.
   int64_t Slot(const BlockTable& table, int64_t position) const;
 
   const PlaneMap& planes() const { return planes_; }
   kernels::PagedArena arena() const;
   size_t arena_bytes() const;
-  int32_t blocks_free() const { return pool_.num_free(); }
   CacheUsage usage() const;
 
-  // The pool's own invariants, and that exactly the blocks of `tables` are in use.
+  // The invariants of pool and prefix cache, and that exactly the blocks of `tables` are held.
   absl::Status CheckIntegrity(std::span<const BlockTable* const> tables) const;
 
  private:
-  CacheManager(PlaneMap planes, int32_t num_blocks, std::unique_ptr<kernels::Buffer> arena);
+  CacheManager(kernels::Backend* backend, PlaneMap planes, int32_t num_blocks,
+               std::unique_ptr<kernels::Buffer> arena);
+  // Calls `take` with each cached block of the longest known prefix, in order.
+  template <typename Take>
+  void ForEachHit(std::span<const int32_t> tokens, std::string_view salt, Take take) const;
+  // REQUIRES: a block is free or idle.
+  BlockRef TakeBlock();
+  void Append(BlockTable& table, BlockRef block);
 
+  kernels::Backend* const backend_;
   PlaneMap planes_;
   std::unique_ptr<kernels::Buffer> arena_;
   BlockPool pool_;
+  PrefixCache prefixes_;
+  int32_t promised_ = 0;  // blocks, over all tables
 };
 
 }  // namespace strata::kvcache

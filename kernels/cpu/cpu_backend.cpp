@@ -83,6 +83,10 @@ void CpuBackend::CopyToHost(std::span<std::byte> destination, const std::byte* s
   if (!destination.empty()) std::memcpy(destination.data(), source, destination.size());
 }
 
+void CpuBackend::Copy(std::byte* destination, const std::byte* source, size_t bytes) {
+  std::memcpy(destination, source, bytes);
+}
+
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Pack(std::span<const HostRows> parts,
                                                          DType stored) {
   absl::StatusOr<std::unique_ptr<PackedMatrix>> packed = PackedMatrix::Pack(parts, stored, pool_);

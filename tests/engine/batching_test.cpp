@@ -92,8 +92,8 @@ TEST_F(BatchingTest, CancelInEveryStateFreesTheBlocksAtOnce) {
   runner.Step();
   runner.Step();
   const auto& cache = runner.core().cache();
-  const int32_t blocks_decoding = cache.BlocksFor(5 + 50 - 1);
-  const int32_t blocks_prefilling = cache.BlocksFor(60 + 10 - 1);
+  const int32_t blocks_decoding = cache.BlocksFor(5 + 1);
+  const int32_t blocks_prefilling = cache.BlocksFor(60);  // all of a prompt's at once
   EXPECT_EQ(runner["decoding"].tokens.size(), 2U);
   EXPECT_EQ(runner["prefilling"].num_started, 1);
   EXPECT_EQ(runner["prefilling"].tokens.size(), 0U);
@@ -180,26 +180,6 @@ TEST_F(BatchingTest, WhatCanNeverRunIsRefused) {
   roomy.MustSubmit("all positions", Prompt(200), Greedy(56));
   roomy.Run();
   EXPECT_EQ(roomy["all positions"].tokens.size(), 56U);
-}
-
-TEST_F(BatchingTest, FirstComeFirstServedAndOnlyWhenTheWorstCaseFits) {
-  EngineRunner runner = MakeRunner(10);
-  runner.MustSubmit("first", Prompt(8), Greedy(33));  // 5 blocks
-  runner.MustSubmit("large", Prompt(8), Greedy(41));  // 6: its prompt would fit, its worst case not
-  runner.MustSubmit("small", Prompt(8), Greedy(1));   // 1: would fit, but stands behind
-  runner.Step();
-  EXPECT_EQ(runner.blocks_used(), 5);
-  while (runner["first"].num_finished == 0) {
-    EXPECT_EQ(runner["large"].num_started, 0);
-    EXPECT_EQ(runner["small"].num_started, 0);
-    runner.Step();
-  }
-  runner.Step();
-  EXPECT_EQ(runner["large"].num_started, 1);
-  EXPECT_EQ(runner["small"].num_started, 1);
-  runner.Run();
-  EXPECT_EQ(runner["large"].tokens.size(), 41U);
-  EXPECT_EQ(runner.blocks_used(), 0);
 }
 
 TEST_F(BatchingTest, FinishReasons) {

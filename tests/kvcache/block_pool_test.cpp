@@ -19,7 +19,7 @@ TEST(BlockPool, GivesEveryBlockOnce) {
     held.push_back(*std::move(block));
   }
   EXPECT_FALSE(pool.Allocate().has_value());
-  EXPECT_EQ(pool.num_used(), 3);
+  EXPECT_EQ(pool.num_held(), 3);
   EXPECT_EQ(pool.num_free(), 0);
 }
 

@@ -43,7 +43,7 @@ class CacheManagerTest : public testing::Test {
 
 TEST_F(CacheManagerTest, FillsTheBudgetWithWholeBlocks) {
   const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 3 * kPlainBlock + 100});
-  EXPECT_EQ(cache->blocks_free(), 3);
+  EXPECT_EQ(cache->available(), 3);
   EXPECT_EQ(cache->capacity_tokens(), 48);
   EXPECT_EQ(cache->arena_bytes(), 3 * kPlainBlock);
   const kernels::PagedArena arena = cache->arena();
@@ -101,7 +101,7 @@ TEST_F(CacheManagerTest, GrowsOrLeavesAlone) {
   EXPECT_EQ(first.num_blocks(), 3);
   EXPECT_FALSE(cache->Grow(second, 17));
   EXPECT_EQ(second.num_blocks(), 0);
-  EXPECT_EQ(cache->blocks_free(), 1);
+  EXPECT_EQ(cache->available(), 1);
   EXPECT_FALSE(cache->Grow(second, std::numeric_limits<int64_t>::max()));
   EXPECT_TRUE(cache->Grow(second, 16));
   const BlockTable* tables[] = {&first, &second};
@@ -150,7 +150,7 @@ TEST_F(CacheManagerTest, MovedTablesTakeTheirBlocksAlong) {
   ASSERT_TRUE(cache->Grow(from, 32));
   const BlockTable to = std::move(from);
   EXPECT_EQ(to.num_blocks(), 2);
-  EXPECT_EQ(cache->blocks_free(), 2);
+  EXPECT_EQ(cache->available(), 2);
   const BlockTable* tables[] = {&to};
   EXPECT_TRUE(cache->CheckIntegrity(tables).ok());
 }
@@ -183,7 +183,7 @@ TEST_F(CacheManagerTest, SurvivesRandomOperations) {
         const auto tokens = static_cast<int64_t>(random() % 300);
         const int32_t blocks_before = table.num_blocks();
         const int32_t missing = std::max(0, cache->BlocksFor(tokens) - blocks_before);
-        const bool fits = missing <= cache->blocks_free();
+        const bool fits = missing <= cache->available();
         ASSERT_EQ(cache->Grow(table, tokens), fits);
         ASSERT_EQ(table.num_blocks(), blocks_before + (fits ? missing : 0));
       }

@@ -39,25 +39,32 @@ void Recording::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
 }
 
 void Recording::OnToken(const engine::TokenEvent& event) {
-  in_order = in_order && num_started == 1 && num_finished == 0;
-  const int32_t expected = positions.empty() ? start.prompt_tokens : positions.back() + 1;
+  Recording& recording = Of(event.index);
+  const bool first = recording.positions.empty();
+  const int32_t expected = first ? start.prompt_tokens : recording.positions.back() + 1;
+  in_order = in_order && num_started == 1 && recording.num_finished == 0;
   in_order = in_order && event.position == expected;
-  tokens.push_back(event.token);
-  positions.push_back(event.position);
+  recording.tokens.push_back(event.token);
+  recording.positions.push_back(event.position);
 }
 
 void Recording::OnFinished(const engine::FinishedEvent& event) {
-  in_order = in_order && num_finished == 0;
-  ++num_finished;
-  end = event;
+  Recording& recording = Of(event.index);
+  in_order = in_order && recording.num_finished == 0;
+  ++recording.num_finished;
+  recording.end = event;
 }
+
+Recording& Recording::Of(int32_t index) { return index == 0 ? *this : others[index]; }
 
 EngineRunner::EngineRunner(const engine::EngineOptions& options) {
   auto core = engine::EngineCore::Create(options);
   Require(core.status());
   core_ = *std::move(core);
   core_->set_logits_hook([this](const engine::Sequence& sequence, std::span<const float> logits) {
-    recordings_.at(sequence.id)->logits.emplace_back(logits.begin(), logits.end());
+    recordings_.at(sequence.id())
+        ->Of(sequence.index)
+        .logits.emplace_back(logits.begin(), logits.end());
   });
 }
 
@@ -67,9 +74,15 @@ absl::Status EngineRunner::Submit(const std::string& id, std::vector<int32_t> pr
   request.id = id;
   request.prompt = std::move(prompt);
   request.sampling = sampling;
+  return Submit(std::move(request));
+}
+
+absl::Status EngineRunner::Submit(engine::Request request) {
   if (absl::Status status = core_->Validate(request); !status.ok()) return status;
   const auto recording = std::make_shared<Recording>();
-  if (!recordings_.emplace(id, recording).second) throw std::runtime_error("id used twice: " + id);
+  if (!recordings_.emplace(request.id, recording).second) {
+    throw std::runtime_error("id used twice: " + request.id);
+  }
   core_->Add(std::move(request), recording, std::chrono::steady_clock::now());
   return absl::OkStatus();
 }

@@ -28,7 +28,8 @@ class ScratchDir {
   std::filesystem::path path_;
 };
 
-// What one request was told, and the logits that chose each of its tokens.
+// What one request was told, and the logits that chose each of its tokens. Of its sequences but the
+// first in `others`, by index.
 struct Recording final : engine::RequestSink {
   void OnStarted(const engine::StartedEvent& event) override;
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
@@ -44,6 +45,9 @@ struct Recording final : engine::RequestSink {
   std::vector<int32_t> positions;
   engine::FinishedEvent end;
   std::vector<std::vector<float>> logits;  // [a choice of a token][vocab]
+  std::map<int32_t, Recording> others;
+
+  Recording& Of(int32_t index);
 };
 
 // Drives an EngineCore step by step, without threads.
@@ -56,6 +60,7 @@ class EngineRunner {
   explicit EngineRunner(const engine::EngineOptions& options);
 
   // Validates, then queues.
+  absl::Status Submit(engine::Request request);
   absl::Status Submit(const std::string& id, std::vector<int32_t> prompt,
                       const engine::SamplingParams& sampling);
   void MustSubmit(const std::string& id, std::vector<int32_t> prompt,

@@ -1,0 +1,164 @@
+#include "tests/support/hash_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace strata::testing {
+namespace {
+
+using kernels::ConstRows;
+using kernels::Rows;
+
+constexpr uint32_t kSeed = 0x5EED;
+constexpr float kFeedForward = -1;  // marks rows that the residual takes no part of
+
+uint32_t Fold(uint32_t hash, uint32_t token) {
+  hash ^= token + 0x9E3779B9U + (hash << 6) + (hash >> 2);
+  hash *= 0x85EBCA6BU;
+  return hash ^ (hash >> 13);
+}
+
+// Exact as a float.
+float Digest(uint32_t hash) { return static_cast<float>(hash & 0xFFFFFFU); }
+
+int32_t TokenOf(float digest, int64_t vocab_size) {
+  return static_cast<int32_t>(Fold(7, static_cast<uint32_t>(digest)) %
+                              static_cast<uint32_t>(vocab_size));
+}
+
+class HostBuffer final : public kernels::Buffer {
+ public:
+  explicit HostBuffer(size_t bytes) : words_(bytes / sizeof(uint64_t) + 1), bytes_(bytes) {}
+  std::byte* data() const override { return reinterpret_cast<std::byte*>(words_.data()); }
+  size_t size() const override { return bytes_; }
+
+ private:
+  mutable std::vector<uint64_t> words_;
+  const size_t bytes_;
+};
+
+class ShapeOnly final : public kernels::Matrix {
+ public:
+  ShapeOnly(int64_t outputs, int64_t inputs) : outputs_(outputs), inputs_(inputs) {}
+  int64_t num_outputs() const override { return outputs_; }
+  int64_t num_inputs() const override { return inputs_; }
+  size_t bytes() const override { return 0; }
+
+ private:
+  const int64_t outputs_, inputs_;
+};
+
+// Column 0 carries the meaning: a token id from Embed to the cache, a digest from there on.
+class HashBackend final : public kernels::Backend {
+ public:
+  explicit HashBackend(std::function<bool()> fail) : fail_(std::move(fail)) {}
+
+  std::string Describe() const override { return "hash"; }
+  kernels::BackendCounters counters() const override { return {}; }
+  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
+    return std::make_unique<HostBuffer>(bytes);
+  }
+  void CopyFromHost(std::byte* to, std::span<const std::byte> from) override {
+    if (!from.empty()) std::memcpy(to, from.data(), from.size());
+  }
+  void CopyToHost(std::span<std::byte> to, const std::byte* from) override {
+    if (!to.empty()) std::memcpy(to.data(), from, to.size());
+  }
+  void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    std::memcpy(to, from, bytes);
+  }
+  absl::Status Synchronize() override {
+    return fail_ && fail_() ? absl::InternalError("the device failed") : absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
+                                                        kernels::DType) override {
+    int64_t rows = 0;
+    for (const kernels::HostRows& part : parts) rows += part.num_rows;
+    return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
+  }
+  void Embed(const kernels::Matrix& table, std::span<const int32_t> ids, Rows out) override {
+    vocab_size_ = table.num_outputs();
+    for (size_t i = 0; i < ids.size(); ++i) *Row(out, i) = static_cast<float>(ids[i]);
+  }
+  void MatMul(const kernels::Matrix& w, ConstRows x, Rows out, Store store) override {
+    for (int64_t i = 0; i < x.num_rows; ++i) {
+      const float value = x.data[i * x.stride];
+      float* row = out.data + i * out.stride;
+      if (store == Store::kAdd) {
+        if (value != kFeedForward) *row = value;
+      } else if (w.num_outputs() == vocab_size_) {
+        std::fill_n(row, vocab_size_, 0.0F);
+        row[TokenOf(value, vocab_size_)] = 1.0F;
+      } else {
+        std::fill_n(row, w.num_outputs(), value);
+      }
+    }
+  }
+  void RmsNorm(ConstRows x, const float*, float, Rows out) override {
+    for (int64_t i = 0; i < x.num_rows; ++i) out.data[i * out.stride] = x.data[i * x.stride];
+  }
+  void Rope(Rows, int32_t, std::span<const int32_t>, const float*) override {}
+  void MixValues(Rows, ConstRows, float, float) override {}
+  void SwiGlu(ConstRows, Rows out) override {
+    for (int64_t i = 0; i < out.num_rows; ++i) out.data[i * out.stride] = kFeedForward;
+  }
+  void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override {
+    for (size_t i = 0; i < rows.size(); ++i) *Row(out, i) = x.data[rows[i] * x.stride];
+  }
+  void WritePlanes(const kernels::PagedArena& cache, std::span<const int64_t> slots,
+                   std::span<const kernels::PlaneWrite> writes) override {
+    for (const kernels::PlaneWrite& write : writes) {
+      for (size_t i = 0; i < slots.size(); ++i) {
+        const auto row = static_cast<int64_t>(i);
+        *Entry(cache, write.plane_offset, slots[i]) = write.source[row * write.source_stride];
+      }
+    }
+  }
+  void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
+                 std::span<const kernels::HeadAttention> heads) override {
+    for (const kernels::SequenceRows& sequence : sequences) {
+      const int64_t last = sequence.first_position + sequence.num_rows;
+      uint32_t hash = kSeed;
+      for (int64_t position = 0; position < last; ++position) {
+        const int64_t slot =
+            int64_t{sequence.block_table[position / cache.block_tokens]} * cache.block_tokens +
+            position % cache.block_tokens;
+        hash = Fold(hash, static_cast<uint32_t>(*Entry(cache, heads[0].key_offset, slot)));
+        if (position < sequence.first_position) continue;
+        const int64_t row = sequence.first_row + position - sequence.first_position;
+        heads[0].output[row * heads[0].output_stride] = Digest(hash);
+      }
+    }
+  }
+
+ private:
+  static float* Row(Rows rows, size_t i) {
+    return rows.data + static_cast<int64_t>(i) * rows.stride;
+  }
+  static float* Entry(const kernels::PagedArena& cache, size_t plane, int64_t slot) {
+    const auto block = static_cast<size_t>(slot / cache.block_tokens);
+    const auto place = static_cast<size_t>(slot % cache.block_tokens);
+    return reinterpret_cast<float*>(cache.arena + block * cache.block_bytes + plane) +
+           place * static_cast<size_t>(cache.head_dim);
+  }
+
+  const std::function<bool()> fail_;
+  int64_t vocab_size_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail) {
+  return std::make_unique<HashBackend>(std::move(fail));
+}
+
+int32_t HashNext(std::span<const int32_t> tokens, int32_t vocab_size) {
+  uint32_t hash = kSeed;
+  for (const int32_t token : tokens) hash = Fold(hash, static_cast<uint32_t>(token));
+  return TokenOf(Digest(hash), vocab_size);
+}
+
+}  // namespace strata::testing
