@@ -1,10 +1,10 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "engine/errors.h"
-
+#include "engine/logprobs.h"
+#include "engine/request_check.h"
 namespace strata::engine {
 namespace {
 
@@ -12,30 +12,6 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Request::Time from, Request::Time to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-absl::Status CheckIds(std::string_view field, std::span<const int32_t> ids, int32_t vocab_size) {
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
-    return InvalidArgument(field, ": id ", ids[i], " at ", i, " is not in 0..", vocab_size - 1);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckSampling(const SamplingParams& params) {
-  const auto error = [](std::string_view field, auto value, std::string_view limit) {
-    return InvalidArgument(field, ": ", value, " is not ", limit);
-  };
-  if (params.max_tokens < 1) return error("max_tokens", params.max_tokens, "at least 1");
-  if (!(std::isfinite(params.temperature) && params.temperature >= 0)) {
-    return error("temperature", params.temperature, "a finite number of at least 0");
-  }
-  if (params.top_k < 0) return error("top_k", params.top_k, "at least 0");
-  if (!(params.top_p > 0 && params.top_p <= 1)) {
-    return error("top_p", params.top_p, "above 0 and at most 1");
-  }
-  if (!(params.min_p >= 0 && params.min_p <= 1)) return error("min_p", params.min_p, "in 0..1");
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -58,39 +34,13 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
                  model_.cache.get()) {}
 
 absl::Status EngineCore::Validate(const Request& request) const {
-  const SamplingParams& sampling = request.sampling;
-  if (request.prompt.empty()) {
-    return absl::InvalidArgumentError("prompt: 0 tokens is not at least 1");
-  }
-  if (auto status = CheckIds("prompt", request.prompt, model_.info.vocab_size); !status.ok()) {
-    return status;
-  }
-  if (auto status = CheckSampling(sampling); !status.ok()) return status;
-  if (auto status = CheckIds("stop_token_ids", sampling.stop_ids, model_.info.vocab_size);
-      !status.ok()) {
-    return status;
-  }
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const auto over = [&](std::string_view what, int64_t limit) {
-    const bool prompt_alone = prompt >= limit;
-    return absl::InvalidArgumentError(
-        prompt_alone
-            ? Concat("prompt: ", prompt, " tokens leave no room for output in ", what, ", ", limit)
-            : Concat("max_tokens: ", sampling.max_tokens, " after a prompt of ", prompt,
-                     " is over ", what, ", ", limit));
-  };
-  if (prompt + sampling.max_tokens > model_.info.max_positions) {
-    return over("the model's positions", model_.info.max_positions);
-  }
-  // The last generated token gets no cache entry.
-  if (prompt + sampling.max_tokens - 1 > model_.info.cache_tokens) {
-    return over("the tokens that fit the cache", model_.info.cache_tokens);
-  }
-  const int64_t worst =
-      scheduler_.WorstCaseBlocks(static_cast<int32_t>(prompt), sampling.max_tokens, request.n);
+  if (auto status = CheckRequest(request, model_.info); !status.ok()) return status;
+  const auto prompt = static_cast<int32_t>(request.prompt.size());
+  const int32_t max_tokens = request.sampling.max_tokens;
+  const int64_t worst = scheduler_.WorstCaseBlocks(prompt, max_tokens, request.n);
   const int64_t all = model_.info.cache_tokens / model_.info.block_tokens;
   if (worst > all) {
-    return InvalidArgument("n: ", request.n, " sequences of up to ", sampling.max_tokens,
+    return InvalidArgument("n: ", request.n, " sequences of up to ", max_tokens,
                            " tokens after a prompt of ", prompt, " take ", worst,
                            " blocks of the cache, it has ", all);
   }
@@ -101,6 +51,7 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request
   const auto state = std::make_shared<RequestState>();
   auto sequence = std::make_unique<Sequence>();
   sequence->state = state;
+  sequence->history = TokenHistory(request.sampling, request.prompt);
   sequence->tokens = std::move(request.prompt);
   state->sink = std::move(sink);
   state->prompt_size = sequence->size();
@@ -280,7 +231,7 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
     logits = logits.subspan(vocab_size);
     if (next >= static_cast<size_t>(state.prompt_size)) break;
     state.prompt_logprobs[next - 1] =
-        sampler_.LogprobsOf(row, range.sequence->tokens[next], *state.request.prompt_logprobs);
+        LogprobsOf(row, range.sequence->tokens[next], *state.request.prompt_logprobs);
   }
   if (range.end < state.prompt_size) return;
   state.owes_prompt_logprobs = false;
@@ -291,7 +242,12 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
   if (logits_hook_) logits_hook_(sequence, logits);
   const double uniform = UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
                                    static_cast<uint64_t>(sequence.size()));
-  const int32_t token = sampler_.Sample(logits, sequence.sampling(), uniform);
+  SampledToken sampled = sampler_.Sample(logits, sequence.sampling(),
+                                         {.history = sequence.history,
+                                          .eos_ids = model_.info.eos_ids,
+                                          .num_generated = sequence.num_generated(),
+                                          .uniform = uniform});
+  const int32_t token = sampled.token;
   if (EndsOutput(sequence, token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus());
     return;
@@ -303,9 +259,12 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
         std::max(sequence.max_inter_token_seconds, Seconds(sequence.last_token, now));
   }
   sequence.last_token = now;
-  sequence.state->sink->OnToken(
-      {.index = sequence.index, .token = token, .position = sequence.size()});
+  sequence.state->sink->OnToken({.index = sequence.index,
+                                 .token = token,
+                                 .position = sequence.size(),
+                                 .logprobs = std::move(sampled.logprobs)});
   sequence.tokens.push_back(token);
+  sequence.history.AddOutput(token);
   if (sequence.num_generated() == sequence.sampling().max_tokens) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
   }

@@ -25,8 +25,8 @@ struct LoadedModel {
 };
 
 // INVALID_ARGUMENT "option: value and limit" for an option out of range; else what config,
-// checkpoint, plan, cache and backend report, each one line. With a `backend` (of a test's own) that
-// one is used, whatever options.device says.
+// checkpoint, plan, cache and backend report, each one line. With a `backend` (of a test's own)
+// that one is used, whatever options.device says.
 absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
                                       std::unique_ptr<kernels::Backend> backend = nullptr);
 

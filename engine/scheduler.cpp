@@ -146,6 +146,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
     fork->index = index;
     fork->forked = true;
     fork->tokens = sequence.tokens;
+    fork->history = sequence.history;
     fork->preemptions = sequence.preemptions;
     forks.push_back(fork.get());
     by_request_[fork->id()].push_back(fork.get());

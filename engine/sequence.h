@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/token_history.h"
 #include "engine/types.h"
 #include "kvcache/cache_manager.h"
 
@@ -46,6 +47,7 @@ struct Sequence {
   int32_t index = 0;
   bool forked = false;          // is one of n, or the only one; until then it stands for all n
   std::vector<int32_t> tokens;  // prompt, then what was generated
+  TokenHistory history;         // of `tokens`, for the penalties
   int32_t computed = 0;
   int32_t most_computed = 0;  // before a preemption as well
   int32_t preemptions = 0;

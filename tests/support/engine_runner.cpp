@@ -46,6 +46,7 @@ void Recording::OnToken(const engine::TokenEvent& event) {
   in_order = in_order && event.position == expected;
   recording.tokens.push_back(event.token);
   recording.positions.push_back(event.position);
+  recording.token_logprobs.push_back(event.logprobs);
 }
 
 void Recording::OnFinished(const engine::FinishedEvent& event) {
