@@ -67,7 +67,9 @@ class PrefixCache {
     bool operator()(const Name& a, const Name& b) const;
     bool operator()(int32_t a, const Name& b) const { return (*this)(cache->NameOf(a), b); }
     bool operator()(const Name& a, int32_t b) const { return (*this)(a, cache->NameOf(b)); }
-    bool operator()(int32_t a, int32_t b) const { return a == b; }
+    bool operator()(int32_t a, int32_t b) const {
+      return a == b || (*this)(cache->NameOf(a), cache->NameOf(b));
+    }
   };
 
   const size_t block_tokens_;

@@ -74,19 +74,54 @@ TEST(BlockPoolDeathTest, OurBugsEndTheProcess) {
       "every block is back");
 }
 
+TEST(BlockPool, KeptBlocksGoIdleAndComeBack) {
+  BlockPool pool(4);
+  std::vector<BlockRef> held;
+  for (int i = 0; i < 4; ++i) held.push_back(*pool.Allocate());
+  for (int32_t id : {0, 1, 2}) pool.Keep(id);
+  EXPECT_EQ(pool.oldest_idle(), -1);
+  std::swap(held[0], held[2]);
+  held.clear();  // 2, 1, 0 and 3
+  EXPECT_EQ(pool.num_idle(), 3);
+  EXPECT_EQ(pool.num_free(), 1);
+  EXPECT_EQ(pool.num_held(), 0);
+  EXPECT_EQ(pool.oldest_idle(), 2);
+  EXPECT_TRUE(pool.CheckIntegrity().ok()) << pool.CheckIntegrity();
+
+  BlockRef oldest = pool.Share(2);
+  EXPECT_EQ(pool.oldest_idle(), 1);
+  EXPECT_EQ(pool.num_held(), 1);
+  oldest = BlockRef();  // the youngest now
+  EXPECT_EQ(pool.oldest_idle(), 1);
+  pool.Forget(1);
+  EXPECT_EQ(pool.oldest_idle(), 0);
+  EXPECT_EQ(pool.num_free(), 2);
+  oldest = pool.Share(0);
+  pool.Forget(0);  // held: free when it comes back
+  EXPECT_EQ(pool.num_free(), 2);
+  oldest = BlockRef();
+  EXPECT_EQ(pool.num_free(), 3);
+  EXPECT_EQ(pool.oldest_idle(), 2);
+  EXPECT_TRUE(pool.CheckIntegrity().ok()) << pool.CheckIntegrity();
+  EXPECT_DEATH(pool.Share(1), "a held or idle block");
+  EXPECT_DEATH(pool.Keep(2), "only a held block is kept");
+  EXPECT_DEATH(pool.Forget(3), "only a kept block is forgotten");
+}
+
 TEST(BlockPool, SurvivesRandomOperations) {
   std::mt19937 random(7);
   BlockPool pool(16);
   std::vector<BlockRef> held;
   for (int step = 0; step < 20000; ++step) {
     const size_t any = held.empty() ? 0 : random() % held.size();
-    switch (random() % 5) {
+    switch (random() % 8) {
       case 0:
       case 1:
         if (std::optional<BlockRef> block = pool.Allocate()) {
           held.push_back(*std::move(block));
         } else {
           ASSERT_EQ(pool.num_free(), 0);
+          held.clear();  // start again
         }
         break;
       case 2:
@@ -94,6 +129,15 @@ TEST(BlockPool, SurvivesRandomOperations) {
         break;
       case 3:
         if (!held.empty()) held[any] = held[random() % held.size()];
+        break;
+      case 4:
+        if (!held.empty()) pool.Keep(held[any].id());
+        break;
+      case 5:
+        if (pool.oldest_idle() >= 0) held.push_back(pool.Share(pool.oldest_idle()));
+        break;
+      case 6:
+        if (pool.oldest_idle() >= 0) pool.Forget(pool.oldest_idle());
         break;
       default:
         if (!held.empty()) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -164,6 +165,109 @@ TEST_F(CacheManagerTest, IntegrityNamesABlockThatNoTableLists) {
   EXPECT_EQ(lost.message(), "block 0 is held 1 times, by tables 0");
   const BlockTable* twice[] = {&table, &table};
   EXPECT_EQ(cache->CheckIntegrity(twice).message(), "block 0 is held 1 times, by tables 2");
+}
+
+std::vector<int32_t> Count(int32_t from, int32_t count) {
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  std::iota(tokens.begin(), tokens.end(), from);
+  return tokens;
+}
+
+TEST_F(CacheManagerTest, PrefixesAreFoundSharedAndEvictedFromTheirEnd) {
+  const auto cache =
+      Make(SharingPlan::Plain(kShape), {.cache_bytes = 4 * kPlainBlock, .block_tokens = 16});
+  const std::vector<int32_t> tokens = Count(0, 64);
+  BlockTable first;
+  ASSERT_TRUE(cache->Grow(first, 40));
+  cache->Publish(first, tokens, "", 40);  // two full blocks
+  EXPECT_EQ(cache->FindPrefix(tokens, "").blocks, 2);
+  EXPECT_EQ(cache->FindPrefix(tokens, "").idle, 0);
+  EXPECT_EQ(cache->FindPrefix(std::span(tokens).first(33), "").blocks, 2);
+  EXPECT_EQ(cache->FindPrefix(std::span(tokens).first(32), "").blocks, 1) << "the last is computed";
+  EXPECT_EQ(cache->FindPrefix(tokens, "salt").blocks, 0);
+  EXPECT_EQ(cache->FindPrefix(Count(1, 64), "").blocks, 0);
+
+  BlockTable second;
+  EXPECT_EQ(cache->AttachPrefix(second, tokens, ""), 32);
+  EXPECT_EQ(cache->usage().blocks_used, 3);
+  first.Clear();
+  second.Clear();
+  EXPECT_EQ(cache->usage().blocks_used, 0);
+  EXPECT_EQ(cache->usage().blocks_cached, 2);
+  EXPECT_EQ(cache->usage().blocks_free, 2);
+  EXPECT_EQ(cache->available(), 4);
+
+  ASSERT_TRUE(cache->Grow(first, 48));  // takes the second of the two
+  EXPECT_EQ(cache->FindPrefix(tokens, "").blocks, 1);
+  EXPECT_EQ(cache->FindPrefix(tokens, "").idle, 1);
+  ASSERT_TRUE(cache->Grow(first, 64));
+  EXPECT_EQ(cache->FindPrefix(tokens, "").blocks, 0);
+  const BlockTable* tables[] = {&first, &second};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
+}
+
+TEST_F(CacheManagerTest, WhatTwoComputeAtOnceIsKeptOnce) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 6 * kPlainBlock});
+  const std::vector<int32_t> tokens = Count(0, 40);
+  BlockTable first;
+  BlockTable second;
+  ASSERT_TRUE(cache->Grow(first, 40));
+  ASSERT_TRUE(cache->Grow(second, 40));
+  cache->Publish(first, tokens, "", 16);
+  cache->Publish(second, tokens, "", 40);
+  EXPECT_EQ(first.ids()[0], second.ids()[0]);
+  cache->Publish(first, tokens, "", 40);
+  EXPECT_EQ(first.ids()[1], second.ids()[1]);
+  EXPECT_NE(first.ids()[2], second.ids()[2]);
+  EXPECT_EQ(cache->usage().blocks_used, 4);
+  const BlockTable* tables[] = {&first, &second};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
+}
+
+TEST_F(CacheManagerTest, WhatIsPromisedIsThere) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 6 * kPlainBlock});
+  BlockTable sure;
+  BlockTable other;
+  ASSERT_TRUE(cache->Reserve(sure, 4));
+  EXPECT_EQ(cache->available(), 2);
+  EXPECT_FALSE(cache->Reserve(other, 3));
+  EXPECT_FALSE(cache->Grow(other, 48));
+  ASSERT_TRUE(cache->Grow(other, 32));
+  ASSERT_TRUE(cache->Grow(sure, 20));
+  EXPECT_EQ(sure.num_reserved(), 2);
+  EXPECT_EQ(cache->available(), 0);
+  ASSERT_TRUE(cache->Grow(sure, 64));
+  EXPECT_EQ(sure.num_reserved(), 0);
+  EXPECT_FALSE(cache->Grow(sure, 65));
+  const BlockTable* tables[] = {&sure, &other};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
+  sure = BlockTable();
+  ASSERT_TRUE(cache->Reserve(other, 4));
+  other.Clear();
+  EXPECT_EQ(cache->available(), 6) << "a promise goes with its table";
+}
+
+TEST_F(CacheManagerTest, ForksShareFullBlocksAndCopyTheRest) {
+  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 5 * kPlainBlock});
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(table, 40));
+  std::byte* const arena = cache->arena().arena;
+  const auto block = [&](int32_t id) { return arena + static_cast<size_t>(id) * kPlainBlock; };
+  for (int32_t id : table.ids())
+    std::fill_n(block(id), kPlainBlock, static_cast<std::byte>(id + 1));
+  std::optional<BlockTable> fork = cache->Fork(table, 40, 0);
+  ASSERT_TRUE(fork.has_value());
+  EXPECT_EQ(fork->ids()[0], table.ids()[0]);
+  EXPECT_EQ(fork->ids()[1], table.ids()[1]);
+  ASSERT_NE(fork->ids()[2], table.ids()[2]);
+  EXPECT_EQ(std::memcmp(block(fork->ids()[2]), block(table.ids()[2]), kPlainBlock), 0);
+  const std::optional<BlockTable> whole = cache->Fork(table, 32, 0);
+  EXPECT_EQ(whole->num_blocks(), 2);
+  ASSERT_TRUE(cache->Grow(*fork, 64));
+  EXPECT_FALSE(cache->Fork(table, 40, 0).has_value()) << "no room for the copy";
+  EXPECT_EQ(cache->usage().blocks_used, 5);
+  const BlockTable* tables[] = {&table, &*fork, &*whole};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
 }
 
 TEST_F(CacheManagerTest, SurvivesRandomOperations) {
