@@ -1,0 +1,164 @@
+// What a step costs beside the model: planning, flattening, sampling, handing over. The backend
+// does nothing, so what is left is the engine thread's own work.
+//
+//   build/bin/strata-step-bench [--blocks 1000000]
+//
+// A row for each number of running sequences, all decoding: medians over steps, in microseconds.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::testing {
+namespace {
+
+using kernels::ConstRows;
+using kernels::Rows;
+
+constexpr int32_t kVocab = 128;
+constexpr int32_t kPrompt = 100;
+constexpr int32_t kSteps = 200;
+
+class UntouchedBuffer final : public kernels::Buffer {
+ public:
+  explicit UntouchedBuffer(size_t bytes)
+      : data_(static_cast<std::byte*>(std::calloc(bytes, 1))), bytes_(bytes) {}
+  ~UntouchedBuffer() override { std::free(data_); }
+  std::byte* data() const override { return data_; }
+  size_t size() const override { return bytes_; }
+
+ private:
+  std::byte* const data_;
+  const size_t bytes_;
+};
+
+class ShapeOnly final : public kernels::Matrix {
+ public:
+  ShapeOnly(int64_t outputs, int64_t inputs) : outputs_(outputs), inputs_(inputs) {}
+  int64_t num_outputs() const override { return outputs_; }
+  int64_t num_inputs() const override { return inputs_; }
+  size_t bytes() const override { return 0; }
+
+ private:
+  const int64_t outputs_, inputs_;
+};
+
+class NullBackend final : public kernels::Backend {
+ public:
+  std::string Describe() const override { return "null"; }
+  kernels::BackendCounters counters() const override { return {}; }
+  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
+    return std::make_unique<UntouchedBuffer>(bytes);
+  }
+  void CopyFromHost(std::byte*, std::span<const std::byte>) override {}
+  void CopyToHost(std::span<std::byte>, const std::byte*) override {}
+  void Copy(std::byte*, const std::byte*, size_t) override {}
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
+                                                        kernels::DType) override {
+    int64_t rows = 0;
+    for (const kernels::HostRows& part : parts) rows += part.num_rows;
+    return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
+  }
+  void Embed(const kernels::Matrix&, std::span<const int32_t>, Rows) override {}
+  void MatMul(const kernels::Matrix&, ConstRows, Rows, Store) override {}
+  void RmsNorm(ConstRows, const float*, float, Rows) override {}
+  void Rope(Rows, int32_t, std::span<const int32_t>, const float*) override {}
+  void MixValues(Rows, ConstRows, float, float) override {}
+  void SwiGlu(ConstRows, Rows) override {}
+  void GatherRows(ConstRows, std::span<const int32_t>, Rows) override {}
+  void WritePlanes(const kernels::PagedArena&, std::span<const int64_t>,
+                   std::span<const kernels::PlaneWrite>) override {}
+  void Attention(const kernels::PagedArena&, std::span<const kernels::SequenceRows>,
+                 std::span<const kernels::HeadAttention>) override {}
+};
+
+// As a front's: append under a lock.
+class Outbox final : public engine::RequestSink {
+ public:
+  void OnStarted(const engine::StartedEvent&) override {}
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
+  void OnToken(const engine::TokenEvent& event) override {
+    const std::lock_guard lock(mutex_);
+    tokens_.push_back(event.token);
+  }
+  void OnFinished(const engine::FinishedEvent&) override {}
+
+ private:
+  std::mutex mutex_;
+  std::vector<int32_t> tokens_;
+};
+
+class Keeper final : public engine::EngineObserver {
+ public:
+  void OnStep(const engine::StepStats& step) override {
+    if (step.prefill_tokens > 0) return;
+    plan.push_back(step.plan_seconds * 1e6);
+    commit.push_back(step.commit_seconds * 1e6);
+  }
+  void OnFinished(const std::string&, const engine::FinishedEvent&) override {}
+  void OnAbort(const engine::AbortStats&) override {}
+
+  std::vector<double> plan, commit;
+};
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + std::ssize(values) / 2, values.end());
+  return values[values.size() / 2];
+}
+
+void Measure(const std::filesystem::path& model_dir, int32_t blocks, int32_t sequences) {
+  Keeper keeper;
+  engine::EngineOptions options;
+  options.model_dir = model_dir;
+  options.cache_bytes = size_t{2} * 8 * sizeof(float) * 16 * static_cast<size_t>(blocks);
+  options.max_batch_tokens = 8192;
+  options.max_prefill_chunk = 8192;
+  options.max_running = sequences;
+  options.observer = &keeper;
+  auto core = engine::EngineCore::Create(options, std::make_unique<NullBackend>());
+  if (!core.ok()) throw std::runtime_error(core.status().ToString());
+  const auto now = std::chrono::steady_clock::now();
+  for (int32_t i = 0; i < sequences; ++i) {
+    engine::Request request;
+    request.id = std::to_string(i);
+    request.prompt = RandomPrompt(static_cast<uint64_t>(i), kPrompt, kVocab);
+    request.sampling = Greedy(kSteps + 200);
+    (*core)->Add(std::move(request), std::make_shared<Outbox>(), now);
+  }
+  while (std::ssize(keeper.plan) < kSteps) (*core)->Step();
+  const double plan = Median(keeper.plan);
+  const double commit = Median(keeper.commit);
+  std::printf("%9d  %8.1f  %8.1f  %8.1f  %12.3f\n", sequences, plan, commit, plan + commit,
+              (plan + commit) / sequences);
+}
+
+}  // namespace
+}  // namespace strata::testing
+
+int main(int argc, char** argv) {
+  using namespace strata::testing;
+  int32_t blocks = 1000000;
+  if (argc == 3 && std::string(argv[1]) == "--blocks") blocks = std::atoi(argv[2]);
+  const ScratchDir scratch;
+  const auto dir = WriteModelDir(
+      MakeTinyModel(
+          {.attention = {.num_layers = 1, .num_query_heads = 1, .num_kv_heads = 1, .head_dim = 8},
+           .hidden_size = 8,
+           .intermediate_size = 8,
+           .vocab_size = kVocab,
+           .max_positions = 1024}),
+      scratch.path());
+  std::printf("%d blocks, vocabulary of %d, microseconds a step (median of %d)\n", blocks, kVocab,
+              kSteps);
+  std::printf("%9s  %8s  %8s  %8s  %12s\n", "sequences", "plan", "commit", "together",
+              "a sequence");
+  for (const int32_t sequences : {1, 16, 64, 256, 1024, 4096}) Measure(dir, blocks, sequences);
+}
