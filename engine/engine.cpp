@@ -5,6 +5,7 @@
 
 #include "engine/engine_core.h"
 #include "engine/errors.h"
+#include "engine/retry_after.h"
 
 namespace strata::engine {
 
@@ -39,8 +40,9 @@ absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) 
   if (draining_) return absl::UnavailableError("the server is shutting down");
   const int64_t waiting = std::ssize(submissions_) + load_.waiting;
   if (waiting >= max_queue_) {
-    return absl::ResourceExhaustedError(
-        Concat("queue: ", waiting, " requests wait, the limit is ", max_queue_));
+    return WithRetryAfter(absl::ResourceExhaustedError(Concat(
+                              "queue: ", waiting, " requests wait, the limit is ", max_queue_)),
+                          RetryAfterLocked());
   }
   if (!in_flight_.insert(request.id).second) {
     return absl::AlreadyExistsError(
@@ -75,13 +77,12 @@ Engine::Load Engine::load() const {
   return load_;
 }
 
-std::chrono::milliseconds Engine::RetryAfter() const {
-  using std::chrono::milliseconds;
-  const std::lock_guard lock(mutex_);
-  // Since the last one left, too: a queue that stands still gives longer and longer hints.
+// When a place can be hoped for, from the rate at which requests have been leaving the queue; since
+// the last one left, too, so that a queue that stands still gives longer and longer hints.
+std::chrono::milliseconds Engine::RetryAfterLocked() const {
   const double since = std::chrono::duration<double>(Clock::now() - last_leaving_).count();
   const double seconds = std::clamp(std::max(leaving_interval_, since), 0.1, 60.0);
-  return milliseconds(static_cast<int64_t>(1000 * seconds));
+  return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));
 }
 
 // The engine's thread: takes in what callers left, then runs one step.

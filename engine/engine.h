@@ -67,7 +67,7 @@ struct ModelInfo {
 //   INVALID_ARGUMENT     "field: value and limit": empty prompt, bad ids, parameters out of range,
 //                        prompt and max_tokens over the model's positions or over the whole cache
 //   ALREADY_EXISTS       a request with this id is in flight
-//   RESOURCE_EXHAUSTED   the queue is full
+//   RESOURCE_EXHAUSTED   the queue is full; RetryAfterOf(status) says when to try again
 //   UNAVAILABLE          draining or shut down
 //
 // Threads: every public method may be called from any thread. One thread of its own runs the steps
@@ -84,9 +84,6 @@ class Engine {
   // The request, or one of its sequences, finishes with kCancelled before the next step. No effect
   // on unknown ids, nor for one sequence while its prompt is computed.
   void Cancel(const std::string& request_id, std::optional<int32_t> index = {});
-  // When a place in a full queue can be hoped for, from the rate at which requests have been
-  // leaving it. Between 100 ms and 60 s.
-  std::chrono::milliseconds RetryAfter() const;
 
   // Refuses new requests, waits until the running ones are done or `limit` has passed, ends the
   // rest with UNAVAILABLE, stops the thread. May be called again.
@@ -124,6 +121,7 @@ class Engine {
   void Run();
   void Cancel(const Cancellation& cancellation);
   void UpdateLoad(bool stepping);
+  std::chrono::milliseconds RetryAfterLocked() const;
 
   std::unique_ptr<EngineCore> core_;  // of the engine's thread, but for its constant parts
   const int32_t max_queue_;

@@ -4,14 +4,13 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
+#include "engine/retry_after.h"
+#include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
 namespace strata::server {
 namespace {
-
-// Until the queue's rate is measured: about what a short request takes.
-constexpr int kRetrySeconds = 1;
 
 // "temperature" of "temperature: -1, must be at least 0"; empty where the message names no field.
 std::string FieldOf(const std::string& message) {
@@ -38,9 +37,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     violation->set_field(FieldOf(message));
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
-  } else if (absl::IsResourceExhausted(status)) {
+  } else if (const auto delay = engine::RetryAfterOf(status)) {
     google::rpc::RetryInfo retry;
-    retry.mutable_retry_delay()->set_seconds(kRetrySeconds);
+    *retry.mutable_retry_delay() =
+        google::protobuf::util::TimeUtil::MillisecondsToDuration(delay->count());
     details.add_details()->PackFrom(retry);
   }
   // The codes of absl and gRPC are the same numbers.

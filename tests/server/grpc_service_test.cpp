@@ -154,7 +154,10 @@ TEST_F(GrpcServiceTest, AFullQueueSaysWhenToRetry) {
   google::rpc::RetryInfo retry;
   ASSERT_EQ(details.details_size(), 1);
   ASSERT_TRUE(details.details(0).UnpackTo(&retry));
-  EXPECT_EQ(retry.retry_delay().seconds(), 1);
+  const double delay = static_cast<double>(retry.retry_delay().seconds()) +
+                       1e-9 * static_cast<double>(retry.retry_delay().nanos());
+  EXPECT_GE(delay, 0.1);
+  EXPECT_LE(delay, 60);
 }
 
 TEST_F(GrpcServiceTest, CancelAndDeadlineFreeTheBlocks) {
