@@ -1,6 +1,7 @@
 #include "server/generate_report.h"
 
 #include <array>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
@@ -9,7 +10,16 @@ namespace strata::server {
 namespace {
 
 const char* ReasonName(v1::FinishReason reason) {
-  return reason == v1::FINISH_REASON_STOP ? "stop" : "length";
+  switch (reason) {
+    case v1::FINISH_REASON_STOP:
+      return "stop";
+    case v1::FINISH_REASON_LENGTH:
+      return "length";
+    case v1::FINISH_REASON_TIME_LIMIT:
+      return "time_limit";
+    default:
+      return "unspecified";
+  }
 }
 
 nlohmann::ordered_json MetricsJson(const v1::RequestMetrics& metrics) {
@@ -29,6 +39,27 @@ nlohmann::ordered_json MetricsJson(const v1::RequestMetrics& metrics) {
           {"plain_cache_bytes", metrics.plain_cache_bytes()}};
 }
 
+nlohmann::ordered_json LogprobsJson(const std::vector<v1::TokenLogprobs>& logprobs) {
+  auto list = nlohmann::ordered_json::array();
+  for (const v1::TokenLogprobs& token : logprobs) {
+    auto top = nlohmann::ordered_json::array();
+    for (const v1::TokenLogprob& likely : token.top()) {
+      top.push_back({{"token_id", likely.token_id()}, {"logprob", likely.logprob()}});
+    }
+    list.push_back({{"logprob", token.logprob()}, {"rank", token.rank()}, {"top", std::move(top)}});
+  }
+  return list;
+}
+
+// Into `json`, beside what may stand there.
+void AddSequence(const SequenceResult& sequence, nlohmann::ordered_json* json) {
+  (*json)["text"] = sequence.text;
+  (*json)["token_ids"] = sequence.token_ids;
+  if (!sequence.logprobs.empty()) (*json)["logprobs"] = LogprobsJson(sequence.logprobs);
+  (*json)["finish_reason"] = ReasonName(sequence.reason);
+  (*json)["metrics"] = MetricsJson(sequence.metrics);
+}
+
 std::string Size(uint64_t bytes) {
   constexpr std::array<const char*, 4> kUnits = {"B", "KiB", "MiB", "GiB"};
   double value = static_cast<double>(bytes);
@@ -40,13 +71,21 @@ std::string Size(uint64_t bytes) {
 }  // namespace
 
 std::string ResultJson(const GenerateResult& result) {
-  const nlohmann::ordered_json json = {{"text", result.text},
-                                       {"prompt_token_ids", result.prompt_token_ids},
-                                       {"token_ids", result.token_ids},
-                                       {"finish_reason", ReasonName(result.reason)},
-                                       {"metrics", MetricsJson(result.metrics)},
-                                       {"seed", result.seed},
-                                       {"request_id", result.request_id}};
+  nlohmann::ordered_json json;
+  if (result.sequences.size() == 1) {
+    AddSequence(result.sequences[0], &json);
+  } else {
+    json["sequences"] = nlohmann::ordered_json::array();
+    for (const SequenceResult& sequence : result.sequences) {
+      AddSequence(sequence, &json["sequences"].emplace_back());
+    }
+  }
+  json["prompt_token_ids"] = result.prompt_token_ids;
+  if (!result.prompt_logprobs.empty()) {
+    json["prompt_logprobs"] = LogprobsJson(result.prompt_logprobs);
+  }
+  json["seed"] = result.seed;
+  json["request_id"] = result.request_id;
   return json.dump() + "\n";
 }
 

@@ -9,18 +9,25 @@
 // What `strata generate` prints beside the text. Pure functions.
 namespace strata::server {
 
-// A whole answer, collected from the stream.
-struct GenerateResult {
-  std::string request_id;
+struct SequenceResult {
   std::string text;
-  std::vector<int32_t> prompt_token_ids;
   std::vector<int32_t> token_ids;
-  uint64_t seed = 0;
+  std::vector<v1::TokenLogprobs> logprobs;  // as many as token_ids, or none
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
   v1::RequestMetrics metrics;
 };
 
-// One JSON object and a newline; metrics under the names of inference.proto.
+// A whole answer, collected from the stream.
+struct GenerateResult {
+  std::string request_id;
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<v1::TokenLogprobs> prompt_logprobs;
+  uint64_t seed = 0;
+  std::vector<SequenceResult> sequences;  // by index
+};
+
+// One JSON object and a newline; metrics under the names of inference.proto. Several sequences
+// stand in an array "sequences", a single one in the object itself.
 std::string ResultJson(const GenerateResult& result);
 // A short table for a person.
 std::string MetricsText(const v1::RequestMetrics& metrics);

@@ -135,6 +135,31 @@ void OptionSet::Parameter(const std::string& flag, std::optional<float>* value,
   });
 }
 
+void OptionSet::Parameter(const std::string& flag, std::optional<std::chrono::milliseconds>* value,
+                          const std::string& help) {
+  Add(flag, "DURATION", help,
+      [value](const std::string& text) { return Store(ParseDuration(text), &value->emplace()); });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::vector<std::string>* values,
+                          const std::string& help) {
+  Add(flag, "TEXT", help, [values](const std::string& text) {
+    values->push_back(text);
+    return absl::OkStatus();
+  })->trigger_on_parse();
+}
+
+void OptionSet::Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
+                          const std::string& help) {
+  Add(flag, "ID=BIAS", help, [values](const std::string& text) {
+    const size_t sign = text.find('=');
+    engine::LogitBias& bias = values->emplace_back();
+    const bool ok = sign != std::string::npos && absl::SimpleAtoi(text.substr(0, sign), &bias.id) &&
+                    absl::SimpleAtof(text.substr(sign + 1), &bias.bias);
+    return ok ? absl::OkStatus() : NotA(text, "ID=BIAS, two numbers");
+  })->trigger_on_parse();
+}
+
 void OptionSet::Switch(const std::string& flag, bool* value, const std::string& help) {
   app_->add_flag(flag, *value, help);
 }

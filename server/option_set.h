@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/types.h"
 
 namespace CLI {
 class App;
@@ -40,6 +41,13 @@ class OptionSet {
   void Parameter(const std::string& flag, std::optional<int32_t>* value, const std::string& help);
   void Parameter(const std::string& flag, std::optional<uint64_t>* value, const std::string& help);
   void Parameter(const std::string& flag, std::optional<float>* value, const std::string& help);
+  void Parameter(const std::string& flag, std::optional<std::chrono::milliseconds>* value,
+                 const std::string& help);
+  // As often as wanted, a value each time.
+  void Parameter(const std::string& flag, std::vector<std::string>* values,
+                 const std::string& help);
+  void Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
+                 const std::string& help);
   void Switch(const std::string& flag, bool* value, const std::string& help);
 
  private:

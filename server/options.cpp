@@ -46,18 +46,43 @@ void AddServe(CLI::App* app, ServeOptions* options) {
              "Of the lines on stderr");
 }
 
+void AddSampling(OptionSet* set, GenerateOptions* options) {
+  set->Parameter("--max-tokens", &options->max_tokens, "Make at most this many; default 256");
+  set->Parameter("--min-tokens", &options->min_tokens, "No end before this many; default 0");
+  set->Parameter("--temperature", &options->temperature, "0 is greedy; default 1");
+  set->Parameter("--top-k", &options->top_k, "Draw from the k most likely; default 0: all");
+  set->Parameter("--top-p", &options->top_p, "From the likeliest that sum to p; default 1");
+  set->Parameter("--min-p", &options->min_p, "From those over p times the likeliest; default 0");
+  set->Parameter("--repetition-penalty", &options->repetition_penalty,
+                 "Makes tokens of prompt and output less likely; default 1: as likely");
+  set->Parameter("--frequency-penalty", &options->frequency_penalty,
+                 "Off a token's logit each time it was made; default 0");
+  set->Parameter("--presence-penalty", &options->presence_penalty,
+                 "Off the logit of tokens that were made; default 0");
+  set->Parameter("--logit-bias", &options->logit_bias,
+                 "On a token's logit, such as 42=-100; may be repeated");
+  set->Parameter("--seed", &options->seed, "Of the random numbers; drawn if not given");
+  set->Parameter("--stop", &options->stop, "Ends the text before this one; may be repeated");
+  set->Switch("--include-stop-string", &options->include_stop_string, "Ends it after --stop");
+  set->Switch("--ignore-eos", &options->ignore_eos, "Go on past the end of the text");
+}
+
 void AddGenerate(CLI::App* app, GenerateOptions* options) {
   OptionSet set(app);
   set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
   set.Parameter("--prompt", &options->prompt, "Text to continue");
   set.Parameter("--prompt-file", &options->prompt_file, "The same from a file; - is stdin");
-  set.Parameter("--max-tokens", &options->max_tokens, "Make at most this many; default 256");
-  set.Parameter("--temperature", &options->temperature, "0 is greedy; default 1");
-  set.Parameter("--top-k", &options->top_k, "Draw from the k most likely; default 0: all");
-  set.Parameter("--top-p", &options->top_p, "From the likeliest that sum to p; default 1");
-  set.Parameter("--min-p", &options->min_p, "From those over p times the likeliest; default 0");
-  set.Parameter("--seed", &options->seed, "Of the random numbers; drawn if not given");
-  set.Switch("--ignore-eos", &options->ignore_eos, "Go on past the end of the text");
+  AddSampling(&set, options);
+  set.Parameter("--logprobs", &options->logprobs,
+                "With --json: of each token and as many of the likeliest");
+  set.Parameter("--prompt-logprobs", &options->prompt_logprobs, "The same of the prompt's tokens");
+  set.Parameter("--n", &options->n, "Continue the prompt so many times; default 1");
+  set.Parameter("--priority", &options->priority, "Lower is served first; default 0");
+  set.Parameter("--time-limit", &options->time_limit, "Then the text ends as it stands");
+  set.Switch("--bypass-prefix-cache", &options->bypass_prefix_cache,
+             "Neither read nor fill the prefix cache");
+  set.Parameter("--cache-salt", &options->cache_salt,
+                "Share cached prefixes with requests of the same salt only");
   set.Switch("--json", &options->json, "Print one JSON object at the end, and no text before");
   set.Switch("--metrics", &options->metrics, "Print the request's metrics after the text");
 }

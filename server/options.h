@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "engine/engine.h"
 
@@ -28,12 +29,26 @@ struct GenerateOptions {
   std::optional<std::string> prompt;       // exactly one of these two
   std::optional<std::string> prompt_file;  // "-": standard input
   std::optional<int32_t> max_tokens;
+  std::optional<int32_t> min_tokens;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;
   std::optional<float> top_p;
   std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<float> frequency_penalty;
+  std::optional<float> presence_penalty;
+  std::vector<engine::LogitBias> logit_bias;
   std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  bool include_stop_string = false;
   bool ignore_eos = false;
+  std::optional<int32_t> logprobs;
+  std::optional<int32_t> prompt_logprobs;
+  std::optional<int32_t> n;
+  std::optional<int32_t> priority;
+  std::optional<std::chrono::milliseconds> time_limit;
+  bool bypass_prefix_cache = false;
+  std::optional<std::string> cache_salt;
   bool json = false;
   bool metrics = false;
 };

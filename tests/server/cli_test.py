@@ -102,6 +102,32 @@ class Server(unittest.TestCase):
         self.assertTrue(shown.startswith(answer['text']))
         self.assertIn('time to first token', shown)
 
+    def test_stop_string(self):
+        flags = ('--temperature', '0', '--max-tokens', '60')
+        whole = json.loads(self.generate('--json', *flags).stdout)
+        stop = whole['text'][20:27]  # some letters, wherever tokens begin
+        before = whole['text'][:whole['text'].index(stop)]
+        cut = json.loads(self.generate('--json', '--stop', 'no such', '--stop', stop,
+                                       *flags).stdout)
+        self.assertEqual((cut['text'], cut['finish_reason']), (before, 'stop'))
+        self.assertEqual(cut['token_ids'], whole['token_ids'][:len(cut['token_ids'])])
+        self.assertEqual(len(cut['token_ids']), cut['metrics']['generated_tokens'])
+        shown = self.generate('--stop', stop, '--include-stop-string', *flags).stdout
+        self.assertEqual(shown, before + stop + '\n')
+
+    def test_penalties_bias_and_logprobs(self):
+        answer = json.loads(self.generate(
+            '--json', '--temperature', '0', '--max-tokens', '30', '--ignore-eos', '--logprobs', '3',
+            '--repetition-penalty', '100', '--logit-bias', '0=-100').stdout)
+        self.assertEqual(len(set(answer['token_ids'])), 30)  # none twice
+        self.assertEqual(len(answer['logprobs']), 30)
+        for token_id, token in zip(answer['token_ids'], answer['logprobs']):
+            self.assertEqual(len(token['top']), 3)
+            if token['rank'] <= 3:
+                self.assertEqual(token['top'][token['rank'] - 1],
+                                 {'token_id': token_id, 'logprob': token['logprob']})
+        self.assertNotIn('logprobs', json.loads(self.generate('--json').stdout))
+
     def test_prompt_from_a_file(self):
         with tempfile.NamedTemporaryFile('w') as file:
             file.write(PROMPT)
@@ -116,7 +142,10 @@ class Server(unittest.TestCase):
     def test_server_refuses(self):
         for flags, field in ((('--temperature', '-1'), 'temperature'),
                              (('--top-p', 'nan'), 'top_p'),
-                             (('--max-tokens', '100000'), 'max_tokens')):
+                             (('--max-tokens', '100000'), 'max_tokens'),
+                             (('--stop', 'a' * 257), 'stop'),
+                             (('--n', '65'), 'n'),
+                             (('--min-tokens', '9', '--max-tokens', '8'), 'min_tokens')):
             result = self.generate(*flags)
             self.assertEqual(result.returncode, 1)
             self.assertIn('INVALID_ARGUMENT: %s: ' % field, result.stderr)

@@ -79,6 +79,44 @@ TEST_F(GrpcServiceTest, StopIdsEndTheText) {
   EXPECT_EQ(cut.ids, std::vector<int32_t>(whole.ids.begin(), end));
 }
 
+TEST_F(GrpcServiceTest, StopStringsEndTheText) {
+  Stream whole(stub_.get(), Greedy("once", 20));
+  ASSERT_TRUE(whole.Rest().ok());
+  ASSERT_FALSE(whole.text.empty());
+  for (const bool include : {false, true}) {
+    v1::GenerateRequest request = Greedy("once", 20);
+    request.add_stop(whole.text);
+    request.set_include_stop_string(include);
+    Stream cut(stub_.get(), request);
+    ASSERT_TRUE(cut.Rest().ok());
+    EXPECT_EQ(cut.text, include ? whole.text : "");
+    EXPECT_EQ(cut.finished.reason(), v1::FINISH_REASON_STOP);
+  }
+}
+
+TEST_F(GrpcServiceTest, LogprobsAndBias) {
+  v1::GenerateRequest request = Greedy("once", 6);
+  request.set_logprobs(2);
+  (*request.mutable_logit_bias())[9] = 100;
+  Stream stream(stub_.get(), request);
+  std::vector<v1::TokenLogprobs> logprobs;
+  while (stream.Next()) {
+    stream.Collect();
+    const v1::Delta& delta = stream.event.delta();
+    EXPECT_EQ(delta.logprobs_size(), delta.token_ids_size());
+    logprobs.insert(logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
+  }
+  EXPECT_EQ(stream.ids, std::vector<int32_t>(6, 9));
+  ASSERT_EQ(logprobs.size(), 6U);
+  for (const v1::TokenLogprobs& token : logprobs) {
+    EXPECT_LT(token.logprob(), 0);
+    EXPECT_GE(token.rank(), 1);
+    ASSERT_EQ(token.top_size(), 2);
+    EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
+    EXPECT_GE(token.top(0).logprob(), token.logprob());
+  }
+}
+
 TEST_F(GrpcServiceTest, BadInputNamesItsField) {
   struct Case {
     const char* field;
@@ -103,6 +141,19 @@ TEST_F(GrpcServiceTest, BadInputNamesItsField) {
       {"top_p", [nan](auto* r) { r->set_top_p(nan); }},
       {"min_p", [](auto* r) { r->set_min_p(1.5F); }},
       {"stop_token_ids", [](auto* r) { r->add_stop_token_ids(kTinyVocab); }},
+      {"min_tokens", [](auto* r) { r->set_min_tokens(4); }},
+      {"repetition_penalty", [nan](auto* r) { r->set_repetition_penalty(nan); }},
+      {"frequency_penalty", [](auto* r) { r->set_frequency_penalty(-2.1F); }},
+      {"presence_penalty", [](auto* r) { r->set_presence_penalty(2.1F); }},
+      {"logit_bias", [](auto* r) { (*r->mutable_logit_bias())[kTinyVocab] = 1; }},
+      {"logit_bias", [nan](auto* r) { (*r->mutable_logit_bias())[1] = nan; }},
+      {"stop", [](auto* r) { r->add_stop(""); }},
+      {"logprobs", [](auto* r) { r->set_logprobs(-1); }},
+      {"prompt_logprobs", [](auto* r) { r->set_prompt_logprobs(21); }},
+      {"n", [](auto* r) { r->set_n(0); }},
+      {"priority", [](auto* r) { r->set_priority(-101); }},
+      {"time_limit_seconds", [](auto* r) { r->set_time_limit_seconds(-1); }},
+      {"cache_salt", [](auto* r) { r->set_cache_salt(std::string(257, 's')); }},
   };
   for (const Case& bad : cases) {
     v1::GenerateRequest request = Greedy("abc", 3);

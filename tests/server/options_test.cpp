@@ -66,6 +66,40 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
   EXPECT_TRUE(generate.json);
   EXPECT_FALSE(generate.metrics);
 
+  const auto sampled = std::get<GenerateOptions>(Parse({"generate",
+                                                        "--prompt",
+                                                        "a",
+                                                        "--stop",
+                                                        "\n\n",
+                                                        "--stop",
+                                                        "[x,y]",
+                                                        "--logit-bias",
+                                                        "42=-100",
+                                                        "--logit-bias=7=0.5",
+                                                        "--n",
+                                                        "3",
+                                                        "--time-limit",
+                                                        "1500ms",
+                                                        "--logprobs",
+                                                        "0",
+                                                        "--repetition-penalty",
+                                                        "1.1",
+                                                        "--cache-salt",
+                                                        "me",
+                                                        "--include-stop-string"}));
+  EXPECT_EQ(sampled.stop, (std::vector<std::string>{"\n\n", "[x,y]"}));
+  ASSERT_EQ(sampled.logit_bias.size(), 2U);
+  EXPECT_EQ(sampled.logit_bias[0].id, 42);
+  EXPECT_EQ(sampled.logit_bias[0].bias, -100);
+  EXPECT_EQ(sampled.logit_bias[1].bias, 0.5F);
+  EXPECT_EQ(sampled.n, 3);
+  EXPECT_EQ(sampled.time_limit, std::chrono::milliseconds(1500));
+  EXPECT_EQ(sampled.logprobs, 0);
+  EXPECT_EQ(sampled.prompt_logprobs, std::nullopt);
+  EXPECT_EQ(sampled.repetition_penalty, 1.1F);
+  EXPECT_EQ(sampled.cache_salt, "me");
+  EXPECT_TRUE(sampled.include_stop_string);
+
   EXPECT_TRUE(std::get<PlanOptions>(Parse({"plan", "--json", "--model", "m"})).json);
   EXPECT_EQ(std::get<HealthOptions>(Parse({"health", "--service", "x"})).service, "x");
 }
@@ -99,6 +133,8 @@ TEST(OptionsTest, ABadValueIsOneLineNamingOptionValueAndLimit) {
             "--max-tokens: 'x' is not a whole number of 32 bits");
   EXPECT_EQ(ErrorOf({"serve", "--grpc-address", "here:70000"}),
             "--grpc-address: 'here:70000' is not HOST:PORT with a port in 0..65535");
+  EXPECT_EQ(ErrorOf({"generate", "--prompt", "a", "--logit-bias", "5"}),
+            "--logit-bias: '5' is not ID=BIAS, two numbers");
   EXPECT_EQ(ErrorOf({"generate"}), "--prompt: give either --prompt or --prompt-file");
   EXPECT_EQ(ErrorOf({"generate", "--prompt", "a", "--prompt-file", "b"}),
             "--prompt: give either --prompt or --prompt-file");
