@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config
   libabsl-dev libcli11-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev
-  libutf8proc-dev nlohmann-json3-dev protobuf-compiler protobuf-compiler-grpc
+  libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc
 )
 if [[ "${1:-}" == --tests ]]; then
   packages+=(libbenchmark-dev libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf)
