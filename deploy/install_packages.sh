@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   build-essential cmake ninja-build pkg-config
-  libabsl-dev libcli11-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev
+  libabsl-dev libcli11-dev libcpp-httplib-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev
   libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc
 )
 if [[ "${1:-}" == --tests ]]; then
