@@ -57,6 +57,14 @@ engine::SamplingParams MakeSampling(const GenerationRequest& request,
 
 }  // namespace
 
+void RecordRefusal(const GenerationContext& context, const std::string& request_id,
+                   const absl::Status& status) {
+  if (context.metrics != nullptr) context.metrics->CountRejection(status);
+  if (context.access_log == nullptr) return;
+  context.access_log->Append(
+      {.front = context.front, .request_id = request_id, .status = status, .metrics = {}});
+}
+
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
                                                                GenerationRequest request,
                                                                GenerationClient* client) {
@@ -190,6 +198,16 @@ void Generation::Close(const engine::FinishedEvent& finished, bool cancelled) {
   spdlog::debug("request {}: {}, {} + {} tokens, first after {:.4f} s, decode {:.4f} s", id_,
                 status.ok() ? "done" : status.ToString(), m.prompt_tokens, m.generated_tokens,
                 m.time_to_first_token_seconds, m.decode_seconds);
+  if (context_.access_log != nullptr) {
+    const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
+    context_.access_log->Append(
+        {.front = context_.front,
+         .request_id = id_,
+         .status = status,
+         .reason = cancelled ? engine::FinishReason::kCancelled : finished.reason,
+         .total_seconds = total.count(),
+         .metrics = m});
+  }
   client_->OnClosed(status);
 }
 

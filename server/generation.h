@@ -13,7 +13,9 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/types.h"
+#include "server/access_log.h"
 #include "server/detokenizer.h"
+#include "server/metrics.h"
 #include "server/stream_pump.h"
 #include "server/tokenizer.h"
 
@@ -73,7 +75,14 @@ struct GenerationContext {
   const Tokenizer* tokenizer = nullptr;
   StreamPump* pump = nullptr;
   std::chrono::milliseconds write_timeout{60000};
+  const char* front = "";           // "grpc", "http": for the log
+  Metrics* metrics = nullptr;       // may be null
+  AccessLog* access_log = nullptr;  // may be null
 };
+
+// Logs and counts a request that no generation was made of, or that Start refused.
+void RecordRefusal(const GenerationContext& context, const std::string& request_id,
+                   const absl::Status& status);
 
 // One text session, whatever the front:
 //
@@ -132,6 +141,7 @@ class Generation final : public engine::RequestSink,
   const std::string id_;
   const uint64_t seed_;
   GenerationClient* const client_;
+  const StreamPump::Clock::time_point created_ = StreamPump::Clock::now();
   std::optional<engine::Request> request_;  // until Start
   std::vector<int32_t> prompt_;             // until the client's OnStarted
   Detokenizer detokenizer_;                 // pump's thread

@@ -1,28 +1,16 @@
 #include "server/grpc_status.h"
 
-#include <algorithm>
 #include <string>
 
-#include "absl/strings/ascii.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/error_field.h"
 
 namespace strata::server {
 namespace {
 
 // Until the queue's rate is measured: about what a short request takes.
 constexpr int kRetrySeconds = 1;
-
-// "temperature" of "temperature: -1, must be at least 0"; empty where the message names no field.
-std::string FieldOf(const std::string& message) {
-  const size_t colon = message.find(':');
-  if (colon == std::string::npos) return "";
-  std::string field = message.substr(0, colon);
-  const bool is_name = std::all_of(field.begin(), field.end(), [](unsigned char c) {
-    return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '[' || c == ']';
-  });
-  return is_name ? field : "";
-}
 
 }  // namespace
 
