@@ -136,11 +136,13 @@ class Connection final : public httplib::Server {
         Post(route.path, handle);
       }
     }
-    set_error_handler(HandlerWithResponse([payload_limit](const httplib::Request& request,
-                                                          httplib::Response& response) {
+    set_error_handler(HandlerWithResponse([this, payload_limit](const httplib::Request& request,
+                                                                httplib::Response& response) {
       if (!response.body.empty()) return HandlerResponse::Unhandled;
       Fill(HttpError(response.status, WhatIsWrong(response.status, request.path, payload_limit)),
            &response);
+      lost_ = response.status != 404;
+      if (lost_) response.set_header("Connection", "close");
       return HandlerResponse::Handled;
     }));
     set_exception_handler(
@@ -154,8 +156,11 @@ class Connection final : public httplib::Server {
   bool Exchange(SocketStream* stream, bool last) {
     bool closed = false;
     stream->BeginRequest();
-    return process_request(*stream, last, closed, nullptr) && !closed && !last;
+    return process_request(*stream, last, closed, nullptr) && !closed && !last && !lost_;
   }
+
+ private:
+  bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ struct ServeOptions {
   std::chrono::milliseconds drain_timeout{30000};
   std::chrono::milliseconds write_timeout{60000};
   std::chrono::milliseconds watchdog{60000};
-  std::string access_log;  // a file, "-" for stdout; empty: none
+  std::string access_log = {};  // a file, "-" for stdout; empty: none
   std::string log_level = "info";
 };
 

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""HTTP as a client sees it, on the model that ships: http_test.py BUILD/bin/strata."""
+"""HTTP as a client sees it, on the model that ships: http_test.py BUILD/bin/strata README."""
 
 import contextlib
 import http.client
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,7 +18,7 @@ import unittest
 
 from strata_process import TIMEOUT, Served, run, without_strata_variables
 
-BINARY = sys.argv.pop(1)
+BINARY, README = sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
 PROMPT = 'Once upon a time'
 
 
@@ -130,6 +132,15 @@ class Http(unittest.TestCase):
         reasons = [chunk['choices'][0]['finish_reason'] for chunk in chunks]
         self.assertEqual(reasons, [None] * (len(chunks) - 1) + [expected['finish_reason']])
         self.assertEqual(len({chunk['id'] for chunk in chunks}), 1)
+
+    def test_the_readmes_curl(self):
+        command, = re.findall(r'^```sh\n(curl [^`]*/v1/completions[^`]*)^```$', README.read_text(),
+                              re.MULTILINE)
+        self.assertIn('127.0.0.1:8000', command)
+        command = command.replace('127.0.0.1:8000', self.server.http_address)
+        result = subprocess.run(['bash', '-c', command], stdout=subprocess.PIPE, text=True,
+                                timeout=TIMEOUT, check=True, env={**os.environ, 'no_proxy': '*'})
+        self.assertGreater(len(json.loads(result.stdout)['choices'][0]['text'].split()), 5)
 
     def test_prompts(self):
         ids = self.generate('--max-tokens', '1')['prompt_token_ids']
