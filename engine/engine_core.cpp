@@ -1,9 +1,9 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "engine/errors.h"
+#include "engine/request_check.h"
 
 namespace strata::engine {
 namespace {
@@ -12,30 +12,6 @@ using Clock = std::chrono::steady_clock;
 
 double Seconds(Sequence::Time from, Sequence::Time to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-absl::Status CheckIds(std::string_view field, std::span<const int32_t> ids, int32_t vocab_size) {
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
-    return InvalidArgument(field, ": id ", ids[i], " at ", i, " is not in 0..", vocab_size - 1);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckSampling(const SamplingParams& params) {
-  const auto error = [](std::string_view field, auto value, std::string_view limit) {
-    return InvalidArgument(field, ": ", value, " is not ", limit);
-  };
-  if (params.max_tokens < 1) return error("max_tokens", params.max_tokens, "at least 1");
-  if (!(std::isfinite(params.temperature) && params.temperature >= 0)) {
-    return error("temperature", params.temperature, "a finite number of at least 0");
-  }
-  if (params.top_k < 0) return error("top_k", params.top_k, "at least 0");
-  if (!(params.top_p > 0 && params.top_p <= 1)) {
-    return error("top_p", params.top_p, "above 0 and at most 1");
-  }
-  if (!(params.min_p >= 0 && params.min_p <= 1)) return error("min_p", params.min_p, "in 0..1");
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -53,34 +29,9 @@ EngineCore::EngineCore(LoadedModel model, const SchedulerOptions& options)
     : model_(std::move(model)), scheduler_(options, model_.cache.get()) {}
 
 absl::Status EngineCore::Validate(const Request& request) const {
-  const SamplingParams& sampling = request.sampling;
-  if (request.prompt.empty()) {
-    return absl::InvalidArgumentError("prompt: 0 tokens is not at least 1");
-  }
-  if (auto status = CheckIds("prompt", request.prompt, model_.info.vocab_size); !status.ok()) {
-    return status;
-  }
-  if (auto status = CheckSampling(sampling); !status.ok()) return status;
-  if (auto status = CheckIds("stop_token_ids", sampling.stop_ids, model_.info.vocab_size);
-      !status.ok()) {
-    return status;
-  }
-  const auto prompt = static_cast<int64_t>(request.prompt.size());
-  const auto over = [&](std::string_view what, int64_t limit) {
-    const bool prompt_alone = prompt >= limit;
-    return absl::InvalidArgumentError(
-        prompt_alone
-            ? Concat("prompt: ", prompt, " tokens leave no room for output in ", what, ", ", limit)
-            : Concat("max_tokens: ", sampling.max_tokens, " after a prompt of ", prompt,
-                     " is over ", what, ", ", limit));
-  };
-  if (prompt + sampling.max_tokens > model_.info.max_positions) {
-    return over("the model's positions", model_.info.max_positions);
-  }
-  // The last generated token gets no cache entry.
-  if (prompt + sampling.max_tokens - 1 > model_.info.cache_tokens) {
-    return over("the tokens that fit the cache", model_.info.cache_tokens);
-  }
+  if (auto status = CheckRequest(request, model_.info); !status.ok()) return status;
+  if (request.n != 1) return Unimplemented("n: ", request.n, " is not 1, all this server makes");
+  if (request.prompt_logprobs) return Unimplemented("prompt_logprobs: this server has none");
   return absl::OkStatus();
 }
 
@@ -89,6 +40,7 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Sequenc
   sequence->id = std::move(request.id);
   sequence->sink = std::move(sink);
   sequence->sampling = std::move(request.sampling);
+  sequence->history = TokenHistory(sequence->sampling, request.prompt);
   sequence->prompt_size = static_cast<int32_t>(request.prompt.size());
   sequence->tokens = std::move(request.prompt);
   sequence->submitted = submitted;
@@ -170,11 +122,18 @@ void EngineCore::Commit(const std::vector<ScheduledRange>& plan, std::span<const
     if (logits_hook_) logits_hook_(sequence, row);
     const double uniform =
         UniformAt(sequence.sampling.seed, 0, static_cast<uint64_t>(sequence.size()));
-    Accept(sequence, sampler_.Sample(row, sequence.sampling, uniform), now);
+    Accept(sequence,
+           sampler_.Sample(row, sequence.sampling,
+                           {.history = sequence.history,
+                            .eos_ids = model_.info.eos_ids,
+                            .num_generated = sequence.num_generated(),
+                            .uniform = uniform}),
+           now);
   }
 }
 
-void EngineCore::Accept(Sequence& sequence, int32_t token, Sequence::Time now) {
+void EngineCore::Accept(Sequence& sequence, SampledToken sampled, Sequence::Time now) {
+  const int32_t token = sampled.token;
   if (EndsOutput(sequence, token)) {
     Finish(std::string(sequence.id), FinishReason::kStop, absl::OkStatus());
     return;
@@ -186,8 +145,12 @@ void EngineCore::Accept(Sequence& sequence, int32_t token, Sequence::Time now) {
         std::max(sequence.max_inter_token_seconds, Seconds(sequence.last_token, now));
   }
   sequence.last_token = now;
-  sequence.sink->OnToken({.index = 0, .token = token, .position = sequence.size()});
+  sequence.sink->OnToken({.index = 0,
+                          .token = token,
+                          .position = sequence.size(),
+                          .logprobs = std::move(sampled.logprobs)});
   sequence.tokens.push_back(token);
+  sequence.history.AddOutput(token);
   if (sequence.num_generated() == sequence.sampling.max_tokens) {
     Finish(std::string(sequence.id), FinishReason::kLength, absl::OkStatus());
   }

@@ -58,7 +58,7 @@ class EngineCore {
   EngineCore(LoadedModel model, const SchedulerOptions& options);
   void Flatten(const std::vector<ScheduledRange>& plan);
   void Commit(const std::vector<ScheduledRange>& plan, std::span<const float> logits);
-  void Accept(Sequence& sequence, int32_t token, Sequence::Time now);
+  void Accept(Sequence& sequence, SampledToken sampled, Sequence::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
   RequestMetrics MetricsOf(const Sequence& sequence) const;
 

@@ -1,10 +1,13 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "engine/token_history.h"
 #include "engine/types.h"
 
 namespace strata::engine {
@@ -17,20 +20,44 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint3
 // request with this seed: the same under any load, in any order.
 double UniformAt(uint64_t seed, uint32_t index, uint64_t position);
 
-// Chooses tokens from logits. Keeps scratch between calls; one thread.
+// What the choice depends on beside logits and parameters.
+struct SamplingState {
+  const TokenHistory& history;  // of the sequence
+  std::span<const int32_t> eos_ids = {};
+  int32_t num_generated = 0;
+  double uniform = 0;  // in [0, 1)
+};
+
+struct SampledToken {
+  int32_t token = 0;
+  std::optional<TokenLogprobs> logprobs = {};  // with SamplingParams::logprobs
+};
+
+// Chooses tokens from logits, as SamplingParams says. Keeps scratch between calls; one thread. A
+// parameter that changes nothing costs nothing: greedy without penalties is one pass.
 class Sampler {
  public:
-  // logits: [vocab]. `uniform` in [0, 1) decides among the kept tokens, most likely first, the
-  // lower id first among equals. Non-finite logits count as impossible; if none is finite, token 0.
-  int32_t Sample(std::span<const float> logits, const SamplingParams& params, double uniform);
+  // logits: [vocab]. `uniform` decides among the kept tokens, most likely first, the lower id first
+  // among equals. Non-finite logits count as impossible; if none is finite, token 0.
+  SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
+                      const SamplingState& state);
 
  private:
   struct Candidate {
     float logit;
     int32_t id;
   };
-  std::vector<Candidate> candidates_;
-  std::vector<double> weights_;
+
+  std::span<const float> Adjust(std::span<const float> logits, const SamplingParams& params,
+                                const SamplingState& state);
+  int32_t Choose(std::span<const float> logits, const SamplingParams& params, double uniform);
+  // The candidate at this place in order of likelihood. REQUIRES: there is one.
+  const Candidate& Likeliest(size_t place);
+  static bool Likelier(const Candidate& a, const Candidate& b);
+
+  std::vector<float> adjusted_;        // logits after penalties, bias and barred ids
+  std::vector<Candidate> candidates_;  // the first num_sorted_ most likely first
+  size_t num_sorted_ = 0;
 };
 
 }  // namespace strata::engine

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/token_history.h"
 #include "engine/types.h"
 #include "kvcache/cache_manager.h"
 
@@ -20,6 +21,7 @@ struct Sequence {
   std::shared_ptr<RequestSink> sink;
   SamplingParams sampling;
   std::vector<int32_t> tokens;  // prompt, then what was generated
+  TokenHistory history;         // of `tokens`, for the penalties
   int32_t prompt_size = 0;
   int32_t computed = 0;
   kvcache::BlockTable blocks;

@@ -3,7 +3,9 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,7 +18,9 @@ namespace strata::server {
 class BlockingGeneration final : public GenerationClient {
  public:
   // A status is always the last event: OK after GenerationFinished, else why it ended.
-  using Event = std::variant<GenerationStarted, GenerationDelta, GenerationFinished, absl::Status>;
+  using PromptLogprobs = std::vector<engine::TokenLogprobs>;
+  using Event = std::variant<GenerationStarted, PromptLogprobs, GenerationDelta, GenerationFinished,
+                             absl::Status>;
 
   // Creates and starts it; errors are those of Generation::Create and Start.
   static absl::StatusOr<std::unique_ptr<BlockingGeneration>> Start(const GenerationContext& context,
@@ -34,6 +38,7 @@ class BlockingGeneration final : public GenerationClient {
 
   // The pump's thread.
   void OnStarted(GenerationStarted started) override { Push(std::move(started)); }
+  void OnPromptLogprobs(PromptLogprobs logprobs) override { Push(std::move(logprobs)); }
   void OnDelta(GenerationDelta delta) override { Push(std::move(delta)); }
   void OnFinished(const GenerationFinished& finished) override { Push(finished); }
   void OnStalled() override {}  // the write in hand fails by the same timeout

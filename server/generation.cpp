@@ -1,61 +1,11 @@
 #include "server/generation.h"
 
 #include <algorithm>
-#include <random>
-#include <string_view>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
-namespace {
-
-constexpr size_t kMaxRequestIdBytes = 128;
-
-uint64_t DrawRandom() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
-
-absl::StatusOr<std::vector<int32_t>> TokenizePrompt(const Tokenizer& tokenizer,
-                                                    const std::string& text) {
-  if (text.empty()) {
-    return absl::InvalidArgumentError("prompt: empty text; at least one character is needed");
-  }
-  auto ids = tokenizer.Encode(text, {.add_special_tokens = true, .parse_special = true});
-  if (ids.ok()) return ids;
-  return absl::Status(ids.status().code(),
-                      absl::StrCat("prompt: ", std::string(ids.status().message())));
-}
-
-// The default, cut to what fits beside the prompt; the last token takes no room in the cache. A
-// prompt that leaves no room keeps 1, for the engine to refuse it with the limit.
-int32_t DefaultMaxTokens(const engine::ModelInfo& model, size_t prompt_tokens) {
-  const int64_t room = std::min<int64_t>(model.max_positions, model.cache_tokens + 1) -
-                       static_cast<int64_t>(prompt_tokens);
-  const int64_t fallback = engine::SamplingParams{}.max_tokens;
-  return static_cast<int32_t>(std::clamp<int64_t>(room, 1, fallback));
-}
-
-engine::SamplingParams MakeSampling(const GenerationRequest& request,
-                                    const engine::ModelInfo& model, size_t prompt_tokens) {
-  const engine::SamplingParams defaults;
-  return {
-      .temperature = request.temperature.value_or(defaults.temperature),
-      .top_k = request.top_k.value_or(defaults.top_k),
-      .top_p = request.top_p.value_or(defaults.top_p),
-      .min_p = request.min_p.value_or(defaults.min_p),
-      .seed = request.seed ? *request.seed : DrawRandom(),
-      .max_tokens =
-          request.max_tokens ? *request.max_tokens : DefaultMaxTokens(model, prompt_tokens),
-      .stop_ids = request.stop_token_ids,
-      .ignore_eos = request.ignore_eos.value_or(defaults.ignore_eos),
-  };
-}
-
-}  // namespace
 
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
                    const absl::Status& status) {
@@ -68,35 +18,25 @@ void RecordRefusal(const GenerationContext& context, const std::string& request_
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
                                                                GenerationRequest request,
                                                                GenerationClient* client) {
-  if (request.request_id.size() > kMaxRequestIdBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id: ", request.request_id.size(),
-                                                   " bytes; at most ", kMaxRequestIdBytes));
-  }
-  engine::Request work;
-  if (const auto* text = std::get_if<std::string>(&request.prompt)) {
-    auto ids = TokenizePrompt(*context.tokenizer, *text);
-    if (!ids.ok()) return ids.status();
-    work.prompt = *std::move(ids);
-  } else if (auto* ids = std::get_if<std::vector<int32_t>>(&request.prompt)) {
-    work.prompt = std::move(*ids);
-  } else {
-    return absl::InvalidArgumentError("prompt: none; give text or token_ids");
-  }
-  work.id = request.request_id.empty() ? absl::StrFormat("gen-%016x", DrawRandom())
-                                       : std::move(request.request_id);
-  work.sampling = MakeSampling(request, context.engine->model(), work.prompt.size());
-  return std::shared_ptr<Generation>(new Generation(context, std::move(work), client));
+  auto stop_strings = StopStrings::Create(std::move(request.stop), request.include_stop_string);
+  if (!stop_strings.ok()) return stop_strings.status();
+  auto work = MakeEngineRequest(std::move(request), context.engine->model(), *context.tokenizer);
+  if (!work.ok()) return work.status();
+  return std::shared_ptr<Generation>(
+      new Generation(context, *std::move(work), *std::move(stop_strings), client));
 }
 
 Generation::Generation(const GenerationContext& context, engine::Request request,
-                       GenerationClient* client)
+                       StopStrings stop_strings, GenerationClient* client)
     : context_(context),
       id_(request.id),
       seed_(request.sampling.seed),
+      n_(request.n),
+      min_tokens_(request.sampling.min_tokens),
+      stop_strings_(std::move(stop_strings)),
       client_(client),
       request_(std::move(request)),
-      prompt_(request_->prompt),
-      detokenizer_(context.tokenizer, /*skip_special=*/true) {}
+      prompt_(request_->prompt) {}
 
 absl::Status Generation::Start() {
   engine::Request request = *std::move(request_);
@@ -115,7 +55,7 @@ void Generation::Cancel() {
     const std::lock_guard lock(mutex_);
     if (cancelled_) return;
     cancelled_ = true;
-    if (outbox_.finished) return;
+    if (outbox_.num_finished == n_) return;
   }
   context_.engine->Cancel(id_);
 }
@@ -126,18 +66,29 @@ void Generation::OnStarted(const engine::StartedEvent& event) {
   WakeLocked();
 }
 
-void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs>) {}
+void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
+  const std::lock_guard lock(mutex_);
+  outbox_.prompt_logprobs = std::move(logprobs);
+  WakeLocked();
+}
 
 void Generation::OnToken(const engine::TokenEvent& event) {
   const std::lock_guard lock(mutex_);
-  outbox_.tokens.push_back(event.token);
+  OutboxOfLocked(event.index).tokens.push_back(event);
   if (!busy_since_) WakeLocked();  // else Resume does
 }
 
 void Generation::OnFinished(const engine::FinishedEvent& event) {
   const std::lock_guard lock(mutex_);
-  outbox_.finished = event;
+  OutboxOfLocked(event.index).finished = event;
+  ++outbox_.num_finished;
   WakeLocked();
+}
+
+Generation::SequenceOutbox& Generation::OutboxOfLocked(int32_t index) {
+  const auto place = static_cast<size_t>(index);
+  if (place >= outbox_.sequences.size()) outbox_.sequences.resize(place + 1);
+  return outbox_.sequences[place];
 }
 
 // Under the lock, so that the pump cannot end this stream, and its owner destroy the pump, while
@@ -149,66 +100,170 @@ void Generation::SetBusy() {
   busy_since_ = StreamPump::Clock::now();
 }
 
+// Not before the engine has taken the request: until then n may be anything.
+void Generation::MakeSequences() {
+  SequenceText text(context_.tokenizer, &stop_strings_, min_tokens_);
+  text.Prime(prompt_);
+  sequences_ = std::vector<Sequence>(static_cast<size_t>(n_), Sequence{.text = text});
+}
+
 bool Generation::Pump() {
-  Outbox box;
-  bool cancelled = false;
-  {
-    const std::lock_guard lock(mutex_);
-    if (busy_since_) return false;
-    cancelled = cancelled_;
-    box.started = std::exchange(outbox_.started, std::nullopt);
-    if (!box.started) box.tokens.swap(outbox_.tokens);
-    box.finished = outbox_.finished;
+  if (sequences_.empty()) MakeSequences();
+  for (;;) {
+    Parcel parcel;
+    {
+      const std::lock_guard lock(mutex_);
+      if (busy_since_) return false;
+      if (cancelled_ || !TakeLocked(&parcel)) {
+        if (outbox_.num_finished < n_) return false;
+        break;
+      }
+    }
+    if (Deliver(std::move(parcel))) return false;
   }
-  const std::optional<engine::FinishedEvent> finished = box.finished;
-  if (!cancelled && Deliver(std::move(box))) return false;
-  if (!finished) return false;
-  Close(*finished, cancelled);
+  Close();
   return true;
 }
 
-// Tells the client the next thing, if there is one.
-bool Generation::Deliver(Outbox box) {
-  if (box.started) {
-    detokenizer_.Prime(prompt_);
+// Takes what the client may be told next; false if there is nothing.
+bool Generation::TakeLocked(Parcel* parcel) {
+  if (TakeStartedLocked(parcel)) return true;
+  for (size_t turn = 0; turn < sequences_.size(); ++turn) {
+    const size_t index = (next_sequence_ + turn) % sequences_.size();
+    if (index >= outbox_.sequences.size() || sequences_[index].closed) continue;
+    SequenceOutbox& box = outbox_.sequences[index];
+    if (box.tokens.empty() && !box.finished) continue;
+    parcel->index = static_cast<int32_t>(index);
+    parcel->sequence.tokens.swap(box.tokens);
+    parcel->sequence.finished = box.finished;
+    next_sequence_ = index + 1;
+    return true;
+  }
+  return false;
+}
+
+bool Generation::TakeStartedLocked(Parcel* parcel) {
+  parcel->started = std::exchange(outbox_.started, std::nullopt);
+  if (!parcel->started && !told_started_) {
+    // A time limit may end well what never started.
+    const auto ended_well = [](const SequenceOutbox& box) {
+      return box.finished && box.finished->status.ok();
+    };
+    if (std::ranges::any_of(outbox_.sequences, ended_well)) parcel->started.emplace();
+  }
+  if (parcel->started) return true;
+  parcel->prompt_logprobs = std::exchange(outbox_.prompt_logprobs, std::nullopt);
+  return parcel->prompt_logprobs.has_value();
+}
+
+// Tells the client what the parcel comes to; false if that is nothing.
+bool Generation::Deliver(Parcel parcel) {
+  if (parcel.started) {
+    told_started_ = true;
     SetBusy();
     client_->OnStarted({.prompt_token_ids = std::move(prompt_),
-                        .cached_tokens = box.started->cached_tokens,
+                        .cached_tokens = parcel.started->cached_tokens,
                         .seed = seed_});
     return true;
   }
-  const bool complete = box.finished && box.finished->status.ok();
-  GenerationDelta delta{.text = detokenizer_.Append(box.tokens), .token_ids = box.tokens};
-  if (complete && !std::exchange(flushed_, true)) delta.text += detokenizer_.Finish();
-  if (!delta.text.empty() || !delta.token_ids.empty()) {
+  if (parcel.prompt_logprobs) {
     SetBusy();
-    client_->OnDelta(std::move(delta));
+    client_->OnPromptLogprobs(*std::move(parcel.prompt_logprobs));
     return true;
   }
-  if (!complete || std::exchange(told_finished_, true)) return false;
+  return DeliverSequence(parcel.index, std::move(parcel.sequence));
+}
+
+bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
+  Sequence& sequence = sequences_[static_cast<size_t>(index)];
+  SequenceText::Piece piece;
+  sequence.text.Append(std::move(box.tokens), &piece);
+  if (box.finished && box.finished->status.ok()) sequence.text.Finish(&piece);
+  StopEngineIfUnneeded();
+  if (!piece.text.empty() || !piece.token_ids.empty()) {
+    SetBusy();
+    client_->OnDelta({.index = index,
+                      .text = std::move(piece.text),
+                      .token_ids = std::move(piece.token_ids),
+                      .logprobs = std::move(piece.logprobs)});
+    return true;
+  }
+  if (!box.finished) return false;
+  sequence.closed = true;
+  const bool stopped = sequence.text.stopped();
+  if (!stopped && !box.finished->status.ok()) {
+    if (status_.ok()) status_ = box.finished->status;
+    return false;
+  }
+  GenerationFinished finished = {
+      .index = index, .reason = box.finished->reason, .metrics = box.finished->metrics};
+  if (stopped) {
+    finished.reason = engine::FinishReason::kStop;
+    finished.metrics.generated_tokens = sequence.text.num_tokens();
+  }
+  if (index == 0) reason_ = finished.reason;
   SetBusy();
-  client_->OnFinished({.reason = box.finished->reason, .metrics = box.finished->metrics});
+  client_->OnFinished(finished);
   return true;
 }
 
-void Generation::Close(const engine::FinishedEvent& finished, bool cancelled) {
-  absl::Status status = finished.status;
-  if (cancelled && status.ok()) status = absl::CancelledError("cancelled by the client");
-  const engine::RequestMetrics& m = finished.metrics;
-  spdlog::debug("request {}: {}, {} + {} tokens, first after {:.4f} s, decode {:.4f} s", id_,
-                status.ok() ? "done" : status.ToString(), m.prompt_tokens, m.generated_tokens,
-                m.time_to_first_token_seconds, m.decode_seconds);
-  if (context_.access_log != nullptr) {
-    const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
-    context_.access_log->Append(
-        {.front = context_.front,
-         .request_id = id_,
-         .status = status,
-         .reason = cancelled ? engine::FinishReason::kCancelled : finished.reason,
-         .total_seconds = total.count(),
-         .metrics = m});
+// When each sequence has met a stop string or its end, those that the engine still runs run for
+// nobody.
+void Generation::StopEngineIfUnneeded() {
+  if (engine_stopped_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (outbox_.num_finished == n_) return;
+    for (size_t index = 0; index < sequences_.size(); ++index) {
+      if (!sequences_[index].text.stopped() &&
+          !OutboxOfLocked(static_cast<int32_t>(index)).finished) {
+        return;
+      }
+    }
   }
+  engine_stopped_ = true;
+  context_.engine->Cancel(id_);
+}
+
+void Generation::Close() {
+  absl::Status status = status_;
+  int32_t num_tokens = 0;
+  for (const Sequence& sequence : sequences_) num_tokens += sequence.text.num_tokens();
+  engine::RequestMetrics metrics;  // of the first sequence
+  {
+    const std::lock_guard lock(mutex_);
+    metrics = outbox_.sequences[0].finished->metrics;
+    if (cancelled_) {  // the ends that were not delivered count too
+      for (const SequenceOutbox& box : outbox_.sequences) {
+        if (status.ok()) status = box.finished->status;
+      }
+      if (status.ok()) status = absl::CancelledError("cancelled by the client");
+    }
+  }
+  spdlog::debug("request {}: {}, {} + {} tokens, first after {:.4f} s, decode {:.4f} s", id_,
+                status.ok() ? "done" : status.ToString(), metrics.prompt_tokens, num_tokens,
+                metrics.time_to_first_token_seconds, metrics.decode_seconds);
+  LogEnd(status, metrics, num_tokens);
   client_->OnClosed(status);
+}
+
+// A line for the whole request: times and reason are the first sequence's.
+void Generation::LogEnd(const absl::Status& status, engine::RequestMetrics metrics,
+                        int32_t num_tokens) {
+  if (context_.access_log == nullptr) return;
+  engine::FinishReason reason = reason_;
+  if (!status.ok()) {
+    reason =
+        absl::IsCancelled(status) ? engine::FinishReason::kCancelled : engine::FinishReason::kError;
+  }
+  metrics.generated_tokens = num_tokens;
+  const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
+  context_.access_log->Append({.front = context_.front,
+                               .request_id = id_,
+                               .status = status,
+                               .reason = reason,
+                               .total_seconds = total.count(),
+                               .metrics = metrics});
 }
 
 void Generation::Tick(StreamPump::Clock::time_point now) {

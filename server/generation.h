@@ -6,7 +6,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,27 +13,14 @@
 #include "engine/engine.h"
 #include "engine/types.h"
 #include "server/access_log.h"
-#include "server/detokenizer.h"
+#include "server/generation_request.h"
 #include "server/metrics.h"
+#include "server/sequence_text.h"
+#include "server/stop_strings.h"
 #include "server/stream_pump.h"
 #include "server/tokenizer.h"
 
 namespace strata::server {
-
-// What a front asks for. Absent parameters take the defaults of inference.proto.
-struct GenerationRequest {
-  std::string request_id;  // empty: drawn
-  // Not given, text, or token ids.
-  std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
-  std::optional<int32_t> max_tokens;
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<uint64_t> seed;  // absent: drawn
-  std::vector<int32_t> stop_token_ids;
-  std::optional<bool> ignore_eos;
-};
 
 struct GenerationStarted {
   std::vector<int32_t> prompt_token_ids;
@@ -43,29 +29,36 @@ struct GenerationStarted {
 };
 
 struct GenerationDelta {
-  std::string text;  // valid UTF-8; empty while a character is unfinished
+  int32_t index = 0;  // of the sequence within the request
+  std::string text;   // valid UTF-8; empty while a character or a stop string may be unfinished
   std::vector<int32_t> token_ids;
+  std::vector<engine::TokenLogprobs> logprobs;  // of each of token_ids, if asked for
 };
 
 struct GenerationFinished {
+  int32_t index = 0;
   engine::FinishReason reason = engine::FinishReason::kNone;
   engine::RequestMetrics metrics;
 };
 
 // A front's side of one generation, called on the pump's thread, one call at a time; must not
-// block. In order: OnStarted, any number of OnDelta, OnFinished if all went well, and always, last,
-// OnClosed. After each but OnClosed nothing more comes until the front calls Generation::Resume():
-// what the engine makes meanwhile is merged into the next delta.
+// block. In order: OnStarted, OnPromptLogprobs if asked for, then of each sequence any number of
+// OnDelta and, if all went well, OnFinished, those of several mixed; and always, last, OnClosed.
+// After each but OnClosed nothing more comes until the front calls Generation::Resume(): what the
+// engine makes meanwhile is merged into the sequences' next deltas.
 class GenerationClient {
  public:
   virtual ~GenerationClient() = default;
   virtual void OnStarted(GenerationStarted started) = 0;
+  // [prompt tokens - 1], of the second and so on.
+  virtual void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) = 0;
   virtual void OnDelta(GenerationDelta delta) = 0;
   virtual void OnFinished(const GenerationFinished& finished) = 0;
   // The front has not called Resume for the write timeout. The generation is cancelled already; the
   // front gives up its write and calls Resume. At most once.
   virtual void OnStalled() = 0;
-  // OK after OnFinished, else why it ended. The client may be gone when this returns.
+  // OK after an OnFinished of each sequence, else why it ended. The client may be gone when this
+  // returns.
   virtual void OnClosed(const absl::Status& status) = 0;
 };
 
@@ -90,18 +83,21 @@ void RecordRefusal(const GenerationContext& context, const std::string& request_
 //   Create   validate, tokenize              the front's     text -> ids
 //   Start    Engine::Submit                  the front's     ids
 //   OnToken  append to the outbox, wake      the engine's    ids
-//   Pump     take the outbox, detokenize     the pump's      ids -> text
+//   Pump     detokenize, cut at stop strings the pump's      ids -> text
 //   OnDelta  start a write                   the pump's      text
 //   Resume   the write is done               the front's
 //
-// The outbox is bounded by max_tokens. Owned by shared_ptr: the engine, the pump and the front each
-// hold it as long as they need it.
+// A sequence that meets a stop string is finished for the client, whatever the engine still makes
+// of it; once the client needs no sequence any more the engine is told to stop. The outbox is
+// bounded by n times max_tokens. Owned by shared_ptr: the engine, the pump and the front each hold
+// it as long as they need it.
 class Generation final : public engine::RequestSink,
                          public StreamPump::Stream,
                          public std::enable_shared_from_this<Generation> {
  public:
-  // INVALID_ARGUMENT, "field: value and limit", for what is wrong with the text or the id; the
-  // engine checks the rest in Start. `client` must live until its OnClosed.
+  // INVALID_ARGUMENT, "field: value and limit", for what is wrong with the text, the stop strings,
+  // the id or the time limit; the engine checks the rest in Start. `client` must live until its
+  // OnClosed.
   static absl::StatusOr<std::shared_ptr<Generation>> Create(const GenerationContext& context,
                                                             GenerationRequest request,
                                                             GenerationClient* client);
@@ -125,28 +121,61 @@ class Generation final : public engine::RequestSink,
 
  private:
   // What the engine has told and the client not yet.
-  struct Outbox {
-    std::optional<engine::StartedEvent> started;
-    std::vector<int32_t> tokens;
+  struct SequenceOutbox {
+    std::vector<engine::TokenEvent> tokens;
     std::optional<engine::FinishedEvent> finished;  // stays
   };
+  struct Outbox {
+    std::optional<engine::StartedEvent> started;
+    std::optional<std::vector<engine::TokenLogprobs>> prompt_logprobs;
+    std::vector<SequenceOutbox> sequences;  // by index, as far as the engine has told of them
+    int32_t num_finished = 0;
+  };
+  // The part of it that is handed over next: of what has started, or of one sequence.
+  struct Parcel {
+    std::optional<engine::StartedEvent> started;
+    std::optional<std::vector<engine::TokenLogprobs>> prompt_logprobs;
+    int32_t index = 0;
+    SequenceOutbox sequence;
+  };
+  // A sequence on its way to the client.
+  struct Sequence {
+    SequenceText text;
+    bool closed = false;  // the client hears nothing more of it
+  };
 
-  Generation(const GenerationContext& context, engine::Request request, GenerationClient* client);
+  Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
+             GenerationClient* client);
+  SequenceOutbox& OutboxOfLocked(int32_t index);
   void WakeLocked();
   void SetBusy();
-  bool Deliver(Outbox box);
-  void Close(const engine::FinishedEvent& finished, bool cancelled);
+  void MakeSequences();
+  bool TakeLocked(Parcel* parcel);
+  bool TakeStartedLocked(Parcel* parcel);
+  bool Deliver(Parcel parcel);
+  bool DeliverSequence(int32_t index, SequenceOutbox box);
+  void StopEngineIfUnneeded();
+  void Close();
+  void LogEnd(const absl::Status& status, engine::RequestMetrics metrics, int32_t num_tokens);
 
   const GenerationContext context_;
   const std::string id_;
   const uint64_t seed_;
+  const int32_t n_;
+  const int32_t min_tokens_;
+  const StopStrings stop_strings_;
   GenerationClient* const client_;
   const StreamPump::Clock::time_point created_ = StreamPump::Clock::now();
   std::optional<engine::Request> request_;  // until Start
-  std::vector<int32_t> prompt_;             // until the client's OnStarted
-  Detokenizer detokenizer_;                 // pump's thread
-  bool flushed_ = false;                    // pump's thread: detokenizer_ holds nothing back
-  bool told_finished_ = false;              // pump's thread
+
+  // The pump's thread.
+  std::vector<int32_t> prompt_;      // until the client's OnStarted
+  std::vector<Sequence> sequences_;  // [n] from the first Pump on
+  size_t next_sequence_ = 0;         // they take turns
+  bool told_started_ = false;
+  bool engine_stopped_ = false;
+  absl::Status status_;                                        // of the first sequence that failed
+  engine::FinishReason reason_ = engine::FinishReason::kNone;  // of sequence 0, once told
 
   std::mutex mutex_;
   Outbox outbox_;           // guarded by mutex_

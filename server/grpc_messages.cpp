@@ -1,5 +1,6 @@
 #include "server/grpc_messages.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/plan_report.h"
@@ -43,13 +44,48 @@ v1::FinishReason ReasonOf(engine::FinishReason reason) {
       return v1::FINISH_REASON_STOP;
     case engine::FinishReason::kLength:
       return v1::FINISH_REASON_LENGTH;
-    case engine::FinishReason::kNone:
     case engine::FinishReason::kTimeLimit:
+      return v1::FINISH_REASON_TIME_LIMIT;
+    case engine::FinishReason::kNone:
     case engine::FinishReason::kCancelled:
     case engine::FinishReason::kError:
       break;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+void FillLogprobs(const engine::TokenLogprobs& logprobs, v1::TokenLogprobs* message) {
+  message->set_logprob(logprobs.logprob);
+  message->set_rank(logprobs.rank);
+  for (const engine::TokenLogprob& likely : logprobs.top) {
+    v1::TokenLogprob* top = message->add_top();
+    top->set_token_id(likely.id);
+    top->set_logprob(likely.logprob);
+  }
+}
+
+void ParseSampling(const v1::GenerateRequest& message, GenerationRequest* request) {
+  if (message.has_max_tokens()) request->max_tokens = message.max_tokens();
+  if (message.has_min_tokens()) request->min_tokens = message.min_tokens();
+  if (message.has_temperature()) request->temperature = message.temperature();
+  if (message.has_top_k()) request->top_k = message.top_k();
+  if (message.has_top_p()) request->top_p = message.top_p();
+  if (message.has_min_p()) request->min_p = message.min_p();
+  if (message.has_repetition_penalty()) request->repetition_penalty = message.repetition_penalty();
+  if (message.has_frequency_penalty()) request->frequency_penalty = message.frequency_penalty();
+  if (message.has_presence_penalty()) request->presence_penalty = message.presence_penalty();
+  for (const auto& [id, bias] : message.logit_bias()) {
+    request->logit_bias.push_back({.id = id, .bias = bias});
+  }
+  // A map has no order of its own.
+  std::ranges::sort(request->logit_bias, {}, &engine::LogitBias::id);
+  if (message.has_seed()) request->seed = message.seed();
+  const auto& stop_ids = message.stop_token_ids();
+  request->stop_token_ids.assign(stop_ids.begin(), stop_ids.end());
+  request->stop.assign(message.stop().begin(), message.stop().end());
+  request->include_stop_string = message.include_stop_string();
+  if (message.has_ignore_eos()) request->ignore_eos = message.ignore_eos();
+  if (message.has_logprobs()) request->logprobs = message.logprobs();
 }
 
 }  // namespace
@@ -71,15 +107,13 @@ absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& messag
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
-  if (message.has_max_tokens()) request.max_tokens = message.max_tokens();
-  if (message.has_temperature()) request.temperature = message.temperature();
-  if (message.has_top_k()) request.top_k = message.top_k();
-  if (message.has_top_p()) request.top_p = message.top_p();
-  if (message.has_min_p()) request.min_p = message.min_p();
-  if (message.has_seed()) request.seed = message.seed();
-  if (message.has_ignore_eos()) request.ignore_eos = message.ignore_eos();
-  const auto& stop_ids = message.stop_token_ids();
-  request.stop_token_ids.assign(stop_ids.begin(), stop_ids.end());
+  ParseSampling(message, &request);
+  if (message.has_prompt_logprobs()) request.prompt_logprobs = message.prompt_logprobs();
+  if (message.has_n()) request.n = message.n();
+  if (message.has_priority()) request.priority = message.priority();
+  if (message.has_time_limit_seconds()) request.time_limit_seconds = message.time_limit_seconds();
+  request.bypass_prefix_cache = message.bypass_prefix_cache();
+  request.cache_salt = message.cache_salt();
   return request;
 }
 
@@ -90,9 +124,17 @@ void FillStarted(const GenerationStarted& started, v1::Started* message) {
   message->set_seed(started.seed);
 }
 
+void FillPromptLogprobs(const std::vector<engine::TokenLogprobs>& logprobs,
+                        v1::PromptLogprobs* message) {
+  for (const engine::TokenLogprobs& token : logprobs) FillLogprobs(token, message->add_tokens());
+}
+
 void FillDelta(GenerationDelta delta, v1::Delta* message) {
   message->set_text(std::move(delta.text));
   message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
+  for (const engine::TokenLogprobs& token : delta.logprobs) {
+    FillLogprobs(token, message->add_logprobs());
+  }
 }
 
 void FillFinished(const GenerationFinished& finished, v1::Finished* message) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "server/generation.h"
@@ -8,10 +10,12 @@
 // Between the messages of inference.proto and the values of engine and Generation. Pure functions.
 namespace strata::server {
 
-// UNIMPLEMENTED for chat messages.
+// UNIMPLEMENTED for chat messages. The deadline is not in the message: it is the call's.
 absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message);
 
 void FillStarted(const GenerationStarted& started, v1::Started* message);
+void FillPromptLogprobs(const std::vector<engine::TokenLogprobs>& logprobs,
+                        v1::PromptLogprobs* message);
 void FillDelta(GenerationDelta delta, v1::Delta* message);
 void FillFinished(const GenerationFinished& finished, v1::Finished* message);
 void FillModel(const engine::ModelInfo& model, v1::Model* message);

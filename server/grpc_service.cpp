@@ -1,8 +1,11 @@
 #include "server/grpc_service.h"
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/grpc_messages.h"
@@ -11,6 +14,15 @@
 
 namespace strata::server {
 namespace {
+
+// The call's deadline on the engine's clock; a call without one says the end of time.
+std::optional<engine::Request::Time> DeadlineOf(const grpc::CallbackServerContext& call) {
+  using Wall = std::chrono::system_clock;
+  const Wall::time_point deadline = call.deadline();
+  if (deadline == Wall::time_point::max()) return std::nullopt;
+  using Steady = engine::Request::Time::clock;
+  return Steady::now() + std::chrono::duration_cast<Steady::duration>(deadline - Wall::now());
+}
 
 // One Generate call. Every path ends in exactly one Finish, after which gRPC calls OnDone:
 //   refused     the constructor finishes
@@ -41,15 +53,20 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
 
   // The pump's thread.
   void OnStarted(GenerationStarted started) override {
-    FillStarted(started, NewEvent()->mutable_started());
+    FillStarted(started, NewEvent(0)->mutable_started());
+    StartWrite(&event_);
+  }
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override {
+    FillPromptLogprobs(logprobs, NewEvent(0)->mutable_prompt_logprobs());
     StartWrite(&event_);
   }
   void OnDelta(GenerationDelta delta) override {
-    FillDelta(std::move(delta), NewEvent()->mutable_delta());
+    v1::GenerateEvent* const event = NewEvent(delta.index);
+    FillDelta(std::move(delta), event->mutable_delta());
     StartWrite(&event_);
   }
   void OnFinished(const GenerationFinished& finished) override {
-    FillFinished(finished, NewEvent()->mutable_finished());
+    FillFinished(finished, NewEvent(finished.index)->mutable_finished());
     StartWrite(&event_);
   }
   void OnStalled() override { call_->TryCancel(); }  // the write fails: OnWriteDone(false)
@@ -59,15 +76,17 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   absl::Status Begin(const GenerationContext& context, const v1::GenerateRequest& message) {
     auto request = ParseRequest(message);
     if (!request.ok()) return request.status();
+    request->deadline = DeadlineOf(*call_);
     auto generation = Generation::Create(context, *std::move(request), this);
     if (!generation.ok()) return generation.status();
     generation_ = *std::move(generation);  // before Start: the pump may call at once
     return generation_->Start();
   }
 
-  v1::GenerateEvent* NewEvent() {
+  v1::GenerateEvent* NewEvent(int32_t index) {
     event_.Clear();
     event_.set_request_id(generation_->id());
+    event_.set_index(index);
     return &event_;
   }
 

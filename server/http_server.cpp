@@ -19,6 +19,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kReadTimeout{10000};
+constexpr milliseconds kLinger{2000};
 constexpr size_t kRequestsAConnection = 1'000'000;  // only said to the client, not counted
 constexpr size_t kHeaderBytes = size_t{64} << 10;   // all of a request's
 
@@ -29,6 +30,17 @@ bool WaitFor(int socket, short events, milliseconds limit) {
     ready = poll(&wait, 1, static_cast<int>(limit.count()));
   } while (ready < 0 && errno == EINTR);
   return ready > 0;
+}
+
+// Reads what the client is still sending, for a while: closing on it would reset the connection,
+// and the client would not see the answer that says what was wrong.
+void Linger(int socket) {
+  shutdown(socket, SHUT_WR);
+  const auto end = std::chrono::steady_clock::now() + kLinger;
+  std::array<char, 8192> unread;
+  while (std::chrono::steady_clock::now() < end && WaitFor(socket, POLLIN, kLinger) &&
+         recv(socket, unread.data(), unread.size(), MSG_DONTWAIT) > 0) {
+  }
 }
 
 // A connection's bytes as the library reads and writes them.
@@ -159,6 +171,8 @@ class Connection final : public httplib::Server {
     return process_request(*stream, last, closed, nullptr) && !closed && !last && !lost_;
   }
 
+  bool lost() const { return lost_; }
+
  private:
   bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
 };
@@ -182,8 +196,9 @@ void HttpServer::ServeConnection(HttpListener::Connection* connection) {
   SocketStream stream(connection->socket(), payload_limit + kHeaderBytes, options_.write_timeout);
   Connection http(options_, payload_limit, connection->socket());
   while (stream.has_unread() || connection->WaitForRequest(options_.idle_timeout)) {
-    if (!http.Exchange(&stream, connection->stopping())) return;
+    if (!http.Exchange(&stream, connection->stopping())) break;
   }
+  if (http.lost()) Linger(connection->socket());
 }
 
 }  // namespace strata::server

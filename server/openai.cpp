@@ -1,9 +1,11 @@
 #include "server/openai.h"
 
 #include <chrono>
+#include <iterator>
 #include <optional>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/blocking_generation.h"
@@ -21,6 +23,28 @@ int64_t Now() {
 
 std::string ServerSentEvent(const std::string& data) {
   return absl::StrCat("data: ", data, "\n\n");
+}
+
+template <typename T>
+void MoveBack(std::vector<T>&& from, std::vector<T>* to) {
+  to->insert(to->end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+}
+
+// Adds a piece to the choice of its index.
+void Merge(CompletionChoice piece, std::vector<CompletionChoice>* choices) {
+  const auto at = static_cast<size_t>(piece.index);
+  for (size_t i = choices->size(); i <= at; ++i) {
+    choices->emplace_back().index = static_cast<int32_t>(i);
+  }
+  CompletionChoice& choice = (*choices)[at];
+  choice.text += piece.text;
+  if (piece.finish_reason) choice.finish_reason = piece.finish_reason;
+  if (!piece.logprobs) return;
+  if (!choice.logprobs) choice.logprobs.emplace();
+  MoveBack(std::move(piece.logprobs->tokens), &choice.logprobs->tokens);
+  MoveBack(std::move(piece.logprobs->token_logprobs), &choice.logprobs->token_logprobs);
+  MoveBack(std::move(piece.logprobs->top_logprobs), &choice.logprobs->top_logprobs);
+  MoveBack(std::move(piece.logprobs->text_offset), &choice.logprobs->text_offset);
 }
 
 }  // namespace
@@ -58,24 +82,23 @@ class OpenAi::Completion {
   Event Next() { return generation_->Next(socket_); }
 
   HttpReply Whole() {
-    CompletionChoice choice;
+    std::vector<CompletionChoice> choices;
     for (;;) {
       const Event event = Next();
       if (const auto* status = std::get_if<absl::Status>(&event)) {
         if (!status->ok()) return StatusReply(*status);
-        return {.body = CompletionJson(head_, {choice}, usage_)};
+        return {.body = CompletionJson(head_, choices, usage_)};
       }
-      Append(event, &choice);
+      if (std::optional<CompletionChoice> piece = Take(event)) Merge(*std::move(piece), &choices);
     }
   }
 
   // From `event`, the first, on. An error after it is an event of its own; [DONE] is always last.
   void Stream(Event event, const HttpReply::Write& write) {
     for (; !std::holds_alternative<absl::Status>(event); event = Next()) {
-      CompletionChoice choice;
-      Append(event, &choice);
-      if (choice.text.empty() && !choice.finish_reason) continue;
-      if (write(ServerSentEvent(CompletionJson(head_, {choice}, std::nullopt)))) continue;
+      const std::optional<CompletionChoice> piece = Take(event);
+      if (!piece || (piece->text.empty() && !piece->logprobs && !piece->finish_reason)) continue;
+      if (write(ServerSentEvent(CompletionJson(head_, {*piece}, std::nullopt)))) continue;
       generation_->Cancel();
       return;
     }
@@ -90,17 +113,61 @@ class OpenAi::Completion {
   }
 
  private:
-  void Append(const Event& event, CompletionChoice* choice) {
+  // One of the n choices as it comes, the first time after what is echoed.
+  struct Sequence {
+    explicit Sequence(const Tokenizer* tokenizer) : logprobs(tokenizer) {}
+    LogprobsWriter logprobs;
+    bool begun = false;
+  };
+
+  // What the event adds to a choice; nothing if it is about the prompt.
+  std::optional<CompletionChoice> Take(const Event& event) {
     if (const auto* started = std::get_if<GenerationStarted>(&event)) {
-      usage_.prompt_tokens = static_cast<int32_t>(started->prompt_token_ids.size());
+      prompt_ids_ = started->prompt_token_ids;
+      usage_.prompt_tokens = static_cast<int32_t>(prompt_ids_.size());
       usage_.cached_tokens = started->cached_tokens;
-      if (request_.echo) choice->text += PromptText(started->prompt_token_ids);
+    } else if (const auto* logprobs = std::get_if<BlockingGeneration::PromptLogprobs>(&event)) {
+      prompt_logprobs_ = *logprobs;
     } else if (const auto* delta = std::get_if<GenerationDelta>(&event)) {
-      choice->text += delta->text;
+      CompletionChoice piece = Begin(delta->index);
+      piece.text += delta->text;
+      for (size_t i = 0; i < delta->logprobs.size(); ++i) {
+        if (!piece.logprobs) piece.logprobs.emplace();
+        SequenceAt(delta->index)
+            .logprobs.Append(delta->token_ids[i], &delta->logprobs[i], &*piece.logprobs);
+      }
+      return piece;
     } else if (const auto* finished = std::get_if<GenerationFinished>(&event)) {
-      choice->finish_reason = finished->reason;
+      CompletionChoice piece = Begin(finished->index);
+      piece.finish_reason = finished->reason;
       usage_.completion_tokens += finished->metrics.generated_tokens;
+      return piece;
     }
+    return std::nullopt;
+  }
+
+  Sequence& SequenceAt(int32_t index) {
+    const auto at = static_cast<size_t>(index);
+    if (at >= sequences_.size()) {
+      sequences_.resize(at + 1, Sequence(api_->context_.tokenizer));
+    }
+    return sequences_[at];
+  }
+
+  CompletionChoice Begin(int32_t index) {
+    CompletionChoice piece;
+    piece.index = index;
+    Sequence& sequence = SequenceAt(index);
+    if (std::exchange(sequence.begun, true) || !request_.echo) return piece;
+    piece.text = PromptText(prompt_ids_);
+    if (!request_.generation.prompt_logprobs) return piece;
+    piece.logprobs.emplace();
+    for (size_t i = 0; i < prompt_ids_.size(); ++i) {
+      const bool known = i > 0 && i <= prompt_logprobs_.size();
+      sequence.logprobs.Append(prompt_ids_[i], known ? &prompt_logprobs_[i - 1] : nullptr,
+                               &*piece.logprobs);
+    }
+    return piece;
   }
 
   // As it was given; of token ids, their text.
@@ -118,6 +185,9 @@ class OpenAi::Completion {
   std::string prompt_text_;  // empty: the prompt came as token ids
   CompletionHead head_;
   CompletionUsage usage_;
+  std::vector<int32_t> prompt_ids_;
+  BlockingGeneration::PromptLogprobs prompt_logprobs_;
+  std::vector<Sequence> sequences_;  // by index, as far as they have been heard of
   std::unique_ptr<BlockingGeneration> generation_;
 };
 

@@ -31,6 +31,24 @@ json ReasonJson(const std::optional<engine::FinishReason>& reason) {
   return "error";
 }
 
+json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
+  if (!logprobs) return nullptr;
+  json token_logprobs = json::array();
+  for (const auto& value : logprobs->token_logprobs) {
+    token_logprobs.push_back(value ? json(*value) : json());
+  }
+  json top_logprobs = json::array();
+  for (size_t i = 0; i < logprobs->top_logprobs.size(); ++i) {
+    json top;  // null where the token has none
+    for (const auto& [text, logprob] : logprobs->top_logprobs[i]) top[text] = logprob;
+    top_logprobs.push_back(std::move(top));
+  }
+  return {{"tokens", logprobs->tokens},
+          {"token_logprobs", std::move(token_logprobs)},
+          {"top_logprobs", std::move(top_logprobs)},
+          {"text_offset", logprobs->text_offset}};
+}
+
 int HttpStatusOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
@@ -62,7 +80,7 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
   for (const CompletionChoice& choice : choices) {
     list.push_back({{"index", choice.index},
                     {"text", choice.text},
-                    {"logprobs", nullptr},
+                    {"logprobs", LogprobsJson(choice.logprobs)},
                     {"finish_reason", ReasonJson(choice.finish_reason)}});
   }
   json document = {{"id", head.id},

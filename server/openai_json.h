@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "engine/types.h"
 #include "server/http_message.h"
+#include "server/openai_logprobs.h"
 
 // What /v1/completions and /v1/models answer with, as JSON. Pure functions.
 namespace strata::server {
@@ -21,6 +22,7 @@ struct CompletionHead {
 struct CompletionChoice {
   int32_t index = 0;
   std::string text;
+  std::optional<CompletionLogprobs> logprobs;
   std::optional<engine::FinishReason> finish_reason;  // null while it goes on
 };
 

@@ -8,9 +8,9 @@
 
 namespace strata::server {
 
-// The body of a POST to /v1/completions. What Strata cannot do is refused by name, unless it asks
-// for nothing (n: 1, presence_penalty: 0); keys that it does not know are ignored, as OpenAI-style
-// servers do.
+// The body of a POST to /v1/completions. Ranges are the
+// engine's to check; what Strata cannot do (suffix, best_of) is refused by name, and keys that it
+// does not know are ignored, as OpenAI-style servers do.
 struct CompletionRequest {
   GenerationRequest generation;
   std::string model;           // empty: not given

@@ -13,16 +13,21 @@
 namespace strata::engine {
 namespace {
 
+int32_t Pick(Sampler* sampler, const std::vector<float>& logits, const SamplingParams& params,
+             double uniform) {
+  return sampler->Sample(logits, params, {.history = TokenHistory(), .uniform = uniform}).token;
+}
+
 // Every token that some uniform number picks.
 std::set<int32_t> Kept(const std::vector<float>& logits, const SamplingParams& params) {
   constexpr int kSteps = 20000;
   Sampler sampler;
   std::set<int32_t> kept;
   for (int i = 0; i < kSteps; ++i) {
-    kept.insert(sampler.Sample(logits, params, (i + 0.5) / kSteps));
+    kept.insert(Pick(&sampler, logits, params, (i + 0.5) / kSteps));
   }
-  kept.insert(sampler.Sample(logits, params, 0));
-  kept.insert(sampler.Sample(logits, params, std::nextafter(1.0, 0.0)));
+  kept.insert(Pick(&sampler, logits, params, 0));
+  kept.insert(Pick(&sampler, logits, params, std::nextafter(1.0, 0.0)));
   return kept;
 }
 
@@ -67,9 +72,9 @@ TEST(SamplerTest, GreedyTakesTheLowestOfEqualIds) {
   Sampler sampler;
   const SamplingParams greedy = {.temperature = 0};
   for (const double uniform : {0.0, 0.5, 0.999}) {
-    EXPECT_EQ(sampler.Sample(std::vector<float>{1, 3, 2, 3, 3}, greedy, uniform), 1);
+    EXPECT_EQ(Pick(&sampler, std::vector<float>{1, 3, 2, 3, 3}, greedy, uniform), 1);
   }
-  EXPECT_EQ(sampler.Sample(std::vector<float>{-5, -5}, greedy, 0.9), 0);
+  EXPECT_EQ(Pick(&sampler, std::vector<float>{-5, -5}, greedy, 0.9), 0);
 }
 
 TEST(SamplerTest, NonFiniteLogitsAreImpossible) {
@@ -77,9 +82,9 @@ TEST(SamplerTest, NonFiniteLogitsAreImpossible) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   Sampler sampler;
   const std::vector<float> logits = {kNan, 1, kInfinity, 0.5F, -kInfinity};
-  EXPECT_EQ(sampler.Sample(logits, {.temperature = 0}, 0.5), 1);
+  EXPECT_EQ(Pick(&sampler, logits, {.temperature = 0}, 0.5), 1);
   EXPECT_EQ(Kept(logits, {.stop_ids = {}}), (std::set<int32_t>{1, 3}));
-  EXPECT_EQ(sampler.Sample(std::vector<float>{kNan, -kInfinity}, {.stop_ids = {}}, 0.5), 0);
+  EXPECT_EQ(Pick(&sampler, std::vector<float>{kNan, -kInfinity}, {.stop_ids = {}}, 0.5), 0);
 }
 
 TEST(SamplerTest, ALowTemperatureIsGreedy) {
@@ -94,14 +99,14 @@ TEST(SamplerTest, TheMostLikelyStandsFirstAndEqualsGoById) {
   const SamplingParams params = {.stop_ids = {}};
   const std::vector<float> logits = LogitsOf(kProbabilities);
   // Cumulated in order of likelihood: id 1 to 0.4, 3 to 0.7, 4 to 0.85, 2 to 0.95, 0 to 1.
-  EXPECT_EQ(sampler.Sample(logits, params, 0.399), 1);
-  EXPECT_EQ(sampler.Sample(logits, params, 0.401), 3);
-  EXPECT_EQ(sampler.Sample(logits, params, 0.699), 3);
-  EXPECT_EQ(sampler.Sample(logits, params, 0.701), 4);
-  EXPECT_EQ(sampler.Sample(logits, params, 0.851), 2);
-  EXPECT_EQ(sampler.Sample(logits, params, 0.951), 0);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.399), 1);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.401), 3);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.699), 3);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.701), 4);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.851), 2);
+  EXPECT_EQ(Pick(&sampler, logits, params, 0.951), 0);
   const std::vector<float> equal = {2, 2, 2, 2};
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(sampler.Sample(equal, params, 0.25 * i + 0.1), i);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(Pick(&sampler, equal, params, 0.25 * i + 0.1), i);
 }
 
 TEST(SamplerTest, TopKKeepsExactlyK) {
@@ -142,8 +147,7 @@ TEST(SamplerTest, MinPIsAShareOfTheMostLikely) {
 TEST(SamplerTest, FiltersApplyInTheirOrder) {
   const std::vector<float> logits = LogitsOf(kProbabilities);
   // At temperature 1/2 probabilities are squared: the share of id 4 is 9/64, so min-p 0.2 drops it.
-  EXPECT_EQ(Kept(logits, {.temperature = 0.5F, .min_p = 0.2F}),
-            (std::set<int32_t>{1, 3}));
+  EXPECT_EQ(Kept(logits, {.temperature = 0.5F, .min_p = 0.2F}), (std::set<int32_t>{1, 3}));
   // Top-p counts what top-k left: of {0.4, 0.3} the first has 4/7 > 0.5.
   EXPECT_EQ(Kept(logits, {.top_k = 2, .top_p = 0.5F}), (std::set<int32_t>{1}));
   EXPECT_EQ(Kept(logits, {.top_p = 0.5F}), (std::set<int32_t>{1, 3}));
@@ -171,7 +175,7 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
     std::vector<int> counts(kProbabilities.size());
     for (uint64_t i = 0; i < kDraws; ++i) {
       const int32_t id =
-          sampler.Sample(LogitsOf(kProbabilities), cases[c].params, UniformAt(20240607, 0, i));
+          Pick(&sampler, LogitsOf(kProbabilities), cases[c].params, UniformAt(20240607, 0, i));
       ++counts[static_cast<size_t>(id)];
     }
     double statistic = 0;
@@ -198,11 +202,12 @@ TEST(SamplerTest, KeepsNothingBetweenCalls) {
                                               {.temperature = 2}};
   Sampler shared;
   for (int i = 0; i < 400; ++i) {
-    std::vector<float> logits(20 + random() % 50);
+    std::vector<float> logits(20 + random() % 500);  // beyond the first that are sorted
     for (float& logit : logits) logit = normal(random);
     const SamplingParams& choice = params[random() % params.size()];
     const double uniform = UniformAt(9, 0, static_cast<uint64_t>(i));
-    EXPECT_EQ(shared.Sample(logits, choice, uniform), Sampler().Sample(logits, choice, uniform));
+    Sampler fresh;
+    EXPECT_EQ(Pick(&shared, logits, choice, uniform), Pick(&fresh, logits, choice, uniform));
   }
 }
 

@@ -154,6 +154,58 @@ class Http(unittest.TestCase):
             self.assertEqual(answer['choices'][0]['text'], PROMPT + text)
         self.assertLessEqual(complete(self.server)['usage']['completion_tokens'], 16)
 
+    def test_stop_strings(self):
+        greedy = {'temperature': 0, 'max_tokens': 60, 'ignore_eos': True}
+        text = complete(self.server, **greedy)['choices'][0]['text']
+        stop = text[20:24]
+        for included in (False, True):
+            expected = text[:text.index(stop) + (len(stop) if included else 0)]
+            parameters = {'stop': stop, 'include_stop_str_in_output': included, **greedy}
+            choice, = complete(self.server, **parameters)['choices']
+            self.assertEqual((choice['text'], choice['finish_reason']), (expected, 'stop'))
+            chunks = [json.loads(data) for data in events(self.server, **parameters)[:-1]]
+            self.assertEqual(''.join(chunk['choices'][0]['text'] for chunk in chunks), expected)
+
+    def test_logprobs(self):
+        parameters = {'max_tokens': 8, 'temperature': 0, 'logprobs': 2}
+        choice, = complete(self.server, **parameters)['choices']
+        logprobs = choice['logprobs']
+        self.assertEqual(''.join(logprobs['tokens']), choice['text'])
+        self.assertEqual({len(values) for values in logprobs.values()}, {8})
+        for token, value, top in zip(logprobs['tokens'], logprobs['token_logprobs'],
+                                     logprobs['top_logprobs']):
+            self.assertEqual(max(top, key=top.get), token)  # greedy
+            self.assertEqual(top[token], value)
+        offset = logprobs['text_offset'][3]
+        self.assertTrue(choice['text'][offset:].startswith(logprobs['tokens'][3]))
+
+        chunks = [json.loads(data)['choices'][0]
+                  for data in events(self.server, **parameters)[:-1]]
+        values = [value for chunk in chunks if chunk['logprobs']
+                  for value in chunk['logprobs']['token_logprobs']]
+        self.assertEqual(values, logprobs['token_logprobs'])
+
+        status, _, text = call(self.server, 'POST', '/v1/completions',
+                               {'prompt': PROMPT, 'echo': True, **parameters})
+        if status == 501:
+            self.skipTest(text)  # until the engine has log-probabilities of prompts
+        echoed, = json.loads(text)['choices']
+        self.assertEqual(echoed['text'], PROMPT + choice['text'])
+        tokens = echoed['logprobs']['tokens']
+        self.assertEqual(''.join(tokens), echoed['text'])
+        self.assertEqual(echoed['logprobs']['token_logprobs'].count(None), 1)
+        self.assertEqual(echoed['logprobs']['token_logprobs'][-8:], logprobs['token_logprobs'])
+
+    def test_penalties_and_biases_reach_the_sampler(self):
+        greedy = {'temperature': 0, 'max_tokens': 30, 'ignore_eos': True}
+        plain = complete(self.server, **greedy)['choices'][0]['text']
+        for change in ({'frequency_penalty': 2}, {'presence_penalty': 2},
+                       {'repetition_penalty': 2}):
+            self.assertNotEqual(complete(self.server, **greedy, **change)['choices'][0]['text'],
+                                plain)
+        forced = complete(self.server, **greedy, logit_bias={'65': 100})['choices'][0]['text']
+        self.assertEqual(len(set(forced.split())), 1)
+
     def test_refuses_in_openais_form(self):
         headers, error = self.assert_refused(400, {'prompt': PROMPT, 'temperature': -1},
                                              'temperature', 'temperature: -1')

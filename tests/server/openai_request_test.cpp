@@ -82,12 +82,39 @@ TEST(OpenAiRequestTest, RefusesNamingTheField) {
             "stream_options: only with stream: true");
 }
 
-TEST(OpenAiRequestTest, RefusesWhatIsNotBuiltUnlessItAsksForNothing) {
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","n":2})"), "n: 2 is not supported");
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","logprobs":0})"), "logprobs: 0 is not supported");
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","stop":"x"})"), "stop: \"x\" is not supported");
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","logit_bias":{"1":2}})"),
-            "logit_bias: an object is not supported");
+TEST(OpenAiRequestTest, ReadsSampling) {
+  const auto request = MustParse(
+      R"({"prompt":"a","n":2,"best_of":2,"stop":["x","yz"],"logprobs":3,"echo":true,
+          "presence_penalty":0.5,"frequency_penalty":-1,"repetition_penalty":1.5,
+          "logit_bias":{"9":-100,"2":1.5},"min_tokens":4,"include_stop_str_in_output":true,
+          "priority":-3,"cache_salt":"me"})");
+  const GenerationRequest& generation = request.generation;
+  EXPECT_EQ(generation.n, 2);
+  EXPECT_EQ(generation.stop, (std::vector<std::string>{"x", "yz"}));
+  EXPECT_EQ(generation.logprobs, 3);
+  EXPECT_EQ(generation.prompt_logprobs, 3);
+  EXPECT_EQ(generation.presence_penalty, 0.5F);
+  EXPECT_EQ(generation.frequency_penalty, -1.0F);
+  EXPECT_EQ(generation.repetition_penalty, 1.5F);
+  ASSERT_EQ(generation.logit_bias.size(), 2U);
+  EXPECT_EQ(generation.logit_bias[0].id, 2);
+  EXPECT_EQ(generation.logit_bias[0].bias, 1.5F);
+  EXPECT_EQ(generation.logit_bias[1].id, 9);
+  EXPECT_EQ(generation.min_tokens, 4);
+  EXPECT_TRUE(generation.include_stop_string);
+  EXPECT_EQ(generation.priority, -3);
+  EXPECT_EQ(generation.cache_salt, "me");
+  EXPECT_EQ(MustParse(R"({"prompt":"a","stop":"x"})").generation.stop,
+            std::vector<std::string>{"x"});
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","stop":["x",1]})"),
+            "stop: expected a string or an array of strings, got an array");
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","logit_bias":{"x":2}})"),
+            "logit_bias: expected token ids and numbers");
+}
+
+TEST(OpenAiRequestTest, RefusesWhatIsNotBuilt) {
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","best_of":2})"), "best_of: 2 is not supported; it must be n");
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","suffix":"x"})"), "suffix: is not supported");
 }
 
 }  // namespace

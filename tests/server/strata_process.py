@@ -10,8 +10,10 @@ TIMEOUT = 120  # seconds; a machine under load is slow, not broken
 
 
 class Served:
-    """`strata serve` on a free port of its own: `with Served(binary) as server: server.address`, and
-    `server.http_address`."""
+    """`strata serve` on free ports of its own:
+
+        with Served(binary) as server: use(server.address, server.http_address)
+    """
 
     def __init__(self, binary, *flags):
         if '--http-address' not in flags:

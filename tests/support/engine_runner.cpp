@@ -44,6 +44,7 @@ void Recording::OnToken(const engine::TokenEvent& event) {
   in_order = in_order && event.position == expected;
   tokens.push_back(event.token);
   positions.push_back(event.position);
+  token_logprobs.push_back(event.logprobs);
 }
 
 void Recording::OnFinished(const engine::FinishedEvent& event) {

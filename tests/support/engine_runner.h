@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct Recording final : engine::RequestSink {
   std::vector<engine::TokenLogprobs> prompt_logprobs;
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
+  std::vector<std::optional<engine::TokenLogprobs>> token_logprobs;  // [tokens]
   engine::FinishedEvent end;
   std::vector<std::vector<float>> logits;  // [a choice of a token][vocab]
 };

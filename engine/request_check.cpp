@@ -1,0 +1,151 @@
+#include "engine/request_check.h"
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "engine/errors.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr int32_t kMaxSequences = 64;
+constexpr int32_t kMaxPriority = 100;
+constexpr int32_t kMaxLogprobs = 20;
+constexpr size_t kMaxBiases = 1024;
+constexpr size_t kMaxStopIds = 1024;
+constexpr size_t kMaxSaltBytes = 256;
+constexpr float kMaxRepetitionPenalty = 100;
+constexpr float kMaxPenalty = 2;
+
+template <typename Value, typename... Limit>
+absl::Status Refuse(std::string_view field, const Value& value, const Limit&... limit) {
+  return InvalidArgument(field, ": ", value, " is not ", limit...);
+}
+
+// Comparisons are written so that NaN fails them.
+template <typename Value>
+absl::Status CheckRange(std::string_view field, Value value, Value low, Value high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return Refuse(field, value, "in ", low, "..", high);
+}
+
+absl::Status CheckLogprobs(std::string_view field, std::optional<int32_t> count) {
+  return CheckRange(field, count.value_or(0), 0, kMaxLogprobs);
+}
+
+absl::Status CheckIds(std::string_view field, std::span<const int32_t> ids, int32_t vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    return Refuse(field, Concat("id ", ids[i], " at ", i), "in 0..", vocab_size - 1);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBiases(std::span<const LogitBias> biases, int32_t vocab_size) {
+  if (biases.size() > kMaxBiases) {
+    return Refuse("logit_bias", Concat(biases.size(), " entries"), "at most ", kMaxBiases);
+  }
+  for (size_t i = 0; i < biases.size(); ++i) {
+    const auto& [id, bias] = biases[i];
+    if (id < 0 || id >= vocab_size) {
+      return Refuse("logit_bias", Concat("id ", id, " at ", i), "in 0..", vocab_size - 1);
+    }
+    if (std::isfinite(bias)) continue;
+    return Refuse("logit_bias", Concat(bias, " for id ", id), "a finite number");
+  }
+  return absl::OkStatus();
+}
+
+// Temperature and what cuts the distribution.
+absl::Status CheckDraw(const SamplingParams& params) {
+  if (!(std::isfinite(params.temperature) && params.temperature >= 0)) {
+    return Refuse("temperature", params.temperature, "a finite number of at least 0");
+  }
+  if (params.top_k < 0) return Refuse("top_k", params.top_k, "at least 0");
+  if (!(params.top_p > 0 && params.top_p <= 1)) {
+    return Refuse("top_p", params.top_p, "above 0 and at most 1");
+  }
+  return CheckRange("min_p", params.min_p, 0.0F, 1.0F);
+}
+
+absl::Status CheckPenalties(const SamplingParams& params) {
+  const float repetition = params.repetition_penalty;
+  if (!(repetition > 0 && repetition <= kMaxRepetitionPenalty)) {
+    return Refuse("repetition_penalty", repetition, "above 0 and at most ", kMaxRepetitionPenalty);
+  }
+  auto status =
+      CheckRange("frequency_penalty", params.frequency_penalty, -kMaxPenalty, kMaxPenalty);
+  if (!status.ok()) return status;
+  return CheckRange("presence_penalty", params.presence_penalty, -kMaxPenalty, kMaxPenalty);
+}
+
+absl::Status CheckLengths(const SamplingParams& params) {
+  if (params.max_tokens < 1) return Refuse("max_tokens", params.max_tokens, "at least 1");
+  if (params.min_tokens >= 0 && params.min_tokens <= params.max_tokens) return absl::OkStatus();
+  return Refuse("min_tokens", params.min_tokens, "in 0..", params.max_tokens, ", max_tokens");
+}
+
+absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
+  if (auto status = CheckLengths(params); !status.ok()) return status;
+  if (auto status = CheckDraw(params); !status.ok()) return status;
+  if (auto status = CheckPenalties(params); !status.ok()) return status;
+  if (auto status = CheckBiases(params.logit_bias, vocab_size); !status.ok()) return status;
+  if (params.stop_ids.size() > kMaxStopIds) {
+    return Refuse("stop_token_ids", Concat(params.stop_ids.size(), " ids"), "at most ",
+                  kMaxStopIds);
+  }
+  if (auto status = CheckIds("stop_token_ids", params.stop_ids, vocab_size); !status.ok()) {
+    return status;
+  }
+  return CheckLogprobs("logprobs", params.logprobs);
+}
+
+absl::Status CheckServing(const Request& request) {
+  if (auto status = CheckRange("n", request.n, 1, kMaxSequences); !status.ok()) return status;
+  auto status = CheckRange("priority", request.priority, -kMaxPriority, kMaxPriority);
+  if (!status.ok()) return status;
+  if (request.cache_salt.size() > kMaxSaltBytes) {
+    return Refuse("cache_salt", Concat(request.cache_salt.size(), " bytes"), "at most ",
+                  kMaxSaltBytes);
+  }
+  return CheckLogprobs("prompt_logprobs", request.prompt_logprobs);
+}
+
+// Of one sequence: prompt and output in the model's positions and in the cache.
+absl::Status CheckFit(const Request& request, const ModelInfo& model) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const int32_t max_tokens = request.sampling.max_tokens;
+  const auto over = [&](std::string_view what, int64_t limit) {
+    if (prompt >= limit) {
+      return InvalidArgument("prompt: ", prompt, " tokens leave no room for output in ", what, ", ",
+                             limit);
+    }
+    return InvalidArgument("max_tokens: ", max_tokens, " after a prompt of ", prompt, " is over ",
+                           what, ", ", limit);
+  };
+  if (prompt + max_tokens > model.max_positions) {
+    return over("the model's positions", model.max_positions);
+  }
+  // The last generated token gets no cache entry.
+  if (prompt + max_tokens - 1 > model.cache_tokens) {
+    return over("the tokens that fit the cache", model.cache_tokens);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckRequest(const Request& request, const ModelInfo& model) {
+  if (request.prompt.empty()) return InvalidArgument("prompt: 0 tokens is not at least 1");
+  if (auto status = CheckIds("prompt", request.prompt, model.vocab_size); !status.ok()) {
+    return status;
+  }
+  if (auto status = CheckSampling(request.sampling, model.vocab_size); !status.ok()) return status;
+  if (auto status = CheckServing(request); !status.ok()) return status;
+  return CheckFit(request, model);
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/types.h"
+
+namespace strata::engine {
+
+// What the penalties must know of a sequence: which tokens it holds and how often each was
+// generated. Stays empty, and costs nothing, where the parameters have no penalty. Copied when a
+// sequence is forked.
+class TokenHistory {
+ public:
+  struct Entry {
+    int32_t id = 0;
+    int32_t generated = 0;  // how often; 0: in the prompt only
+  };
+
+  TokenHistory() = default;
+  TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);
+
+  // A token was appended to the output.
+  void AddOutput(int32_t token);
+
+  // Each token once, in the order of its first place; [distinct tokens].
+  std::span<const Entry> entries() const { return entries_; }
+
+ private:
+  Entry& EntryOf(int32_t token);
+
+  bool enabled_ = false;
+  std::vector<Entry> entries_;
+  std::unordered_map<int32_t, size_t> places_;  // id -> place in entries_
+};
+
+}  // namespace strata::engine

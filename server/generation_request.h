@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/engine.h"
+#include "engine/types.h"
+#include "server/tokenizer.h"
+
+namespace strata::server {
+
+// What a front asks for. Absent parameters take the defaults of inference.proto.
+struct GenerationRequest {
+  std::string request_id;  // empty: drawn
+  // Not given, text, or token ids.
+  std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
+  std::optional<int32_t> max_tokens;
+  std::optional<int32_t> min_tokens;
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<float> frequency_penalty;
+  std::optional<float> presence_penalty;
+  std::vector<engine::LogitBias> logit_bias;
+  std::optional<uint64_t> seed;  // absent: drawn
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop;  // strings that end the output
+  bool include_stop_string = false;
+  std::optional<bool> ignore_eos;
+  std::optional<int32_t> logprobs;         // absent: none
+  std::optional<int32_t> prompt_logprobs;  // absent: none
+  std::optional<int32_t> n;
+  std::optional<int32_t> priority;
+  std::optional<engine::Request::Time> deadline;  // then it ends with DEADLINE_EXCEEDED
+  std::optional<double> time_limit_seconds;  // from now; then it ends with what was made so far
+  bool bypass_prefix_cache = false;
+  std::string cache_salt;
+};
+
+// The engine's request: prompt tokenized, id and seed drawn, time limit counted from now.
+// INVALID_ARGUMENT, "field: value and limit", for what is wrong with text, id or time limit; the
+// engine checks the rest.
+absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
+                                                  const engine::ModelInfo& model,
+                                                  const Tokenizer& tokenizer);
+
+}  // namespace strata::server

@@ -1,0 +1,127 @@
+#include "engine/request_check.h"
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace strata::engine {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+ModelInfo Model() {
+  ModelInfo model;
+  model.vocab_size = 100;
+  model.max_positions = 512;
+  model.cache_tokens = 400;
+  return model;
+}
+
+using Change = std::function<void(Request&)>;
+
+absl::Status Check(const Change& change) {
+  Request request = {.id = "a", .prompt = {1, 2, 3}, .sampling = {.max_tokens = 10}};
+  change(request);
+  return CheckRequest(request, Model());
+}
+
+TEST(RequestCheckTest, TakesWhatStandsAtEveryLimit) {
+  const std::vector<Change> changes = {
+      [](Request&) {},
+      [](Request& r) {
+        r.prompt = {0, 99};
+      },
+      [](Request& r) { r.sampling.max_tokens = 398; },
+      [](Request& r) { r.sampling.min_tokens = 10; },
+      [](Request& r) { r.sampling.temperature = 0; },
+      [](Request& r) { r.sampling.top_k = std::numeric_limits<int32_t>::max(); },
+      [](Request& r) { r.sampling.top_p = 1e-30F; },
+      [](Request& r) { r.sampling.min_p = 1; },
+      [](Request& r) { r.sampling.repetition_penalty = 100; },
+      [](Request& r) { r.sampling.repetition_penalty = 1e-30F; },
+      [](Request& r) { r.sampling.frequency_penalty = -2; },
+      [](Request& r) { r.sampling.presence_penalty = 2; },
+      [](Request& r) { r.sampling.logit_bias.assign(1024, {.id = 99, .bias = -3e38F}); },
+      [](Request& r) { r.sampling.stop_ids.assign(1024, 0); },
+      [](Request& r) { r.sampling.logprobs = 0; },
+      [](Request& r) { r.sampling.logprobs = 20; },
+      [](Request& r) { r.prompt_logprobs = 20; },
+      [](Request& r) { r.n = 64; },
+      [](Request& r) { r.priority = -100; },
+      [](Request& r) { r.priority = 100; },
+      [](Request& r) { r.cache_salt = std::string(256, 's'); },
+  };
+  for (size_t i = 0; i < changes.size(); ++i) {
+    EXPECT_TRUE(Check(changes[i]).ok()) << i << ": " << Check(changes[i]);
+  }
+}
+
+TEST(RequestCheckTest, RefusesNamingFieldValueAndLimit) {
+  const std::vector<std::pair<Change, std::string>> cases = {
+      {[](Request& r) { r.prompt.clear(); }, "prompt: 0 tokens is not at least 1"},
+      {[](Request& r) { r.prompt[1] = 100; }, "prompt: id 100 at 1 is not in 0..99"},
+      {[](Request& r) { r.sampling.max_tokens = 0; }, "max_tokens: 0 is not at least 1"},
+      {[](Request& r) { r.sampling.max_tokens = 399; },
+       "max_tokens: 399 after a prompt of 3 is over the tokens that fit the cache, 400"},
+      {[](Request& r) { r.sampling.max_tokens = std::numeric_limits<int32_t>::max(); },
+       "max_tokens: 2147483647 after a prompt of 3 is over the model's positions, 512"},
+      {[](Request& r) { r.prompt.resize(512); },
+       "prompt: 512 tokens leave no room for output in the model's positions, 512"},
+      {[](Request& r) { r.sampling.min_tokens = -1; },
+       "min_tokens: -1 is not in 0..10, max_tokens"},
+      {[](Request& r) { r.sampling.min_tokens = 11; },
+       "min_tokens: 11 is not in 0..10, max_tokens"},
+      {[](Request& r) { r.sampling.temperature = kNan; },
+       "temperature: nan is not a finite number of at least 0"},
+      {[](Request& r) { r.sampling.temperature = kInfinity; },
+       "temperature: inf is not a finite number of at least 0"},
+      {[](Request& r) { r.sampling.top_k = -1; }, "top_k: -1 is not at least 0"},
+      {[](Request& r) { r.sampling.top_p = 0; }, "top_p: 0 is not above 0 and at most 1"},
+      {[](Request& r) { r.sampling.top_p = kNan; }, "top_p: nan is not above 0 and at most 1"},
+      {[](Request& r) { r.sampling.min_p = 1.5F; }, "min_p: 1.5 is not in 0..1"},
+      {[](Request& r) { r.sampling.min_p = kNan; }, "min_p: nan is not in 0..1"},
+      {[](Request& r) { r.sampling.repetition_penalty = 0; },
+       "repetition_penalty: 0 is not above 0 and at most 100"},
+      {[](Request& r) { r.sampling.repetition_penalty = kNan; },
+       "repetition_penalty: nan is not above 0 and at most 100"},
+      {[](Request& r) { r.sampling.repetition_penalty = 101; },
+       "repetition_penalty: 101 is not above 0 and at most 100"},
+      {[](Request& r) { r.sampling.frequency_penalty = 2.5F; },
+       "frequency_penalty: 2.5 is not in -2..2"},
+      {[](Request& r) { r.sampling.presence_penalty = kNan; },
+       "presence_penalty: nan is not in -2..2"},
+      {[](Request& r) { r.sampling.logit_bias.resize(1025); },
+       "logit_bias: 1025 entries is not at most 1024"},
+      {[](Request& r) {
+         r.sampling.logit_bias = {{.id = 1}, {.id = 100}};
+       },
+       "logit_bias: id 100 at 1 is not in 0..99"},
+      {[](Request& r) { r.sampling.logit_bias = {{.id = -1}}; },
+       "logit_bias: id -1 at 0 is not in 0..99"},
+      {[](Request& r) { r.sampling.logit_bias = {{.id = 7, .bias = kInfinity}}; },
+       "logit_bias: inf for id 7 is not a finite number"},
+      {[](Request& r) { r.sampling.stop_ids.resize(1025); },
+       "stop_token_ids: 1025 ids is not at most 1024"},
+      {[](Request& r) { r.sampling.stop_ids = {-1}; },
+       "stop_token_ids: id -1 at 0 is not in 0..99"},
+      {[](Request& r) { r.sampling.logprobs = 21; }, "logprobs: 21 is not in 0..20"},
+      {[](Request& r) { r.prompt_logprobs = -1; }, "prompt_logprobs: -1 is not in 0..20"},
+      {[](Request& r) { r.n = 0; }, "n: 0 is not in 1..64"},
+      {[](Request& r) { r.n = 65; }, "n: 65 is not in 1..64"},
+      {[](Request& r) { r.priority = 101; }, "priority: 101 is not in -100..100"},
+      {[](Request& r) { r.cache_salt = std::string(257, 's'); },
+       "cache_salt: 257 bytes is not at most 256"},
+  };
+  for (const auto& [change, message] : cases) {
+    const absl::Status status = Check(change);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << message;
+    EXPECT_EQ(std::string(status.message()), message);
+  }
+}
+
+}  // namespace
+}  // namespace strata::engine

@@ -1,0 +1,242 @@
+// What a client gets of its sequences: text cut at stop strings, logprobs, several sequences. Where
+// the engine has no say, the test tells the generation what an engine would.
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "server/detokenizer.h"
+#include "tests/server/generation_testing.h"
+
+namespace strata::testing {
+namespace {
+
+using engine::FinishReason;
+using std::chrono::milliseconds;
+
+class GenerationOutputTest : public GenerationTest {
+ protected:
+  // The text that the first `count` of `ids` make, by a detokenizer of its own.
+  std::string TextOf(const std::vector<int32_t>& ids, size_t count) const {
+    server::Detokenizer detokenizer(tokenizer_.get());
+    detokenizer.Prime(std::vector<int32_t>{'a' + 1});
+    return detokenizer.Append({ids.data(), count});
+  }
+
+  // A generation that the test drives in the engine's place.
+  std::shared_ptr<server::Generation> MakeUnstarted(server::GenerationRequest request,
+                                                    RecordingClient* client) {
+    auto generation = server::Generation::Create(context_, std::move(request), client);
+    EXPECT_TRUE(generation.ok()) << generation.status();
+    client->Attach(*generation);
+    return *generation;
+  }
+
+  static void Say(server::Generation* generation, int32_t index, const std::string& bytes) {
+    for (const char byte : bytes) {
+      engine::TokenEvent event = {.index = index, .token = static_cast<unsigned char>(byte) + 1};
+      event.logprobs = engine::TokenLogprobs{.logprob = -1, .rank = event.token, .top = {}};
+      generation->OnToken(event);
+    }
+  }
+  static void End(server::Generation* generation, int32_t index, FinishReason reason,
+                  const absl::Status& status, int32_t generated) {
+    engine::FinishedEvent event = {
+        .index = index, .reason = reason, .status = status, .metrics = {}};
+    event.metrics.generated_tokens = generated;
+    generation->OnFinished(event);
+  }
+};
+
+TEST_F(GenerationOutputTest, AStopStringEndsTheOutputWhereverItsTokensStand) {
+  RecordingClient whole(/*prompt_reader=*/true);
+  MustStart(Text("a", 60), &whole);
+  ASSERT_TRUE(whole.WaitFor("closed"));
+  int checked = 0;
+  for (size_t first = 0; first + 3 < whole.ids.size(); first += 5) {
+    // The text of some tokens from the middle, which may also stand further ahead.
+    const std::string before = TextOf(whole.ids, first);
+    const std::string upto = TextOf(whole.ids, first + 3);
+    const std::string stop = upto.substr(before.size());
+    if (stop.empty()) continue;
+    ++checked;
+    const size_t begin = whole.text.find(stop);
+    size_t count = 1;
+    while (TextOf(whole.ids, count).find(stop) == std::string::npos) ++count;
+    for (const bool include : {false, true}) {
+      RecordingClient client(/*prompt_reader=*/true);
+      server::GenerationRequest request = Text("a", 60);
+      request.stop = {"not in the text at all", stop};
+      request.include_stop_string = include;
+      MustStart(request, &client);
+      ASSERT_TRUE(client.WaitFor("closed"));
+      EXPECT_TRUE(client.status.ok()) << client.status;
+      EXPECT_EQ(client.text, whole.text.substr(0, begin + (include ? stop.size() : 0)));
+      EXPECT_EQ(client.ids, std::vector(whole.ids.begin(),
+                                        whole.ids.begin() + static_cast<std::ptrdiff_t>(count)));
+      EXPECT_EQ(client.finished.reason, FinishReason::kStop);
+      EXPECT_EQ(client.finished.metrics.generated_tokens, static_cast<int32_t>(count));
+    }
+  }
+  EXPECT_GT(checked, 3);
+  engine_->Shutdown(std::chrono::seconds(60));
+  EXPECT_EQ(engine_->load().blocks_used, 0);
+}
+
+TEST_F(GenerationOutputTest, AStopStringStopsTheEngine) {
+  RecordingClient free(/*prompt_reader=*/true);
+  MustStart(Text("a", 8), &free);
+  ASSERT_TRUE(free.WaitFor("closed"));
+  RecordingClient client(/*prompt_reader=*/false);  // reads nothing more after the stop
+  server::GenerationRequest request = Text("a", 500);
+  request.stop = {free.text.substr(0, server::ReadUtf8(free.text, 0).size)};
+  const auto generation = MustStart(request, &client);
+  ASSERT_TRUE(client.WaitFor("started"));
+  generation->Resume();
+  ASSERT_TRUE(client.WaitFor("delta"));
+  while (engine_->load().running > 0) std::this_thread::sleep_for(milliseconds(1));
+  generation->Resume();
+  ASSERT_TRUE(client.WaitFor("finished"));
+  generation->Resume();
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_TRUE(client.status.ok()) << client.status;
+  EXPECT_EQ(client.text, "");
+}
+
+TEST_F(GenerationOutputTest, StopStringsWaitForMinTokens) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("a", 20);
+  request.min_tokens = 5;
+  request.stop = {"x"};
+  const auto generation = MakeUnstarted(request, &client);
+  generation->OnStarted({.prompt_tokens = 1});
+  Say(generation.get(), 0, "axbcdefxgh");
+  End(generation.get(), 0, FinishReason::kLength, absl::OkStatus(), 10);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.text, "axbcdef");
+  EXPECT_EQ(client.ids.size(), 8U);
+  EXPECT_EQ(client.sequences[0].logprobs.size(), 8U);
+  EXPECT_EQ(client.sequences[0].logprobs[7].rank, 'x' + 1);
+  EXPECT_EQ(client.finished.metrics.generated_tokens, 8);
+}
+
+TEST_F(GenerationOutputTest, WhatOnlyLooksLikeAStopStringComesWithTheEnd) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("a", 20);
+  request.stop = {"END"};
+  const auto generation = MakeUnstarted(request, &client);
+  generation->OnStarted({.prompt_tokens = 1});
+  Say(generation.get(), 0, "the EN");
+  End(generation.get(), 0, FinishReason::kStop, absl::OkStatus(), 6);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.text, "the EN");
+  EXPECT_EQ(client.ids.size(), 6U);
+}
+
+TEST_F(GenerationOutputTest, EachSequenceHasItsOwnText) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("ab", 20);
+  request.n = 3;
+  request.stop = {"--"};
+  const auto generation = MakeUnstarted(request, &client);
+  generation->OnStarted({.prompt_tokens = 2});
+  generation->OnPromptLogprobs({engine::TokenLogprobs{.logprob = -2, .rank = 7, .top = {}}});
+  // Characters and stop strings that are cut where another sequence speaks.
+  Say(generation.get(), 1, "caf\xC3");
+  Say(generation.get(), 0, "zero-");
+  Say(generation.get(), 2, "two -");
+  Say(generation.get(), 1, "\xA9");
+  Say(generation.get(), 0, "-zero");
+  End(generation.get(), 1, FinishReason::kLength, absl::OkStatus(), 5);
+  Say(generation.get(), 2, "> end");
+  End(generation.get(), 2, FinishReason::kTimeLimit, absl::OkStatus(), 10);
+  while (client.NumTold("finished") < 2) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(client.NumTold("closed"), 0);  // the engine has not said what became of the first
+  End(generation.get(), 0, FinishReason::kCancelled, absl::CancelledError(""), 10);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_TRUE(client.status.ok()) << client.status;
+  EXPECT_EQ(client.told[0], "started");
+  EXPECT_EQ(client.told[1], "prompt logprobs");
+  ASSERT_EQ(client.prompt_logprobs.size(), 1U);
+  EXPECT_EQ(client.prompt_logprobs[0].rank, 7);
+  EXPECT_EQ(client.sequences[0].text, "zero");
+  EXPECT_EQ(client.sequences[0].ids.size(), 6U);
+  EXPECT_EQ(client.sequences[0].finished.reason, FinishReason::kStop);
+  EXPECT_EQ(client.sequences[0].finished.metrics.generated_tokens, 6);
+  EXPECT_EQ(client.sequences[1].text, "caf\xC3\xA9");
+  EXPECT_EQ(client.sequences[1].finished.reason, FinishReason::kLength);
+  EXPECT_EQ(client.sequences[2].text, "two -> end");
+  EXPECT_EQ(client.sequences[2].finished.reason, FinishReason::kTimeLimit);
+  EXPECT_EQ(client.NumTold("closed"), 1);
+}
+
+TEST_F(GenerationOutputTest, OneThatFailsClosesTheRequestAfterTheOthers) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("ab", 20);
+  request.n = 2;
+  const auto generation = MakeUnstarted(request, &client);
+  generation->OnStarted({.prompt_tokens = 2});
+  Say(generation.get(), 0, "a");
+  End(generation.get(), 0, FinishReason::kError, absl::InternalError("device"), 1);
+  Say(generation.get(), 1, "b");
+  End(generation.get(), 1, FinishReason::kLength, absl::OkStatus(), 1);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.status, absl::InternalError("device"));
+  EXPECT_EQ(client.NumTold("finished"), 1);
+  EXPECT_EQ(client.sequences[1].text, "b");
+}
+
+TEST_F(GenerationOutputTest, ATimeLimitMayEndWhatNeverStarted) {
+  RecordingClient client(/*prompt_reader=*/true);
+  const auto generation = MakeUnstarted(Text("ab", 20), &client);
+  End(generation.get(), 0, FinishReason::kTimeLimit, absl::OkStatus(), 0);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.told, (std::vector<std::string>{"started", "finished", "closed"}));
+  EXPECT_EQ(client.started.prompt_token_ids.size(), 2U);
+}
+
+TEST_F(GenerationOutputTest, LogprobsStandBesideTheirTokens) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("abc", 12);
+  request.logprobs = 2;
+  MustStart(request, &client);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  const RecordingClient::Sequence& sequence = client.sequences[0];
+  ASSERT_EQ(sequence.logprobs.size(), sequence.ids.size());
+  for (size_t i = 0; i < sequence.ids.size(); ++i) {
+    EXPECT_EQ(sequence.logprobs[i].rank, 1);  // greedy
+    ASSERT_EQ(sequence.logprobs[i].top.size(), 2U);
+    EXPECT_EQ(sequence.logprobs[i].top[0].id, sequence.ids[i]);
+  }
+}
+
+TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
+  const auto error = [this](auto change) {
+    server::GenerationRequest request = Text("a", 5);
+    change(request);
+    return ErrorOf(request);
+  };
+  using Request = server::GenerationRequest;
+  EXPECT_EQ(error([](Request& r) { r.stop = {""}; }), "stop: 0 bytes at 0 is not in 1..256");
+  EXPECT_EQ(error([](Request& r) { r.time_limit_seconds = 0; }),
+            "time_limit_seconds: 0 is not above 0 and at most 1e+06");
+  EXPECT_EQ(error([](Request& r) { r.min_tokens = 6; }),
+            "min_tokens: 6 is not in 0..5, max_tokens");
+  EXPECT_EQ(error([](Request& r) { r.repetition_penalty = 0.0F; }),
+            "repetition_penalty: 0 is not above 0 and at most 100");
+  EXPECT_EQ(error([](Request& r) { r.frequency_penalty = 3.0F; }),
+            "frequency_penalty: 3 is not in -2..2");
+  EXPECT_EQ(error([](Request& r) { r.presence_penalty = -3.0F; }),
+            "presence_penalty: -3 is not in -2..2");
+  EXPECT_EQ(error([](Request& r) { r.logprobs = 21; }), "logprobs: 21 is not in 0..20");
+  EXPECT_EQ(error([](Request& r) { r.prompt_logprobs = -1; }),
+            "prompt_logprobs: -1 is not in 0..20");
+  EXPECT_EQ(error([](Request& r) { r.n = -1; }), "n: -1 is not in 1..64");
+  EXPECT_EQ(error([](Request& r) { r.priority = 1000; }), "priority: 1000 is not in -100..100");
+  EXPECT_EQ(error([](Request& r) { r.cache_salt.resize(257); }),
+            "cache_salt: 257 bytes is not at most 256");
+}
+
+}  // namespace
+}  // namespace strata::testing
