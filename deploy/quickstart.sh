@@ -20,7 +20,7 @@ if ! { cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release &&
 fi
 
 server_log=$(mktemp)
-build/bin/strata serve --grpc-address 127.0.0.1:0 >"$server_log" 2>&1 &
+build/bin/strata serve --grpc-address 127.0.0.1:0 --http-address "" >"$server_log" 2>&1 &
 server=$!
 stop() {
   kill -TERM "$server" 2>/dev/null && wait "$server" 2>/dev/null || true

@@ -125,7 +125,9 @@ void EngineCore::Expire(Request::Time now) {
 }
 
 void EngineCore::Plan() {
-  stats_ = {.number = steps_ + 1, .begin = Clock::now()};
+  stats_ = {};
+  stats_.number = steps_ + 1;
+  stats_.begin = Clock::now();
   Expire(stats_.begin);
   plan_ = scheduler_.Next();
   for (const Sequence* sequence : plan_.started) {
@@ -141,6 +143,8 @@ void EngineCore::Plan() {
 void EngineCore::Execute() {
   if (plan_.ranges.empty()) return;
   const Request::Time begin = Clock::now();
+  first_token_seconds_.clear();
+  inter_token_seconds_.clear();
   const kernels::BackendCounters before = model_.backend->counters();
   const auto logits = model_.decoder->Forward(batch_, model_.cache->arena());
   const Request::Time forwarded = Clock::now();
@@ -160,6 +164,8 @@ void EngineCore::Execute() {
   stats_.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
   stats_.forward_seconds = Seconds(begin, forwarded);
   stats_.commit_seconds = Seconds(forwarded, last_step_end_);
+  stats_.first_token_seconds = first_token_seconds_;
+  stats_.inter_token_seconds = inter_token_seconds_;
   observer_->OnStep(stats_);
 }
 
@@ -254,9 +260,11 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
   }
   if (sequence.num_generated() == 0) {
     sequence.first_token = now;
+    first_token_seconds_.push_back(Seconds(sequence.state->submitted, now));
   } else {
-    sequence.max_inter_token_seconds =
-        std::max(sequence.max_inter_token_seconds, Seconds(sequence.last_token, now));
+    const double seconds = Seconds(sequence.last_token, now);
+    sequence.max_inter_token_seconds = std::max(sequence.max_inter_token_seconds, seconds);
+    inter_token_seconds_.push_back(seconds);
   }
   sequence.last_token = now;
   sequence.state->sink->OnToken({.index = sequence.index,

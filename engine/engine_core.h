@@ -86,7 +86,9 @@ class EngineCore {
   Sampler sampler_;
   StepPlan plan_;
   StepBatch batch_;
-  StepStats stats_;  // of the step under way
+  StepStats stats_;  // of the step under way; its spans are of the two below
+  std::vector<double> first_token_seconds_;
+  std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;
   Request::Time last_step_end_;
   uint64_t num_requests_ = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "engine/types.h"
@@ -21,6 +22,11 @@ struct StepStats {
   int32_t preemptions = 0;
   int64_t cache_bytes_read = 0;
   int64_t cache_bytes_written = 0;
+  // Of the tokens that this step handed to sinks, each in exactly one of the two; stop tokens,
+  // which are no output, are left out. Point into a buffer of the engine's that lives as long as
+  // the call.
+  std::span<const double> first_token_seconds;  // of a sequence's first: since it was submitted
+  std::span<const double> inter_token_seconds;  // of the others: since the sequence's previous
 };
 
 // A request that was cancelled, or whose deadline or time limit came.
@@ -33,8 +39,12 @@ struct AbortStats {
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
+  // After each step in which something ran, when its tokens are with the sinks.
   virtual void OnStep(const StepStats& step) = 0;
+  // Before the sink's OnFinished: once for each sequence of a request that Submit accepted,
+  // whatever ended it.
   virtual void OnFinished(const std::string& request_id, const FinishedEvent& event) = 0;
+  // When the blocks of a request that was aborted, running or queued, are free.
   virtual void OnAbort(const AbortStats& abort) = 0;
 };
 

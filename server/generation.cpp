@@ -7,6 +7,14 @@
 
 namespace strata::server {
 
+void RecordRefusal(const GenerationContext& context, const std::string& request_id,
+                   const absl::Status& status) {
+  if (context.metrics != nullptr) context.metrics->CountRejection(status);
+  if (context.access_log == nullptr) return;
+  context.access_log->Append(
+      {.front = context.front, .request_id = request_id, .status = status, .metrics = {}});
+}
+
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
                                                                GenerationRequest request,
                                                                GenerationClient* client) {
@@ -171,7 +179,9 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
   SequenceText::Piece piece;
   sequence.text.Append(std::move(box.tokens), &piece);
   if (box.finished && box.finished->status.ok()) sequence.text.Finish(&piece);
-  StopEngineIfUnneeded();
+  if (sequence.text.stopped() && !box.finished && !std::exchange(sequence.cancelled, true)) {
+    context_.engine->Cancel(id_, index);
+  }
   if (!piece.text.empty() || !piece.token_ids.empty()) {
     SetBusy();
     client_->OnDelta({.index = index,
@@ -193,27 +203,10 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
     finished.reason = engine::FinishReason::kStop;
     finished.metrics.generated_tokens = sequence.text.num_tokens();
   }
+  if (index == 0) reason_ = finished.reason;
   SetBusy();
   client_->OnFinished(finished);
   return true;
-}
-
-// When each sequence has met a stop string or its end, those that the engine still runs run for
-// nobody.
-void Generation::StopEngineIfUnneeded() {
-  if (engine_stopped_) return;
-  {
-    const std::lock_guard lock(mutex_);
-    if (outbox_.num_finished == n_) return;
-    for (size_t index = 0; index < sequences_.size(); ++index) {
-      if (!sequences_[index].text.stopped() &&
-          !OutboxOfLocked(static_cast<int32_t>(index)).finished) {
-        return;
-      }
-    }
-  }
-  engine_stopped_ = true;
-  context_.engine->Cancel(id_);
 }
 
 void Generation::Close() {
@@ -234,7 +227,27 @@ void Generation::Close() {
   spdlog::debug("request {}: {}, {} + {} tokens, first after {:.4f} s, decode {:.4f} s", id_,
                 status.ok() ? "done" : status.ToString(), metrics.prompt_tokens, num_tokens,
                 metrics.time_to_first_token_seconds, metrics.decode_seconds);
+  LogEnd(status, metrics, num_tokens);
   client_->OnClosed(status);
+}
+
+// A line for the whole request: times and reason are the first sequence's.
+void Generation::LogEnd(const absl::Status& status, engine::RequestMetrics metrics,
+                        int32_t num_tokens) {
+  if (context_.access_log == nullptr) return;
+  engine::FinishReason reason = reason_;
+  if (!status.ok()) {
+    reason =
+        absl::IsCancelled(status) ? engine::FinishReason::kCancelled : engine::FinishReason::kError;
+  }
+  metrics.generated_tokens = num_tokens;
+  const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
+  context_.access_log->Append({.front = context_.front,
+                               .request_id = id_,
+                               .status = status,
+                               .reason = reason,
+                               .total_seconds = total.count(),
+                               .metrics = metrics});
 }
 
 void Generation::Tick(StreamPump::Clock::time_point now) {

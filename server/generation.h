@@ -12,7 +12,9 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/types.h"
+#include "server/access_log.h"
 #include "server/generation_request.h"
+#include "server/metrics.h"
 #include "server/sequence_text.h"
 #include "server/stop_strings.h"
 #include "server/stream_pump.h"
@@ -66,7 +68,14 @@ struct GenerationContext {
   const Tokenizer* tokenizer = nullptr;
   StreamPump* pump = nullptr;
   std::chrono::milliseconds write_timeout{60000};
+  const char* front = "";           // "grpc", "http": for the log
+  Metrics* metrics = nullptr;       // may be null
+  AccessLog* access_log = nullptr;  // may be null
 };
+
+// Logs and counts a request that no generation was made of, or that Start refused.
+void RecordRefusal(const GenerationContext& context, const std::string& request_id,
+                   const absl::Status& status);
 
 // One text session, whatever the front:
 //
@@ -78,8 +87,8 @@ struct GenerationContext {
 //   OnDelta  start a write                   the pump's      text
 //   Resume   the write is done               the front's
 //
-// A sequence that meets a stop string is finished for the client, whatever the engine still makes
-// of it; once the client needs no sequence any more the engine is told to stop. The outbox is
+// A sequence that meets a stop string is finished for the client, whatever the engine makes of it
+// until it hears that it should stop. The outbox is
 // bounded by n times max_tokens. Owned by shared_ptr: the engine, the pump and the front each hold
 // it as long as they need it.
 class Generation final : public engine::RequestSink,
@@ -132,7 +141,8 @@ class Generation final : public engine::RequestSink,
   // A sequence on its way to the client.
   struct Sequence {
     SequenceText text;
-    bool closed = false;  // the client hears nothing more of it
+    bool cancelled = false;  // a stop string was met before the engine ended it
+    bool closed = false;     // the client hears nothing more of it
   };
 
   Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
@@ -145,8 +155,8 @@ class Generation final : public engine::RequestSink,
   bool TakeStartedLocked(Parcel* parcel);
   bool Deliver(Parcel parcel);
   bool DeliverSequence(int32_t index, SequenceOutbox box);
-  void StopEngineIfUnneeded();
   void Close();
+  void LogEnd(const absl::Status& status, engine::RequestMetrics metrics, int32_t num_tokens);
 
   const GenerationContext context_;
   const std::string id_;
@@ -155,6 +165,7 @@ class Generation final : public engine::RequestSink,
   const int32_t min_tokens_;
   const StopStrings stop_strings_;
   GenerationClient* const client_;
+  const StreamPump::Clock::time_point created_ = StreamPump::Clock::now();
   std::optional<engine::Request> request_;  // until Start
 
   // The pump's thread.
@@ -162,8 +173,8 @@ class Generation final : public engine::RequestSink,
   std::vector<Sequence> sequences_;  // [n] from the first Pump on
   size_t next_sequence_ = 0;         // they take turns
   bool told_started_ = false;
-  bool engine_stopped_ = false;
-  absl::Status status_;  // of the first sequence that failed
+  absl::Status status_;                                        // of the first sequence that failed
+  engine::FinishReason reason_ = engine::FinishReason::kNone;  // of sequence 0, once told
 
   std::mutex mutex_;
   Outbox outbox_;           // guarded by mutex_

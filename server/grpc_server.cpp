@@ -54,7 +54,9 @@ GrpcServer::GrpcServer(std::unique_ptr<grpc::Server> server, std::string address
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds(0)); }
 
-void GrpcServer::SetNotServing() { server_->GetHealthCheckService()->SetServingStatus(false); }
+void GrpcServer::SetServing(bool serving) {
+  server_->GetHealthCheckService()->SetServingStatus(serving);
+}
 
 void GrpcServer::Shutdown(std::chrono::milliseconds limit) {
   server_->Shutdown(std::chrono::system_clock::now() + limit);

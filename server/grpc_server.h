@@ -23,8 +23,8 @@ class GrpcServer {
   // HOST:PORT with the port in use.
   const std::string& address() const { return address_; }
 
-  // Health checks answer NOT_SERVING from now on; calls are still taken.
-  void SetNotServing();
+  // What health checks answer from now on; calls are taken either way.
+  void SetServing(bool serving);
 
   // Takes no more calls, and cancels those still open after `limit`. Returns when all are done.
   void Shutdown(std::chrono::milliseconds limit);

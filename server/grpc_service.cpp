@@ -36,7 +36,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
                   const v1::GenerateRequest& message)
       : call_(call) {
     const absl::Status status = Begin(context, message);
-    if (!status.ok()) Finish(ToGrpcStatus(status));
+    if (status.ok()) return;
+    RecordRefusal(context, message.request_id(), status);
+    Finish(ToGrpcStatus(status));
   }
 
   // gRPC's threads.

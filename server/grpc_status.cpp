@@ -1,29 +1,14 @@
 #include "server/grpc_status.h"
 
-#include <algorithm>
 #include <string>
 
-#include "absl/strings/ascii.h"
 #include "engine/retry_after.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/error_field.h"
 
 namespace strata::server {
-namespace {
-
-// "temperature" of "temperature: -1, must be at least 0"; empty where the message names no field.
-std::string FieldOf(const std::string& message) {
-  const size_t colon = message.find(':');
-  if (colon == std::string::npos) return "";
-  std::string field = message.substr(0, colon);
-  const bool is_name = std::all_of(field.begin(), field.end(), [](unsigned char c) {
-    return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '[' || c == ']';
-  });
-  return is_name ? field : "";
-}
-
-}  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;

@@ -76,6 +76,22 @@ int64_t JsonReader::Integer(std::string_view name, int64_t min, int64_t max) {
   return value.get<int64_t>();
 }
 
+std::optional<int64_t> JsonReader::OptionalInteger(std::string_view name, int64_t min,
+                                                   int64_t max) {
+  if (!Has(name)) return std::nullopt;
+  return Integer(name, min, max);
+}
+
+std::optional<float> JsonReader::OptionalFloat(std::string_view name) {
+  if (!Has(name)) return std::nullopt;
+  const json& value = Value(name);
+  if (!value.is_number()) {
+    FailExpected(name, "a number");
+    return std::nullopt;
+  }
+  return value.get<float>();
+}
+
 JsonReader JsonReader::Object(std::string_view name) {
   return JsonReader(Value(name), PathOf(name), status_);
 }

@@ -41,6 +41,8 @@ class JsonReader {
   bool Bool(std::string_view name, bool fallback);
   std::optional<bool> OptionalBool(std::string_view name);
   int64_t Integer(std::string_view name, int64_t min, int64_t max);
+  std::optional<int64_t> OptionalInteger(std::string_view name, int64_t min, int64_t max);
+  std::optional<float> OptionalFloat(std::string_view name);
 
   JsonReader Object(std::string_view name);
   // The elements of an array of objects; none where the field is absent or null.

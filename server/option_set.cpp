@@ -97,6 +97,14 @@ void OptionSet::ListenAddress(const std::string& flag, std::string* value,
   });
 }
 
+void OptionSet::OptionalListenAddress(const std::string& flag, std::string* value,
+                                      const std::string& help) {
+  AddDeployed(flag, "HOST:PORT", *value, help, [value](const std::string& text) {
+    *value = text;
+    return text.empty() ? absl::OkStatus() : server::ListenAddress::Parse(text).status();
+  });
+}
+
 void OptionSet::Duration(const std::string& flag, std::chrono::milliseconds* value,
                          const std::string& help) {
   AddDeployed(flag, "DURATION", FormatDuration(*value), help,

@@ -33,6 +33,8 @@ class OptionSet {
   void Count(const std::string& flag, int32_t min, int32_t* value, const std::string& help);
   void Bytes(const std::string& flag, size_t* value, const std::string& help);
   void ListenAddress(const std::string& flag, std::string* value, const std::string& help);
+  void OptionalListenAddress(const std::string& flag, std::string* value,
+                             const std::string& help);  // may be empty
   void Duration(const std::string& flag, std::chrono::milliseconds* value, const std::string& help);
 
   // Options of one call: without a variable, and absent unless given.

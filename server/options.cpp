@@ -30,6 +30,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                   &engine.cache_bytes, &engine.block_tokens);
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
+  set.OptionalListenAddress("--http-address", &options->http_address,
+                            "The same for HTTP: OpenAI's API, metrics; \"\" for none");
   set.Choice("--device", {"auto", "cpu", "cuda"}, &engine.device, "What runs the model");
   set.Count("--threads", 0, &engine.threads, "On the CPU; 0: one for each core");
   set.Choice("--dtype", {"auto", "f32", "bf16"}, &engine.dtype,
@@ -42,6 +44,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                "What running requests get to finish at SIGTERM");
   set.Duration("--write-timeout", &options->write_timeout,
                "Ends a request whose client reads nothing for this long");
+  set.Duration("--watchdog", &options->watchdog,
+               "Health says NOT_SERVING when work waits and no step ends for this long");
+  set.Text("--access-log", "FILE", &options->access_log,
+           "A line of JSON for each request; - is stdout; none if not given");
   set.Choice("--log-level", {"trace", "debug", "info", "warn", "error", "off"}, &options->log_level,
              "Of the lines on stderr");
 }
@@ -117,7 +123,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
       "strata");
   app.require_subcommand(0, 1);
   app.set_version_flag("--version", "strata " STRATA_VERSION);
-  CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC");
+  CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
   CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
   CLI::App* plan_app = app.add_subcommand("plan", "Explain what a model's layers share");
   CLI::App* health_app = app.add_subcommand("health", "Exit with 0 if a server is serving");

@@ -19,8 +19,11 @@ struct ServeOptions {
   std::string model_dir;         // empty: the default model
   engine::EngineOptions engine;  // but its model_dir
   std::string grpc_address = "127.0.0.1:50051";
+  std::string http_address = "127.0.0.1:8000";  // empty: no HTTP
   std::chrono::milliseconds drain_timeout{30000};
   std::chrono::milliseconds write_timeout{60000};
+  std::chrono::milliseconds watchdog{60000};
+  std::string access_log = {};  // a file, "-" for stdout; empty: none
   std::string log_level = "info";
 };
 

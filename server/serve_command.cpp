@@ -52,6 +52,7 @@ absl::Status RunServe(const ServeOptions& options) {
   found.model_dir = model_dir->string();
   const auto server = Server::Start(found);
   if (!server.ok()) return server.status();
+  if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());
   spdlog::info("listening on {}", (*server)->address());
   stop.Wait();
   (*server)->Drain(options.drain_timeout);

@@ -29,10 +29,24 @@ size_t ReceiveLimit(const engine::ModelInfo& model) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options) {
-  engine::EngineOptions engine_options = options.engine;
-  engine_options.model_dir = options.model_dir;
+  Parts parts;
+  parts.metrics = std::make_unique<Metrics>();
+  if (!options.access_log.empty()) {
+    auto log = AccessLog::Open(options.access_log, parts.metrics.get());
+    if (!log.ok()) return log.status();
+    parts.access_log = *std::move(log);
+  }
+  if (!options.http_address.empty()) {
+    auto http = HttpFront::Start(options.http_address, options.write_timeout, parts.metrics.get());
+    if (!http.ok()) return http.status();
+    parts.http = *std::move(http);
+  }
   auto tokenizer = Tokenizer::Load(options.model_dir);
   if (!tokenizer.ok()) return tokenizer.status();
+  parts.tokenizer = *std::move(tokenizer);
+  engine::EngineOptions engine_options = options.engine;
+  engine_options.model_dir = options.model_dir;
+  engine_options.observer = parts.metrics.get();
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
   const engine::ModelInfo& model = (*engine)->model();
@@ -41,29 +55,57 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
       "cache of {} bytes holds {} tokens",
       model.name, model.parameters, model.dtype, model.device, model.plan.bytes_per_token,
       model.plan.ratio, model.cache_bytes, model.cache_tokens);
-  std::unique_ptr<Server> server(
-      new Server(*std::move(engine), *std::move(tokenizer), options.write_timeout));
-  auto front = GrpcServer::Start(options.grpc_address, ReceiveLimit(model), &server->service_);
-  if (!front.ok()) return front.status();
-  server->front_ = *std::move(front);
+  parts.engine = *std::move(engine);
+  parts.pump = std::make_unique<StreamPump>(TickOf(options.write_timeout));
+
+  std::unique_ptr<Server> server(new Server(std::move(parts), options.write_timeout));
+  const size_t receive_limit = ReceiveLimit(model);
+  auto grpc = GrpcServer::Start(options.grpc_address, receive_limit, &server->service_);
+  if (!grpc.ok()) return grpc.status();
+  server->grpc_ = *std::move(grpc);
+  if (server->parts_.http) server->parts_.http->Open(server->ContextFor("http"), receive_limit);
+  server->SetHealth(Health::kServing);
+  server->watchdog_ = std::make_unique<Watchdog>(
+      &server->engine(), options.watchdog, [self = server.get()](bool stalled) {
+        self->SetHealth(stalled ? Health::kStalled : Health::kServing);
+      });
   return server;
 }
 
-Server::Server(std::unique_ptr<engine::Engine> engine, std::unique_ptr<Tokenizer> tokenizer,
-               milliseconds write_timeout)
-    : engine_(std::move(engine)),
-      tokenizer_(std::move(tokenizer)),
-      pump_(TickOf(write_timeout)),
-      service_({.engine = engine_.get(),
-                .tokenizer = tokenizer_.get(),
-                .pump = &pump_,
-                .write_timeout = write_timeout}) {}
+Server::Server(Parts parts, milliseconds write_timeout)
+    : parts_(std::move(parts)), write_timeout_(write_timeout), service_(ContextFor("grpc")) {}
+
+// A handler that waits for the engine is let go before anything that it waits for is.
+Server::~Server() {
+  watchdog_.reset();
+  if (parts_.http) parts_.http->Stop(milliseconds(0));
+}
+
+GenerationContext Server::ContextFor(const char* front) const {
+  return {.engine = parts_.engine.get(),
+          .tokenizer = parts_.tokenizer.get(),
+          .pump = parts_.pump.get(),
+          .write_timeout = write_timeout_,
+          .front = front,
+          .metrics = parts_.metrics.get(),
+          .access_log = parts_.access_log.get()};
+}
+
+// Every front says the same; draining is for good.
+void Server::SetHealth(Health health) {
+  const std::lock_guard lock(health_mutex_);
+  if (draining_) return;
+  draining_ = health == Health::kDraining;
+  grpc_->SetServing(health == Health::kServing);
+  if (parts_.http) parts_.http->SetHealth(health);
+}
 
 void Server::Drain(milliseconds limit) {
-  front_->SetNotServing();
-  engine_->Shutdown(limit);
-  pump_.WaitIdle(kLastReads);
-  front_->Shutdown(kLastBytes);
+  SetHealth(Health::kDraining);
+  parts_.engine->Shutdown(limit);
+  parts_.pump->WaitIdle(kLastReads);
+  if (parts_.http) parts_.http->Stop(kLastBytes);
+  grpc_->Shutdown(kLastBytes);
 }
 
 }  // namespace strata::server

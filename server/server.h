@@ -2,41 +2,62 @@
 
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "server/access_log.h"
 #include "server/grpc_server.h"
 #include "server/grpc_service.h"
+#include "server/health.h"
+#include "server/http_front.h"
+#include "server/metrics.h"
 #include "server/options.h"
 #include "server/stream_pump.h"
 #include "server/tokenizer.h"
+#include "server/watchdog.h"
 
 namespace strata::server {
 
-// A model being served: engine, tokenizer, pump and the gRPC front, in order of dependence.
+// A model being served: engine, tokenizer, pump and the fronts, in order of dependence.
 class Server {
  public:
-  // Loads the model, then listens. One line naming what is wrong otherwise.
+  // Listens for HTTP, if asked to, loads the model, then listens for gRPC. One line naming what is
+  // wrong otherwise.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options);
+  ~Server();
 
-  const engine::Engine& engine() const { return *engine_; }
-  // HOST:PORT with the port in use.
-  const std::string& address() const { return front_->address(); }
+  const engine::Engine& engine() const { return *parts_.engine; }
+  // HOST:PORT with the port in use; HTTP's is empty where it is not served.
+  const std::string& address() const { return grpc_->address(); }
+  std::string http_address() const { return parts_.http ? parts_.http->address() : ""; }
 
   // Health answers NOT_SERVING, new requests get UNAVAILABLE, those running have `limit` to finish
-  // and the rest end with UNAVAILABLE; then the port is closed.
+  // and the rest end with UNAVAILABLE; then the ports are closed.
   void Drain(std::chrono::milliseconds limit);
 
  private:
-  Server(std::unique_ptr<engine::Engine> engine, std::unique_ptr<Tokenizer> tokenizer,
-         std::chrono::milliseconds write_timeout);
+  // In order of dependence: what stands below may use what stands above.
+  struct Parts {
+    std::unique_ptr<Metrics> metrics;
+    std::unique_ptr<AccessLog> access_log;  // may be null
+    std::unique_ptr<engine::Engine> engine;
+    std::unique_ptr<Tokenizer> tokenizer;
+    std::unique_ptr<StreamPump> pump;
+    std::unique_ptr<HttpFront> http;  // may be null
+  };
+  Server(Parts parts, std::chrono::milliseconds write_timeout);
+  GenerationContext ContextFor(const char* front) const;
+  void SetHealth(Health health);
 
-  const std::unique_ptr<engine::Engine> engine_;
-  const std::unique_ptr<Tokenizer> tokenizer_;
-  StreamPump pump_;
+  const Parts parts_;
+  const std::chrono::milliseconds write_timeout_;
   GrpcService service_;
-  std::unique_ptr<GrpcServer> front_;  // constant after Start; gone first
+  std::unique_ptr<GrpcServer> grpc_;  // constant after Start
+  std::mutex health_mutex_;
+  bool draining_ = false;               // guarded by health_mutex_
+  std::unique_ptr<Watchdog> watchdog_;  // constant after Start; gone first
 };
 
 }  // namespace strata::server

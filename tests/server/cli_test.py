@@ -41,6 +41,7 @@ class CommandLine(unittest.TestCase):
         self.assert_fails(strata(), 2)
         self.assert_fails(strata('serve', '--cache-bytes', '1XB'), 2, '--cache-bytes', '1XB')
         self.assert_fails(strata('serve', '--grpc-address', 'here'), 2, "'here'", 'HOST:PORT')
+        self.assert_fails(strata('serve', '--http-address', 'here'), 2, "'here'", 'HOST:PORT')
 
     def test_plan_of_the_shipped_model(self):
         result = strata('plan', '--json')
@@ -173,10 +174,12 @@ class Server(unittest.TestCase):
             self.assertEqual((process.returncode, error), (1, 'strata: cancelled\n'))
 
     def test_port_in_use(self):
-        result = strata('serve', '--grpc-address', self.server.address)
-        self.assertEqual(result.returncode, 1)
-        self.assertEqual(result.stderr.splitlines()[-1], 'strata: cannot listen on %s: %s' %
-                         (self.server.address, 'Address already in use'))
+        for used in (('--grpc-address', self.server.address, '--http-address', ''),
+                     ('--http-address', self.server.http_address)):
+            result = strata('serve', *used)
+            self.assertEqual(result.returncode, 1)
+            self.assertEqual(result.stderr.splitlines()[-1], 'strata: cannot listen on %s: %s' %
+                             (used[1], 'Address already in use'))
 
 
 class Signals(unittest.TestCase):

@@ -62,6 +62,7 @@ class GrpcServiceTest : public ::testing::Test {
     auto started = server::Server::Start({.model_dir = dir_.path(),
                                           .engine = std::move(engine),
                                           .grpc_address = "127.0.0.1:0",
+                                          .http_address = "127.0.0.1:0",
                                           .log_level = "info"});
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);

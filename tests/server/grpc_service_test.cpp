@@ -376,6 +376,7 @@ TEST_F(GrpcServiceTest, APortInUseIsOneLine) {
   const auto second = server::Server::Start({.model_dir = dir_.path(),
                                              .engine = {},
                                              .grpc_address = server_->address(),
+                                             .http_address = "",
                                              .log_level = "info"});
   EXPECT_EQ(second.status().message(),
             "cannot listen on " + server_->address() + ": Address already in use");

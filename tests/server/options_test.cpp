@@ -37,6 +37,9 @@ TEST(OptionsTest, DefaultsAreTheEngines) {
   const auto serve = std::get<ServeOptions>(Parse({"serve"}));
   EXPECT_EQ(serve.model_dir, "");
   EXPECT_EQ(serve.grpc_address, "127.0.0.1:50051");
+  EXPECT_EQ(serve.http_address, "127.0.0.1:8000");
+  EXPECT_EQ(serve.access_log, "");
+  EXPECT_EQ(serve.watchdog, std::chrono::seconds(60));
   EXPECT_EQ(serve.engine.cache_bytes, size_t{64} << 20);
   EXPECT_EQ(serve.engine.block_tokens, 16);
   EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(30));
@@ -54,6 +57,7 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
   EXPECT_EQ(serve.engine.dtype, "bf16");
   EXPECT_EQ(serve.engine.cross_layer, R"({"preset":"plain"})");
   EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(90));
+  EXPECT_EQ(std::get<ServeOptions>(Parse({"serve", "--http-address", ""})).http_address, "");
 
   const auto generate = std::get<GenerateOptions>(
       Parse({"generate", "--prompt", "a b", "--temperature", "-1", "--top-k", "-2", "--seed",

@@ -10,11 +10,17 @@ TIMEOUT = 120  # seconds; a machine under load is slow, not broken
 
 
 class Served:
-    """`strata serve` on a free port of its own: `with Served(binary) as server: server.address`."""
+    """`strata serve` on free ports of its own:
+
+        with Served(binary) as server: use(server.address, server.http_address)
+    """
 
     def __init__(self, binary, *flags):
+        if '--http-address' not in flags:
+            flags = ('--http-address', '127.0.0.1:0', *flags)
         self._command = [binary, 'serve', '--grpc-address', '127.0.0.1:0', *flags]
         self.address = None
+        self.http_address = None
         self.log = []
 
     def __enter__(self):
@@ -31,6 +37,9 @@ class Served:
     def _read_log(self, listening):
         for line in self._process.stderr:
             self.log.append(line)
+            found = re.search(r'http at (\S+)', line)
+            if found:
+                self.http_address = found.group(1)
             found = re.search(r'listening on (\S+)', line)
             if found:
                 self.address = found.group(1)

@@ -1,0 +1,130 @@
+#include "server/access_log.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::server {
+namespace {
+
+constexpr size_t kMaxWaiting = 4096;
+constexpr int kWriteTimeoutMs = 1000;
+
+const char* NameOf(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+    case engine::FinishReason::kTimeLimit:
+      return "time_limit";
+    case engine::FinishReason::kCancelled:
+      return "cancelled";
+    case engine::FinishReason::kError:
+      return "error";
+    case engine::FinishReason::kNone:
+      break;
+  }
+  return "refused";
+}
+
+}  // namespace
+
+std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::time_point time) {
+  const engine::RequestMetrics& m = line.metrics;
+  const nlohmann::ordered_json json = {
+      {"time",
+       absl::FormatTime("%Y-%m-%d%ET%H:%M:%E3SZ", absl::FromChrono(time), absl::UTCTimeZone())},
+      {"front", line.front},
+      {"request_id", line.request_id},
+      {"status", absl::StatusCodeToString(line.status.code())},
+      {"reason", NameOf(line.reason)},
+      {"message", std::string(line.status.message())},
+      {"prompt_tokens", m.prompt_tokens},
+      {"cached_tokens", m.cached_tokens},
+      {"generated_tokens", m.generated_tokens},
+      {"preemptions", m.preemptions},
+      {"queue_seconds", m.queue_seconds},
+      {"time_to_first_token_seconds", m.time_to_first_token_seconds},
+      {"total_seconds", line.total_seconds}};
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+absl::StatusOr<std::unique_ptr<AccessLog>> AccessLog::Open(const std::string& path,
+                                                           Metrics* metrics) {
+  const int file = path == "-"
+                       ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0)
+                       : open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (file < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("access log ", path, ": ", std::generic_category().message(errno)));
+  }
+  return std::unique_ptr<AccessLog>(new AccessLog(file, metrics));
+}
+
+AccessLog::AccessLog(int file, Metrics* metrics)
+    : file_(file), metrics_(metrics), thread_([this] { Run(); }) {}
+
+AccessLog::~AccessLog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+  close(file_);
+}
+
+void AccessLog::Append(AccessLine line) {
+  std::string text = AccessLineJson(line, std::chrono::system_clock::now());
+  {
+    const std::lock_guard lock(mutex_);
+    if (lines_.size() < kMaxWaiting) {
+      lines_.push_back(std::move(text));
+      text.clear();
+    }
+  }
+  if (text.empty()) {
+    wake_.notify_one();
+  } else {
+    metrics_->CountDroppedLogLine();
+  }
+}
+
+void AccessLog::Run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return stopping_ || !lines_.empty(); });
+    if (lines_.empty()) return;
+    const std::string line = std::exchange(lines_.front(), {});
+    lines_.pop_front();
+    const bool last_chance = stopping_;
+    lock.unlock();
+    const bool written = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
+    if (!written) metrics_->CountDroppedLogLine();
+    lock.lock();
+    if (!written && last_chance) return;
+  }
+}
+
+// Bytes that a file or a pipe has room for are taken at once; a reader that stands still costs this
+// thread a second a line, and nobody else.
+bool AccessLog::Write(const std::string& text) {
+  pollfd room{.fd = file_, .events = POLLOUT, .revents = 0};
+  if (poll(&room, 1, kWriteTimeoutMs) <= 0) return false;
+  const ssize_t written = write(file_, text.data(), text.size());
+  const bool whole = written == static_cast<ssize_t>(text.size());
+  if (whole || written > 0) torn_ = !whole;
+  return whole;
+}
+
+}  // namespace strata::server

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/types.h"
+#include "server/metrics.h"
+
+namespace strata::server {
+
+// One request that has ended, or was refused.
+struct AccessLine {
+  std::string front;  // "grpc", "http"
+  std::string request_id;
+  absl::Status status;
+  engine::FinishReason reason = engine::FinishReason::kNone;
+  double total_seconds = 0;
+  engine::RequestMetrics metrics;
+};
+
+// {"time":"2026-01-31T12:00:00.123Z","front":"grpc","request_id":"..","status":"OK","reason":"stop",
+//  "message":"","prompt_tokens":..,"cached_tokens":..,"generated_tokens":..,"preemptions":..,
+//  "queue_seconds":..,"time_to_first_token_seconds":..,"total_seconds":..}
+std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::time_point time);
+
+// One line of JSON for each request, written on a thread of its own, so that a slow disk holds up
+// nobody. A line that cannot be written (the disk is full, nobody reads the pipe, 4,096 lines wait
+// already) is dropped and counted; serving goes on, and so does the log when there is room again.
+//
+// Threads: Append from any thread.
+class AccessLog {
+ public:
+  // Appends to the file at `path`, "-" is stdout. `metrics` must outlive the log. One line naming
+  // the path and the system's reason where it cannot be opened.
+  static absl::StatusOr<std::unique_ptr<AccessLog>> Open(const std::string& path, Metrics* metrics);
+  ~AccessLog();  // writes what was appended, as far as the file takes it without delay
+
+  void Append(AccessLine line);
+
+ private:
+  AccessLog(int file, Metrics* metrics);
+  void Run();
+  bool Write(const std::string& text);
+
+  const int file_;
+  Metrics* const metrics_;
+  bool torn_ = false;  // the thread's: the last line was written in part
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::string> lines_;  // guarded by mutex_
+  bool stopping_ = false;          // guarded by mutex_
+  std::thread thread_;             // last: starts when the rest stands
+};
+
+}  // namespace strata::server

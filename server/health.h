@@ -1,0 +1,13 @@
+#pragma once
+
+namespace strata::server {
+
+// Whether the server takes work; gRPC's health service and /readyz say the same.
+enum class Health {
+  kLoading,   // the model; nothing else is there yet
+  kServing,   //
+  kStalled,   // the engine makes no steps, see Watchdog
+  kDraining,  // for good
+};
+
+}  // namespace strata::server

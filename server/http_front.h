@@ -1,0 +1,62 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "server/generation.h"
+#include "server/health.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/openai.h"
+
+namespace strata::server {
+
+// Everything that is served over HTTP:
+//
+//   GET  /healthz          200 as long as the process lives
+//   GET  /readyz           200 when it serves, else 503 with the reason in a word
+//   GET  /metrics          Prometheus
+//   GET  /v1/models        OpenAI's API; 503 until the model is loaded
+//   POST /v1/completions
+//
+// 64 of the 1,024 connections are kept from generating: however many streams are open, the rest is
+// answered. A completion over that limit gets 429, a connection over the other 503.
+//
+// Threads: every method may be called from any thread.
+class HttpFront {
+ public:
+  // Listens from here on, while the model is still to be loaded. `metrics` must outlive the front.
+  // UNAVAILABLE, one line with the system's reason, where the address cannot be listened on.
+  static absl::StatusOr<std::unique_ptr<HttpFront>> Start(const std::string& address,
+                                                          std::chrono::milliseconds write_timeout,
+                                                          const Metrics* metrics);
+
+  // The model is there: opens the API, adds the gauges to the metrics. Once. What `context` points
+  // to must outlive the front.
+  void Open(const GenerationContext& context, size_t payload_limit);
+  void SetHealth(Health health) { health_ = health; }
+
+  // HOST:PORT with the port in use.
+  const std::string& address() const { return server_->address(); }
+
+  // Takes no more requests, and cuts those still open after `limit`. Returns when all are done.
+  void Stop(std::chrono::milliseconds limit) { server_->Stop(limit); }
+
+ private:
+  explicit HttpFront(const Metrics* metrics) : metrics_(metrics) {}
+  HttpReply Ready() const;
+  HttpReply Scrape() const;
+
+  const Metrics* const metrics_;
+  std::atomic<Health> health_ = Health::kLoading;
+  std::unique_ptr<OpenAi> owned_api_;
+  std::atomic<OpenAi*> api_ = nullptr;  // set with Open
+  std::atomic<const engine::Engine*> engine_ = nullptr;
+  std::unique_ptr<HttpServer> server_;  // last: its threads use the rest
+};
+
+}  // namespace strata::server

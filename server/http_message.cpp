@@ -1,0 +1,32 @@
+#include "server/http_message.h"
+
+#include "nlohmann/json.hpp"
+
+namespace strata::server {
+namespace {
+
+nlohmann::json NullIfEmpty(std::string_view text) {
+  return text.empty() ? nlohmann::json() : nlohmann::json(text);
+}
+
+const char* TypeOf(int status) {
+  if (status == 429) return "rate_limit_error";
+  return status >= 500 ? "server_error" : "invalid_request_error";
+}
+
+}  // namespace
+
+HttpReply HttpError(int status, std::string_view message, std::string_view param,
+                    std::string_view code) {
+  const nlohmann::json error = {{"error",
+                                 {{"message", message},
+                                  {"type", TypeOf(status)},
+                                  {"param", NullIfEmpty(param)},
+                                  {"code", NullIfEmpty(code)}}}};
+  HttpReply reply{.status = status,
+                  .body = error.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+  if (status == 429 || status == 503) reply.headers.emplace_back("Retry-After", "1");
+  return reply;
+}
+
+}  // namespace strata::server

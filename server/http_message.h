@@ -1,0 +1,39 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace strata::server {
+
+// One HTTP request as a handler sees it, and its answer: what stands between the library that
+// speaks HTTP and those who know what is said.
+struct HttpCall {
+  std::string_view body;   // as long as the call
+  std::string request_id;  // the client's X-Request-Id; may be empty
+  int socket = -1;         // to poll for the client's hanging up; not to be read, written or closed
+};
+
+struct HttpReply {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body = {};
+  std::vector<std::pair<std::string, std::string>> headers = {};
+
+  // Instead of `body`: called once, after the headers are out, on the connection's thread. `write`
+  // blocks until the system has taken the bytes; false: the client is gone, or has read nothing for
+  // the write timeout.
+  using Write = std::function<bool(std::string_view bytes)>;
+  std::function<void(const Write& write)> stream = {};
+};
+
+using HttpHandler = std::function<HttpReply(const HttpCall& call)>;
+
+// {"error":{"message":..,"type":..,"param":..,"code":..}}, OpenAI's form, with the status. `param`
+// and `code` may be empty: null.
+HttpReply HttpError(int status, std::string_view message, std::string_view param = {},
+                    std::string_view code = {});
+
+}  // namespace strata::server

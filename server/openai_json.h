@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/types.h"
+#include "server/http_message.h"
+#include "server/openai_logprobs.h"
+
+// What /v1/completions and /v1/models answer with, as JSON. Pure functions.
+namespace strata::server {
+
+struct CompletionHead {
+  std::string id;
+  int64_t created = 0;  // seconds since 1970
+  std::string model;
+};
+
+struct CompletionChoice {
+  int32_t index = 0;
+  std::string text;
+  std::optional<CompletionLogprobs> logprobs;
+  std::optional<engine::FinishReason> finish_reason;  // null while it goes on
+};
+
+struct CompletionUsage {
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t completion_tokens = 0;
+};
+
+// In one line. Without a usage the key is left out.
+std::string CompletionJson(const CompletionHead& head, const std::vector<CompletionChoice>& choices,
+                           const std::optional<CompletionUsage>& usage);
+
+// The list of the one model that is served.
+std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions);
+
+// INVALID_ARGUMENT 400, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED 429, UNAVAILABLE 503,
+// DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500; the field that the message
+// names is the error's param.
+HttpReply StatusReply(const absl::Status& status);
+
+}  // namespace strata::server

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "engine/engine.h"
+
+namespace strata::server {
+
+// From looks at the engine to whether it stands still: work is pending and for `limit` no step has
+// ended. One thread.
+class StallDetector {
+ public:
+  using Time = engine::Request::Time;
+  explicit StallDetector(std::chrono::milliseconds limit) : limit_(limit) {}
+
+  // Looks come in order of time. Whether the engine stands still now.
+  bool Look(const engine::Engine::Load& load, Time now);
+  bool stalled() const { return stalled_; }
+
+ private:
+  const std::chrono::milliseconds limit_;
+  int64_t steps_ = -1;  // at the last look
+  Time progress_;       // the last look at which a step had ended, or nothing was pending
+  bool stalled_ = false;
+};
+
+// One line that names the step: "step 7 has run for 61.2 s (3 sequences run, 2 wait)".
+std::string DescribeStall(const engine::Engine::Load& load, StallDetector::Time now);
+
+// Looks at the engine on a thread of its own, and says when it stops and when it goes on.
+class Watchdog {
+ public:
+  // `on_change(stalled)` is called on the watchdog's thread, in turns true and false. The engine
+  // must outlive the watchdog.
+  Watchdog(const engine::Engine* engine, std::chrono::milliseconds limit,
+           std::function<void(bool stalled)> on_change);
+  ~Watchdog();
+
+ private:
+  void Run(std::chrono::milliseconds limit);
+
+  const engine::Engine* const engine_;
+  const std::function<void(bool stalled)> on_change_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopping_ = false;  // guarded by mutex_
+  std::thread thread_;     // last: starts when the rest stands
+};
+
+}  // namespace strata::server

@@ -1,0 +1,183 @@
+#include "server/http_server.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <latch>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace strata::server {
+namespace {
+
+using std::chrono::milliseconds;
+
+// A connection of a client that says what it is told to.
+class Client {
+ public:
+  explicit Client(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in peer{};
+    peer.sin_family = AF_INET;
+    peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+    inet_pton(AF_INET, "127.0.0.1", &peer.sin_addr);
+    const timeval limit{.tv_sec = 60, .tv_usec = 0};
+    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
+  }
+  ~Client() { close(socket_); }
+
+  void Send(const std::string& bytes) {
+    EXPECT_EQ(send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
+  }
+  // Until `end` has come, or the connection has ended.
+  std::string Read(const std::string& end) {
+    std::string text;
+    char byte = 0;
+    while (!text.ends_with(end) && recv(socket_, &byte, 1, 0) == 1) text += byte;
+    return text;
+  }
+  std::string Get(const std::string& path, const std::string& end) {
+    Send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    return Read(end);
+  }
+
+ private:
+  const int socket_;
+};
+
+class HttpServerTest : public ::testing::Test {
+ protected:
+  void Serve(size_t max_connections) {
+    HttpOptions options;
+    options.address = "127.0.0.1:0";
+    options.write_timeout = milliseconds(200);
+    options.max_connections = max_connections;
+    options.routes = {
+        {"GET", "/ping", [](const HttpCall&) { return HttpReply{.body = "pong"}; }},
+        {"POST", "/echo",
+         [](const HttpCall& call) { return HttpReply{.body = std::string(call.body)}; }},
+        {"GET", "/wait",
+         [this](const HttpCall&) {
+           waiting_.count_down();
+           released_.wait();
+           return HttpReply{.body = "done"};
+         }},
+        {"GET", "/flood", [this](const HttpCall&) {
+           HttpReply reply;
+           reply.stream = [this](const HttpReply::Write& write) {
+             const std::string piece(1 << 16, 'x');
+             while (write(piece)) {
+             }
+             flood_ended_.count_down();
+           };
+           return reply;
+         }}};
+    auto server = HttpServer::Start(std::move(options), /*payload_limit=*/1000);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  std::latch waiting_{1};
+  std::latch released_{1};
+  std::latch flood_ended_{1};
+  std::unique_ptr<HttpServer> server_;
+};
+
+TEST_F(HttpServerTest, AnswersOneAfterAnother) {
+  Serve(8);
+  Client client(server_->address());
+  for (int i = 0; i < 3; ++i)
+    EXPECT_NE(client.Get("/ping", "pong").find(" 200 "), std::string::npos);
+  client.Send("GET /ping HTTP/1.1\r\n\r\nPOST /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi");
+  EXPECT_NE(client.Read("pong").find(" 200 "), std::string::npos);
+  EXPECT_NE(client.Read("hi").find(" 200 "), std::string::npos);
+  EXPECT_NE(client.Get("/none", "}}").find(" 404 "), std::string::npos);
+}
+
+TEST_F(HttpServerTest, LimitsWhatARequestMaySend) {
+  Serve(8);
+  Client body(server_->address());
+  body.Send("POST /echo HTTP/1.1\r\nContent-Length: 1001\r\n\r\n" + std::string(1001, 'x'));
+  EXPECT_NE(body.Read("1000 bytes").find(" 413 "), std::string::npos);
+  Client headers(server_->address());
+  std::string many = "GET /ping HTTP/1.1\r\n";
+  for (int i = 0; i < 10000; ++i) many += "A: 123456789\r\n";
+  headers.Send(many + "\r\n");
+  const std::string answer = headers.Read("never");  // to the end of the connection
+  EXPECT_EQ(answer.rfind("HTTP/1.1 400 ", 0), 0U);
+  EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos);
+}
+
+TEST_F(HttpServerTest, AnIdleConnectionGivesItsPlaceToANewOne) {
+  Serve(2);
+  Client first(server_->address());
+  Client second(server_->address());
+  EXPECT_NE(first.Get("/ping", "pong"), "");
+  EXPECT_NE(second.Get("/ping", "pong"), "");
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_NE(Client(server_->address()).Get("/ping", "pong").find(" 200 "), std::string::npos);
+  }
+}
+
+TEST_F(HttpServerTest, OverTheLimitIsToldSo) {
+  Serve(1);
+  Client busy(server_->address());
+  busy.Send("GET /wait HTTP/1.1\r\n\r\n");
+  waiting_.wait();
+  Client refused(server_->address());
+  const std::string answer = refused.Read("never");  // to the end of the connection
+  EXPECT_EQ(answer.rfind("HTTP/1.1 503 ", 0), 0U) << answer;
+  EXPECT_NE(answer.find("\r\nContent-Length: 99\r\n"), std::string::npos);
+  EXPECT_EQ(answer.size() - answer.find("\r\n\r\n") - 4, 99U);
+  released_.count_down();
+  EXPECT_NE(busy.Read("done").find(" 200 "), std::string::npos);
+}
+
+TEST_F(HttpServerTest, AStreamEndsWithItsReader) {
+  Serve(2);
+  {
+    Client gone(server_->address());
+    gone.Get("/flood", "xxx");
+  }
+  flood_ended_.wait();
+}
+
+TEST_F(HttpServerTest, AReaderThatStandsStillIsGivenUp) {
+  Serve(2);
+  Client still(server_->address());
+  still.Get("/flood", "xxx");
+  flood_ended_.wait();
+}
+
+TEST_F(HttpServerTest, StopLetsARunningCallFinish) {
+  Serve(4);
+  Client idle(server_->address());
+  Client busy(server_->address());
+  EXPECT_NE(idle.Get("/ping", "pong"), "");
+  busy.Send("GET /wait HTTP/1.1\r\n\r\n");
+  waiting_.wait();
+  std::thread stop([this] { server_->Stop(std::chrono::seconds(60)); });
+  EXPECT_EQ(idle.Read("never"), "");  // it is closed at once
+  released_.count_down();
+  EXPECT_NE(busy.Read("done").find(" 200 "), std::string::npos);
+  stop.join();
+}
+
+TEST_F(HttpServerTest, APortInUseIsAnError) {
+  Serve(1);
+  HttpOptions options;
+  options.address = server_->address();
+  const auto second = HttpServer::Start(std::move(options), 1000);
+  EXPECT_EQ(second.status().message(),
+            "cannot listen on " + server_->address() + ": Address already in use");
+}
+
+}  // namespace
+}  // namespace strata::server
