@@ -1,7 +1,10 @@
 #include "server/openai_json.h"
 
+#include <chrono>
+#include <string>
 #include <utility>
 
+#include "engine/retry_after.h"
 #include "nlohmann/json.hpp"
 #include "server/error_field.h"
 
@@ -109,7 +112,12 @@ std::string ModelListJson(const std::string& model, int64_t created, int32_t max
 HttpReply StatusReply(const absl::Status& status) {
   const std::string message(status.message());
   const int code = HttpStatusOf(status.code());
-  return HttpError(code, message, code == 400 ? FieldOf(message) : "");
+  HttpReply reply = HttpError(code, message, code == 400 ? FieldOf(message) : "");
+  if (const auto delay = engine::RetryAfterOf(status)) {
+    const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay);
+    reply.headers = {{"Retry-After", std::to_string(seconds.count())}};
+  }
+  return reply;
 }
 
 }  // namespace strata::server

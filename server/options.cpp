@@ -40,6 +40,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
   set.Count("--max-running", 1, &engine.max_running, "Requests in the batch");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
+  set.Choice("--prefix-cache", {"on", "off"}, &options->prefix_cache,
+             "Keep what was computed for prompts that begin alike");
+  set.Duration("--priority-ageing", &engine.priority_ageing,
+               "How much waiting a level of priority is worth");
   set.Duration("--drain-timeout", &options->drain_timeout,
                "What running requests get to finish at SIGTERM");
   set.Duration("--write-timeout", &options->write_timeout,

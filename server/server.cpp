@@ -46,6 +46,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   parts.tokenizer = *std::move(tokenizer);
   engine::EngineOptions engine_options = options.engine;
   engine_options.model_dir = options.model_dir;
+  engine_options.prefix_cache = options.prefix_cache == "on";
   engine_options.observer = parts.metrics.get();
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
