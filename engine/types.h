@@ -69,6 +69,25 @@ enum class FinishReason : uint8_t {
   kError,
 };
 
+// "stop", "length", "time_limit", "cancelled", "error"; "none".
+constexpr const char* FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone:
+      return "none";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kTimeLimit:
+      return "time_limit";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "?";
+}
+
 // Times are in seconds on the steady clock.
 struct RequestMetrics {
   double queue_seconds = 0;    // submitted to first scheduled

@@ -20,21 +20,7 @@ constexpr size_t kMaxWaiting = 4096;
 constexpr int kWriteTimeoutMs = 1000;
 
 const char* NameOf(engine::FinishReason reason) {
-  switch (reason) {
-    case engine::FinishReason::kStop:
-      return "stop";
-    case engine::FinishReason::kLength:
-      return "length";
-    case engine::FinishReason::kTimeLimit:
-      return "time_limit";
-    case engine::FinishReason::kCancelled:
-      return "cancelled";
-    case engine::FinishReason::kError:
-      return "error";
-    case engine::FinishReason::kNone:
-      break;
-  }
-  return "refused";
+  return reason == engine::FinishReason::kNone ? "refused" : engine::FinishReasonName(reason);
 }
 
 }  // namespace

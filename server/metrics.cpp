@@ -63,21 +63,9 @@ void ObserveAll(Histogram* histogram, const Bounds& bounds, std::span<const doub
 }
 
 const char* ReasonOf(const engine::FinishedEvent& event) {
-  switch (event.reason) {
-    case engine::FinishReason::kStop:
-      return "stop";
-    case engine::FinishReason::kLength:
-      return "length";
-    case engine::FinishReason::kTimeLimit:
-      return "time_limit";
-    case engine::FinishReason::kCancelled:
-      return "cancelled";
-    case engine::FinishReason::kNone:
-    case engine::FinishReason::kError:
-      break;
-  }
   if (absl::IsDeadlineExceeded(event.status)) return "deadline";
-  return absl::IsUnavailable(event.status) ? "shutdown" : "error";
+  if (absl::IsUnavailable(event.status)) return "shutdown";
+  return engine::FinishReasonName(event.reason);
 }
 
 const char* RejectionOf(const absl::Status& status) {

@@ -17,23 +17,6 @@ std::string Line(const json& value) {
   return value.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
 }
 
-json ReasonJson(const std::optional<engine::FinishReason>& reason) {
-  if (!reason) return nullptr;
-  switch (*reason) {
-    case engine::FinishReason::kStop:
-      return "stop";
-    case engine::FinishReason::kLength:
-      return "length";
-    case engine::FinishReason::kTimeLimit:
-      return "time_limit";
-    case engine::FinishReason::kNone:
-    case engine::FinishReason::kCancelled:
-    case engine::FinishReason::kError:
-      break;
-  }
-  return "error";
-}
-
 json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
   if (!logprobs) return nullptr;
   json token_logprobs = json::array();
@@ -81,10 +64,12 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
                            const std::optional<CompletionUsage>& usage) {
   json list = json::array();
   for (const CompletionChoice& choice : choices) {
-    list.push_back({{"index", choice.index},
-                    {"text", choice.text},
-                    {"logprobs", LogprobsJson(choice.logprobs)},
-                    {"finish_reason", ReasonJson(choice.finish_reason)}});
+    list.push_back(
+        {{"index", choice.index},
+         {"text", choice.text},
+         {"logprobs", LogprobsJson(choice.logprobs)},
+         {"finish_reason",
+          choice.finish_reason ? json(engine::FinishReasonName(*choice.finish_reason)) : json()}});
   }
   json document = {{"id", head.id},
                    {"object", "text_completion"},

@@ -14,71 +14,15 @@
 
 #include "engine/engine_core.h"
 #include "tests/support/engine_runner.h"
+#include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::testing {
 namespace {
 
-using kernels::ConstRows;
-using kernels::Rows;
-
 constexpr int32_t kVocab = 128;
 constexpr int32_t kPrompt = 100;
 constexpr int32_t kSteps = 200;
-
-class UntouchedBuffer final : public kernels::Buffer {
- public:
-  explicit UntouchedBuffer(size_t bytes)
-      : data_(static_cast<std::byte*>(std::calloc(bytes, 1))), bytes_(bytes) {}
-  ~UntouchedBuffer() override { std::free(data_); }
-  std::byte* data() const override { return data_; }
-  size_t size() const override { return bytes_; }
-
- private:
-  std::byte* const data_;
-  const size_t bytes_;
-};
-
-class ShapeOnly final : public kernels::Matrix {
- public:
-  ShapeOnly(int64_t outputs, int64_t inputs) : outputs_(outputs), inputs_(inputs) {}
-  int64_t num_outputs() const override { return outputs_; }
-  int64_t num_inputs() const override { return inputs_; }
-  size_t bytes() const override { return 0; }
-
- private:
-  const int64_t outputs_, inputs_;
-};
-
-class NullBackend final : public kernels::Backend {
- public:
-  std::string Describe() const override { return "null"; }
-  kernels::BackendCounters counters() const override { return {}; }
-  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
-    return std::make_unique<UntouchedBuffer>(bytes);
-  }
-  void CopyFromHost(std::byte*, std::span<const std::byte>) override {}
-  void CopyToHost(std::span<std::byte>, const std::byte*) override {}
-  void Copy(std::byte*, const std::byte*, size_t) override {}
-  absl::Status Synchronize() override { return absl::OkStatus(); }
-  absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
-                                                        kernels::DType) override {
-    int64_t rows = 0;
-    for (const kernels::HostRows& part : parts) rows += part.num_rows;
-    return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
-  }
-  void Embed(const kernels::Matrix&, std::span<const int32_t>, Rows) override {}
-  void MatMul(const kernels::Matrix&, ConstRows, Rows, Store) override {}
-  void RmsNorm(ConstRows, const float*, float, Rows) override {}
-  void Rope(Rows, int32_t, std::span<const int32_t>, const float*) override {}
-  void MixValues(Rows, ConstRows, float, float) override {}
-  void SwiGlu(ConstRows, Rows) override {}
-  void GatherRows(ConstRows, std::span<const int32_t>, Rows) override {}
-  void WritePlanes(const kernels::PagedArena&, std::span<const int64_t>,
-                   std::span<const kernels::PlaneWrite>) override {}
-  void Attention(const kernels::PagedArena&, std::span<const kernels::SequenceRows>,
-                 std::span<const kernels::HeadAttention>) override {}
-};
 
 // As a front's: append under a lock.
 class Outbox final : public engine::RequestSink {

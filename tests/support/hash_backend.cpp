@@ -1,10 +1,11 @@
 #include "tests/support/hash_backend.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "tests/support/null_backend.h"
 
 namespace strata::testing {
 namespace {
@@ -29,55 +30,14 @@ int32_t TokenOf(float digest, int64_t vocab_size) {
                               static_cast<uint32_t>(vocab_size));
 }
 
-class HostBuffer final : public kernels::Buffer {
- public:
-  explicit HostBuffer(size_t bytes) : words_(bytes / sizeof(uint64_t) + 1), bytes_(bytes) {}
-  std::byte* data() const override { return reinterpret_cast<std::byte*>(words_.data()); }
-  size_t size() const override { return bytes_; }
-
- private:
-  mutable std::vector<uint64_t> words_;
-  const size_t bytes_;
-};
-
-class ShapeOnly final : public kernels::Matrix {
- public:
-  ShapeOnly(int64_t outputs, int64_t inputs) : outputs_(outputs), inputs_(inputs) {}
-  int64_t num_outputs() const override { return outputs_; }
-  int64_t num_inputs() const override { return inputs_; }
-  size_t bytes() const override { return 0; }
-
- private:
-  const int64_t outputs_, inputs_;
-};
-
 // Column 0 carries the meaning: a token id from Embed to the cache, a digest from there on.
-class HashBackend final : public kernels::Backend {
+class HashBackend final : public NullBackend {
  public:
   explicit HashBackend(std::function<bool()> fail) : fail_(std::move(fail)) {}
 
   std::string Describe() const override { return "hash"; }
-  kernels::BackendCounters counters() const override { return {}; }
-  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
-    return std::make_unique<HostBuffer>(bytes);
-  }
-  void CopyFromHost(std::byte* to, std::span<const std::byte> from) override {
-    if (!from.empty()) std::memcpy(to, from.data(), from.size());
-  }
-  void CopyToHost(std::span<std::byte> to, const std::byte* from) override {
-    if (!to.empty()) std::memcpy(to.data(), from, to.size());
-  }
-  void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
-    std::memcpy(to, from, bytes);
-  }
   absl::Status Synchronize() override {
     return fail_ && fail_() ? absl::InternalError("the device failed") : absl::OkStatus();
-  }
-  absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
-                                                        kernels::DType) override {
-    int64_t rows = 0;
-    for (const kernels::HostRows& part : parts) rows += part.num_rows;
-    return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
   }
   void Embed(const kernels::Matrix& table, std::span<const int32_t> ids, Rows out) override {
     vocab_size_ = table.num_outputs();
@@ -100,8 +60,6 @@ class HashBackend final : public kernels::Backend {
   void RmsNorm(ConstRows x, const float*, float, Rows out) override {
     for (int64_t i = 0; i < x.num_rows; ++i) out.data[i * out.stride] = x.data[i * x.stride];
   }
-  void Rope(Rows, int32_t, std::span<const int32_t>, const float*) override {}
-  void MixValues(Rows, ConstRows, float, float) override {}
   void SwiGlu(ConstRows, Rows out) override {
     for (int64_t i = 0; i < out.num_rows; ++i) out.data[i * out.stride] = kFeedForward;
   }
