@@ -5,11 +5,13 @@ set -euo pipefail
 
 packages=(
   build-essential cmake ninja-build pkg-config
-  libabsl-dev libcli11-dev libcpp-httplib-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev
-  libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc
+  libabsl-dev libcli11-dev libcpp-httplib-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev
+  libspdlog-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
+  protobuf-compiler-grpc
 )
 if [[ "${1:-}" == --tests ]]; then
-  packages+=(curl libbenchmark-dev libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf)
+  packages+=(curl libbenchmark-dev libgtest-dev libgmock-dev
+    python3 python3-grpcio python3-protobuf)
 fi
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }

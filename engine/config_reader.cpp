@@ -59,7 +59,8 @@ double ConfigReader::Positive(std::string_view key, double default_value, double
 double ConfigReader::CheckedPositive(std::string_view key, const Json& value, double max) {
   if (value.is_number()) {
     const auto number = value.get<double>();
-    if (std::isfinite(number) && number > 0 && number <= max) return number;
+    // What is nothing as a float is nothing.
+    if (std::isfinite(number) && static_cast<float>(number) > 0 && number <= max) return number;
   }
   Refuse(key, " = ", PrintableJson(value), ", want a number above 0, at most ", max);
   return max;

@@ -253,6 +253,8 @@ TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
 
 TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
   EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}), "rms_norm_eps = 0, want a number above 0, at most 1");
+  EXPECT_EQ(Invalid({{"rms_norm_eps", 1e-95}}),  // nothing, as a float
+            "rms_norm_eps = 1e-95, want a number above 0, at most 1");
   EXPECT_EQ(Invalid({{"rms_norm_eps", "1e-5"}}),
             "rms_norm_eps = \"1e-5\", want a number above 0, at most 1");
   EXPECT_THAT(Invalid({{"rope_theta", -1}}), HasSubstr("rope_theta = -1, want a number above 0"));

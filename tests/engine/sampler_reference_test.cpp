@@ -52,6 +52,7 @@ int32_t Expected(const Case& c) {
   for (int32_t id = 0; id < std::ssize(logits); ++id) order.push_back(id);
   const auto of = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return of(a) > of(b); });
+  if (std::isinf(of(order[0]))) return 0;  // every id is barred
   if (c.params.temperature == 0) return order[0];
   std::vector<double> weights;
   for (const int32_t id : order) {
