@@ -147,8 +147,6 @@ void Engine::UpdateLoad(bool stepping) {
   load_.blocks_used = usage.blocks_used;
   load_.blocks_cached = usage.blocks_cached;
   load_.blocks_free = usage.blocks_free;
-  load_.key_bytes_used = usage.key_bytes_used;
-  load_.value_bytes_used = usage.value_bytes_used;
   load_.steps = core_->steps();
   load_.stepping = stepping;
 }

@@ -97,8 +97,6 @@ class Engine {
     int32_t blocks_used = 0;    // held by sequences
     int32_t blocks_cached = 0;  // of the prefix cache, held by none: can be evicted
     int32_t blocks_free = 0;
-    size_t key_bytes_used = 0;
-    size_t value_bytes_used = 0;
     int64_t steps = 0;         // that ended
     bool stepping = false;     // one is under way
     Request::Time step_began;  // the last, or the one under way

@@ -196,6 +196,7 @@ std::vector<Sequence*> Scheduler::Find(std::string_view request_id) const {
 }
 
 int64_t Scheduler::WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const {
+  // The last generated token is never run.
   const int64_t all = cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
   const int64_t shared = prompt_size / cache_->planes().block_tokens();
   return shared + n * (all - shared);

@@ -65,10 +65,6 @@ struct Sequence {
   int32_t num_generated() const { return size() - state->prompt_size; }
   // Sequences that this one stands for.
   int32_t width() const { return forked ? 1 : state->request.n; }
-  // Most positions that ever get a cache entry: the last generated token is never run.
-  int64_t worst_case_tokens() const {
-    return int64_t{state->prompt_size} + sampling().max_tokens - 1;
-  }
 };
 
 // The order of service.

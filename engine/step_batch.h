@@ -10,7 +10,7 @@ namespace strata::engine {
 // One step's work, flattened: row i is one token of one sequence. Prefill and decode are the same
 // thing, a range of positions of a sequence.
 //
-//   Scheduler::Next ─ StepPlan ─► FlattenPlan ─ StepBatch ─► Decoder::Forward ─ logits ─► Sampler
+//   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Forward ─ logits ─► Sampler
 //                                 (host, engine thread)      (backend)
 struct StepBatch {
   std::vector<int32_t> token_ids;                // [num_rows]

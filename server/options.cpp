@@ -38,7 +38,7 @@ void AddServe(CLI::App* app, ServeOptions* options) {
              "Of the weights; auto: as the checkpoint");
   set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
-  set.Count("--max-running", 1, &engine.max_running, "Requests in the batch");
+  set.Count("--max-running", 1, &engine.max_running, "Sequences in the batch");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
   set.Choice("--prefix-cache", {"on", "off"}, &options->prefix_cache,
              "Keep what was computed for prompts that begin alike");

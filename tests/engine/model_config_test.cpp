@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::engine {
@@ -380,14 +381,8 @@ TEST(ModelConfigTest, RefusesPublishedKeysThatMakeNoSense) {
 
 class ModelDirTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string dir = (std::filesystem::temp_directory_path() / "config-XXXXXX").string();
-    ASSERT_NE(mkdtemp(dir.data()), nullptr);
-    dir_ = dir;
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
-  std::filesystem::path dir_;
+  const strata::testing::ScratchDir scratch_;
+  const std::filesystem::path dir_ = scratch_.path();
 };
 
 TEST_F(ModelDirTest, ReadsConfigAndEndsOfGeneration) {

@@ -11,6 +11,7 @@
 #include "engine/safetensors_header.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::engine {
@@ -52,13 +53,6 @@ std::string RefusalOfOne(const std::string& dtype, const std::string& shape,
 
 class SafetensorsDirTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string dir = (std::filesystem::temp_directory_path() / "safetensors-XXXXXX").string();
-    ASSERT_NE(mkdtemp(dir.data()), nullptr);
-    dir_ = dir;
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
   std::string OpenError() const {
     const auto checkpoint = Checkpoint::Open(dir_);
     return checkpoint.ok() ? "" : std::string(checkpoint.status().message());
@@ -76,7 +70,8 @@ class SafetensorsDirTest : public ::testing::Test {
     WriteFile(dir_ / "model.safetensors.index.json", text);
   }
 
-  std::filesystem::path dir_;
+  const strata::testing::ScratchDir scratch_;
+  const std::filesystem::path dir_ = scratch_.path();
 };
 
 TEST(SafetensorsTest, FindsTensorsInPlace) {
