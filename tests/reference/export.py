@@ -9,14 +9,26 @@ import torch
 import models
 import tensor_file
 
-CROSS_LAYER = {
-    "plain": None,
-    "svformer": {"preset": "svformer", "anchors": [0]},
-    "resformer": {"preset": "resformer", "mix": "learnable"},
-    "reuse": {"preset": "reuse", "compute_layers": [0, 4]},
-    "sla": {"preset": "sla", "skip_layers": 4, "skip_heads": 2},
-    "svformer-reuse": [{"preset": "svformer"}, {"preset": "reuse", "compute_layers": [0, 4]}],
+SVFORMER = {"preset": "svformer", "anchors": [0]}
+REUSE = {"preset": "reuse", "compute_layers": [0, 4]}
+
+# What each model changes in models.Config. The shipped ones, then those that are only compared.
+SHIPPED = {
+    "svformer": {"cross_layer": SVFORMER},
+    "plain": {},
+    "reuse": {"cross_layer": REUSE},
+    "svformer-reuse": {"cross_layer": [SVFORMER, REUSE]},
+    "sla": {"cross_layer": {"preset": "sla", "skip_layers": 4, "skip_heads": 2}},
+    "resformer": {"cross_layer": {"preset": "resformer", "mix": "learnable"}},
 }
+COMPARED = {
+    "resformer-identity": {"cross_layer": {"preset": "resformer", "mix": "identity"}},
+    "reuse-half": {"cross_layer": {"preset": "reuse", "compute_layers": [0, 2, 4, 6]}},
+    "reuse-partial": {"cross_layer": {**REUSE, "heads": 2}},
+    "cla-2": {"cross_layer": {"preset": "cla", "factor": 2}},
+    "gqa-2": {"num_key_value_heads": 2},
+}
+MODELS = {**SHIPPED, **COMPARED}
 
 
 def write_json(path, content):

@@ -248,7 +248,7 @@ class GoldenTest(unittest.TestCase):
             with self.subTest(name=name):
                 path = os.path.join(stored, f"{name}.safetensors")
                 self.assertEqual(golden.differences(os.path.join(folder, name), path), [])
-                self.assertIn(name, export.CROSS_LAYER)
+                self.assertIn(name, export.SHIPPED)
 
 
 if __name__ == "__main__":

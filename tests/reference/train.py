@@ -32,7 +32,8 @@ def parse_arguments():
     parser.add_argument("--text", required=True, help="training text, UTF-8")
     parser.add_argument("--valid", required=True, help="validation text, UTF-8")
     parser.add_argument("--out", required=True, help="a folder for each model is made here")
-    parser.add_argument("--models", default=",".join(export.CROSS_LAYER))
+    parser.add_argument("--models", default=",".join(export.SHIPPED),
+                        help=f"of {', '.join(export.MODELS)}")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", default=os.path.join(cache, "reference-training"),
@@ -46,7 +47,7 @@ def parse_arguments():
 def build_model(name, seed):
     """Every model starts from the same generator; linear weights are uniform, +-1/sqrt(fan in)."""
     torch.manual_seed(seed)
-    model = models.Decoder(models.Config(cross_layer=export.CROSS_LAYER[name]), fast=True)
+    model = models.Decoder(models.Config(**export.MODELS[name]), fast=True)
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.02)
     for layer in model.model.layers:  # the residual stream starts as the embedding alone
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
