@@ -11,6 +11,9 @@
 
 namespace strata::server {
 
+// How deep a component of a tokenizer.json of type "Sequence" may nest.
+inline constexpr int kMaxSequenceDepth = 16;
+
 // Reads the fields of one JSON object without exceptions. All readers of a document share one
 // status, which keeps the first thing that is wrong, "path: expected a string, got 3"; after that
 // reads give defaults. So a parser reads what it needs and looks at the status before it relies on

@@ -11,8 +11,6 @@
 namespace strata::server {
 namespace {
 
-constexpr int kMaxDepth = 16;
-
 class UnicodeNormalizer : public Normalizer {
  public:
   explicit UnicodeNormalizer(NormalForm form) : form_(form) {}
@@ -143,7 +141,7 @@ std::unique_ptr<Normalizer> Parse(JsonReader object, int depth) {
     const bool left = object.Bool("strip_left", true);
     return std::make_unique<StripNormalizer>(left, object.Bool("strip_right", true));
   }
-  if (type == "Sequence" && depth < kMaxDepth) {
+  if (type == "Sequence" && depth < kMaxSequenceDepth) {
     std::vector<std::unique_ptr<Normalizer>> steps;
     for (const JsonReader& step : object.Objects("normalizers")) {
       steps.push_back(Parse(step, depth + 1));

@@ -9,8 +9,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 16;
-
 // The ids of the special token that a template names, from the template's own table.
 std::vector<int32_t> SpecialTokenIds(JsonReader processor, const std::string& name) {
   JsonReader entry = processor.Object("special_tokens").Object(name);
@@ -58,7 +56,7 @@ void Add(JsonReader processor, int depth, TokenFrame* frame) {
   if (!processor.ok() || type == "ByteLevel") return;  // ByteLevel changes offsets alone
   if (type == "TemplateProcessing") {
     AddTemplate(processor, frame);
-  } else if (type == "Sequence" && depth < kMaxDepth) {
+  } else if (type == "Sequence" && depth < kMaxSequenceDepth) {
     for (const JsonReader& step : processor.Objects("processors")) Add(step, depth + 1, frame);
   } else {
     processor.FailExpected("type",

@@ -15,8 +15,6 @@
 namespace strata::server {
 namespace {
 
-constexpr int kMaxDepth = 16;
-
 // \w+|[^\w\s]+ in the syntax of UTS #18, whose \w has fewer numbers than Oniguruma's.
 constexpr std::string_view kWhitespacePattern =
     R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}]+)"
@@ -192,7 +190,7 @@ std::unique_ptr<PreTokenizer> Parse(JsonReader object, int depth) {
     return std::make_unique<SplitPreTokenizer>(*Pattern::FromRegex(kWhitespacePattern),
                                                SplitBehavior::kRemoved, /*invert=*/true);
   }
-  if (type == "Sequence" && depth < kMaxDepth) {
+  if (type == "Sequence" && depth < kMaxSequenceDepth) {
     std::vector<std::unique_ptr<PreTokenizer>> steps;
     for (const JsonReader& step : object.Objects("pretokenizers")) {
       steps.push_back(Parse(step, depth + 1));

@@ -13,7 +13,6 @@
 namespace strata::server {
 namespace {
 
-constexpr int kMaxDepth = 16;
 constexpr int64_t kMaxStrip = 4096;
 
 void StripFront(const TokenDecoder::Strip& strip, size_t* count, std::string* text) {
@@ -108,7 +107,7 @@ absl::StatusOr<TokenDecoder> TokenDecoder::FromJson(JsonReader root) {
 void TokenDecoder::AddSteps(JsonReader object, int depth) {
   const std::string type = object.String("type");
   if (!object.ok()) return;
-  if (type == "Sequence" && depth < kMaxDepth) {
+  if (type == "Sequence" && depth < kMaxSequenceDepth) {
     for (const JsonReader& step : object.Objects("decoders")) AddSteps(step, depth + 1);
   } else if (type == "Fuse") {
     joined_ = true;

@@ -8,9 +8,9 @@ namespace {
 using nlohmann::json;
 using Ref = NaiveTable::Ref;
 
-class Maker {
+class PlanMaker {
  public:
-  Maker(uint64_t seed, int layers, int query_heads, int kv_heads)
+  PlanMaker(uint64_t seed, int layers, int query_heads, int kv_heads)
       : random_(seed), layers_(layers), query_heads_(query_heads), kv_heads_(kv_heads) {}
 
   RandomPlan Make() {
@@ -113,7 +113,7 @@ class Maker {
 }  // namespace
 
 RandomPlan MakeRandomPlan(uint64_t seed, int num_layers, int num_query_heads, int num_kv_heads) {
-  return Maker(seed, num_layers, num_query_heads, num_kv_heads).Make();
+  return PlanMaker(seed, num_layers, num_query_heads, num_kv_heads).Make();
 }
 
 }  // namespace strata::testing
