@@ -36,12 +36,18 @@ enum class PlaneKind : uint8_t { kKey, kValue };
 // The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
 // [block_tokens, head_dim] elements of `dtype` at a byte offset inside every block. The order of
 // the elements inside a plane is the backend's own affair (the CPU keeps keys transposed).
+//
+// Beside the planes, in blocks of their own, stand the scores that a decode step keeps for later
+// layers: score block b starts at `scores + b * score_slots * block_tokens` and holds
+// [score_slots][block_tokens] of query . key / sqrt(head_dim).
 struct PagedArena {
   std::byte* arena = nullptr;
   size_t block_bytes = 0;
   int32_t block_tokens = 0;
   int32_t head_dim = 0;
   DType dtype = DType::kF32;
+  float* scores = nullptr;
+  int32_t score_slots = 0;
 };
 
 // One kv head of one layer on its way into the cache.
@@ -59,11 +65,15 @@ struct SequenceRows {
   int64_t num_rows = 0;
   int64_t first_position = 0;
   const int32_t* block_table = nullptr;  // block ids, host memory; covers every position read
+  // Score blocks that cover every position read, private to the sequence: heads with a score_slot
+  // keep their scores there, or find them. Null: reused scores are computed again (routed).
+  // REQUIRES one row where not null.
+  const int32_t* score_table = nullptr;
 };
 
 // One query head of the running layer. `query` belongs to the head that owns the scores: the head
 // itself, or, where scores are reused, an earlier layer's (routing: same queries, same key plane,
-// other values).
+// other values). A sequence with a score table is not routed: its scores are read instead.
 struct HeadAttention {
   const float* query = nullptr;  // [num_rows, head_dim] after RoPE, `query_stride` floats apart
   int64_t query_stride = 0;
@@ -74,6 +84,7 @@ struct HeadAttention {
   const float* reused_lse = nullptr;
   float* lse = nullptr;  // out, may be null: [num_rows], rows `lse_stride` apart
   int64_t lse_stride = 0;
+  int32_t score_slot = -1;  // where the scores are kept, or with reused_lse found; -1: nowhere
   float* output = nullptr;  // [num_rows, head_dim], rows `output_stride` floats apart
   int64_t output_stride = 0;
 };
@@ -83,6 +94,8 @@ struct BackendCounters {
   int64_t matrix_products = 0;
   int64_t cache_bytes_written = 0;
   int64_t cache_bytes_read = 0;  // by attention: every plane row a query's span reads, once a group
+  int64_t score_bytes_written = 0;
+  int64_t score_bytes_read = 0;
 };
 
 // Memory and the coarse operations of a decoder's forward pass. One implementation per kind of
@@ -132,17 +145,23 @@ class Backend {
   virtual void MixValues(Rows v, ConstRows first_values, float own, float first) = 0;
   // gate_up: [num_rows, 2 * n], gate first. out[i, j] = silu(gate) * up
   virtual void SwiGlu(ConstRows gate_up, Rows out) = 0;
-  // out[i, :] = x[rows[i], :]
+  // out[i, :] = x[rows[i], :]. `out` may be x's own rows where `rows` ascend.
   virtual void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
   // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
   virtual void WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
                            std::span<const PlaneWrite> writes) = 0;
   // output = softmax(query . keys / sqrt(head_dim)) . values for every row of every sequence and
   // every head, over keys and values as the cache holds them. The context is cut into spans of
-  // kAttentionSpan positions, each with its own maximum and sum, merged left to right.
+  // kAttentionSpan positions, each with its own maximum and sum, merged left to right. Scores that
+  // are found in score blocks give the same bits as scores that are computed.
   static constexpr int32_t kAttentionSpan = 256;
   virtual void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
                          std::span<const HeadAttention> heads) = 0;
+  // exp(query . key / sqrt(head_dim) - log-sum-exp) of the first row of `sequence`
+  // for every position that it sees, [first_position + 1], to `out`. `head`: query, key_offset and
+  // lse, which has been computed.
+  virtual void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
+                                      const HeadAttention& head, float* out) = 0;
 };
 
 struct BackendOptions {

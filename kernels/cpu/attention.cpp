@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/simd_targets.h"
 
@@ -11,44 +11,11 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
 #include "hwy/foreach_target.h"
 // After foreach_target.h:
-#include "kernels/cpu/span_planes-inl.h"
+#include "kernels/cpu/softmax-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace strata::kernels {
 namespace HWY_NAMESPACE {
-
-// Turns the scores s[0, n) of one query into its probabilities (up to the span's factor), scaling
-// them first; returns their sum and the maximum taken off in `state`. With reused_lse that is taken
-// off instead, and the state's sum and maximum mean nothing.
-void Softmax(float* s, size_t n, float scale, const float* reused_lse, float* state) {
-  constexpr size_t kVectors = kFixedLanes / kLanes;
-  const D d;
-  const V minus_infinity = hn::Set(d, -std::numeric_limits<float>::infinity());
-  const size_t padded = RoundUp(n, kFixedLanes);
-  V maximum = minus_infinity;
-  for (size_t i = n; i < padded; ++i) s[i] = -std::numeric_limits<float>::infinity();
-  for (size_t i = 0; i < padded; i += kLanes) {
-    const V scaled = hn::Mul(hn::LoadU(d, s + i), hn::Set(d, scale));
-    maximum = hn::Max(maximum, scaled);
-    hn::StoreU(scaled, d, s + i);
-  }
-  HWY_ALIGN float lanes[kFixedLanes];
-  hn::Store(maximum, d, lanes);
-  state[0] = *std::max_element(lanes, lanes + kLanes);
-  const V base = hn::Set(d, reused_lse == nullptr ? state[0] : *reused_lse);
-  V sums[kVectors];
-  for (V& sum : sums) sum = hn::Zero(d);
-  for (size_t i = 0; i < padded; i += kFixedLanes) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      float* at = s + i + v * kLanes;
-      const V p = Exp(hn::Sub(hn::LoadU(d, at), base));
-      sums[v] = hn::Add(sums[v], p);  // past n: an exact 0
-      hn::StoreU(p, d, at);
-    }
-  }
-  for (size_t v = 0; v < kVectors; ++v) hn::Store(sums[v], d, lanes + v * kLanes);
-  state[1] = SumFixedLanes(lanes);
-}
 
 // The queries of a unit that see a span, [begin, end), and how many of its positions each sees
 // (at least 1, never falling).
@@ -57,6 +24,7 @@ struct SpanQueries {
   int64_t end;
   size_t visible[AttentionUnit::kMaxQueries];
   const float* reused_lse[AttentionUnit::kMaxQueries];  // null: has its own softmax
+  int32_t score_slot[AttentionUnit::kMaxQueries];       // -1: not kept, nor found
   const float* vectors;                                 // [kMaxQueries][256]
 };
 
@@ -73,6 +41,7 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
         static_cast<size_t>(std::min(range.count, at.position() + 1 - range.first));
     queries.reused_lse[q] =
         head.reused_lse == nullptr ? nullptr : head.reused_lse + at.row() * head.lse_stride;
+    queries.score_slot[q] = unit.sequence->score_table == nullptr ? -1 : head.score_slot;
     std::memcpy(vectors + static_cast<size_t>(q) * kTileDepth,
                 head.query + at.row() * head.query_stride, head_dim * sizeof(float));
   }
@@ -106,67 +75,125 @@ void TileValues(size_t rows, const float* probabilities, const SpanPieces<T>& va
   }
 }
 
-template <class K, class T>
-void AttendTiles(const PagedArena& cache, const SpanQueries& queries, const SpanPieces<K>& keys,
-                 const SpanPieces<T>& values, float* scores, float* partial) {
-  const auto head_dim = static_cast<size_t>(cache.head_dim);
-  const size_t state_floats = AttentionStateFloats(cache.head_dim);
+// The keys of a unit that finds its scores in score blocks.
+struct StoredScores {};
+
+// Probabilities, up to the span's factor, of the tile's rows from query q on.
+template <class Keys>
+void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
+                       const Keys& keys, size_t q, size_t rows, float* scores, float* states) {
+  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const size_t* visible = queries.visible + q;
+  constexpr bool kStored = std::is_same_v<Keys, StoredScores>;
+  if constexpr (!kStored) {
+    TileScores(rows, queries.vectors + q * kTileDepth, keys, head_dim, visible[rows - 1], scores);
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    float* const s = scores + r * kTileDepth;
+    float* const state = states + r * state_floats;
+    const float* const reused_lse = queries.reused_lse[q + r];
+    const int32_t slot = queries.score_slot[q + r];
+    if constexpr (kStored) {
+      LoadScores(unit, range, slot, s);
+    } else {
+      state[0] = ScaleScores(s, visible[r], scale);
+      if (slot >= 0 && reused_lse == nullptr) StoreScores(unit, range, slot, s);
+    }
+    state[1] = Exponentiate(s, visible[r], reused_lse == nullptr ? state[0] : *reused_lse);
+  }
+}
+
+template <class Keys, class T>
+void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
+                 const Keys& keys, const SpanPieces<T>& values, float* scores, float* partial) {
+  const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
+  const size_t columns = RoundUp(static_cast<size_t>(unit.cache->head_dim), kLanes);
   const auto end = static_cast<size_t>(queries.end);
   size_t rows = 0;
   for (auto q = static_cast<size_t>(queries.begin); q < end; q += rows) {
     rows = std::min(kTileRows, end - q);
-    const size_t* visible = queries.visible + q;
-    float* states = partial + q * state_floats;
-    TileScores(rows, queries.vectors + q * kTileDepth, keys, head_dim, visible[rows - 1], scores);
-    for (size_t r = 0; r < rows; ++r) {
-      Softmax(scores + r * kTileDepth, visible[r], scale, queries.reused_lse[q + r],
-              states + r * state_floats);
-    }
-    TileValues(rows, scores, values, RoundUp(head_dim, kLanes), visible, states + kStateValues,
+    float* const states = partial + q * state_floats;
+    TileProbabilities(unit, range, queries, keys, q, rows, scores, states);
+    TileValues(rows, scores, values, columns, queries.visible + q, states + kStateValues,
                state_floats);
   }
 }
 
-template <class T, class K>
+template <class T, class Keys>
 void AttendKeys(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
-                const SpanPieces<K>& keys, float* scores, float* copy, float* partial) {
+                const Keys& keys, float* scores, float* copy, float* partial) {
   const PagedArena& cache = *unit.cache;
   const auto head_dim = static_cast<size_t>(cache.head_dim);
   if (ValuesFit(cache)) {
     const SpanPieces<T> values = InPlace<T>(unit, range, unit.heads[0]->value_offset, head_dim);
-    AttendTiles(cache, queries, keys, values, scores, partial);
+    AttendTiles(unit, range, queries, keys, values, scores, partial);
   } else {
     const size_t stride = RoundUp(head_dim, kFixedLanes);
     CopyValues<T>(unit, range, stride, copy);
-    AttendTiles(cache, queries, keys, Copied(copy, stride), scores, partial);
+    AttendTiles(unit, range, queries, keys, Copied(copy, stride), scores, partial);
+  }
+}
+
+// Calls use(keys) with the span's keys, in place or copied to `copy`.
+template <class T, class Use>
+void WithKeys(const AttentionUnit& unit, SpanRange range, float* copy, Use use) {
+  const PagedArena& cache = *unit.cache;
+  const size_t offset = unit.heads[0]->key_offset;
+  if (KeysFit(cache)) {
+    use(InPlace<T>(unit, range, offset, static_cast<size_t>(cache.block_tokens)));
+  } else {
+    CopyKeys<T>(unit, range, copy);
+    use(Copied(copy, kSpanFloats));
   }
 }
 
 template <class T>
 void AttendPlanes(const AttentionUnit& unit, SpanRange range, float* scratch, float* partial) {
-  const PagedArena& cache = *unit.cache;
   const SpanQueries queries = CollectQueries(unit, range, scratch);
   float* scores = scratch + AttentionScratch::kQueries;
   float* key_copy = scores + AttentionScratch::kScores;
-  float* value_copy = key_copy + AttentionScratch::Keys(cache.head_dim);
-  if (KeysFit(cache)) {
-    const SpanPieces<T> keys =
-        InPlace<T>(unit, range, unit.heads[0]->key_offset, static_cast<size_t>(cache.block_tokens));
-    AttendKeys<T>(unit, range, queries, keys, scores, value_copy, partial);
-  } else {
-    CopyKeys<T>(unit, range, key_copy);
-    AttendKeys<T>(unit, range, queries, Copied(key_copy, kSpanFloats), scores, value_copy, partial);
+  float* value_copy = key_copy + AttentionScratch::Keys(unit.cache->head_dim);
+  if (unit.finds_scores()) {
+    AttendKeys<T>(unit, range, queries, StoredScores(), scores, value_copy, partial);
+    return;
   }
+  WithKeys<T>(unit, range, key_copy, [&](const auto& keys) {
+    AttendKeys<T>(unit, range, queries, keys, scores, value_copy, partial);
+  });
+}
+
+SpanRange RangeOf(const AttentionUnit& unit, int64_t span) {
+  return {span * kSpan, std::min(kSpan, unit.context() - span * kSpan)};
 }
 
 void Attend(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
   static_assert(kTileRows * kTileDepth <= AttentionScratch::kScores);
-  const SpanRange range{span * kSpan, std::min(kSpan, unit.context() - span * kSpan)};
   if (unit.cache->dtype == DType::kF32) {
-    AttendPlanes<float>(unit, range, scratch, partial);
+    AttendPlanes<float>(unit, RangeOf(unit, span), scratch, partial);
   } else {
-    AttendPlanes<uint16_t>(unit, range, scratch, partial);
+    AttendPlanes<uint16_t>(unit, RangeOf(unit, span), scratch, partial);
+  }
+}
+
+template <class T>
+void ProbabilitiesOf(const AttentionUnit& unit, int64_t span, float* scratch, float* out) {
+  const SpanRange range = RangeOf(unit, span);
+  const SpanQueries queries = CollectQueries(unit, range, scratch);
+  float* scores = scratch + AttentionScratch::kQueries;
+  HWY_ALIGN float state[kStateValues];
+  WithKeys<T>(unit, range, scores + AttentionScratch::kScores, [&](const auto& keys) {
+    TileProbabilities(unit, range, queries, keys, 0, 1, scores, state);
+  });
+  std::memcpy(out + range.first, scores, static_cast<size_t>(range.count) * sizeof(float));
+}
+
+void Probabilities(const AttentionUnit& unit, int64_t span, float* scratch, float* out) {
+  if (unit.cache->dtype == DType::kF32) {
+    ProbabilitiesOf<float>(unit, span, scratch, out);
+  } else {
+    ProbabilitiesOf<uint16_t>(unit, span, scratch, out);
   }
 }
 
@@ -237,6 +264,7 @@ namespace strata::kernels {
 HWY_EXPORT(Attend);
 HWY_EXPORT(Merge);
 HWY_EXPORT(Finish);
+HWY_EXPORT(Probabilities);
 
 void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
   HWY_DYNAMIC_DISPATCH(Attend)(unit, span, scratch, partial);
@@ -244,6 +272,10 @@ void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* 
 
 void MergeSpan(const AttentionUnit& unit, int64_t span, const float* partial, float* state) {
   HWY_DYNAMIC_DISPATCH(Merge)(unit, span, partial, state);
+}
+
+void SpanProbabilities(const AttentionUnit& unit, int64_t span, float* scratch, float* out) {
+  HWY_DYNAMIC_DISPATCH(Probabilities)(unit, span, scratch, out);
 }
 
 void FinishUnit(const AttentionUnit& unit, const float* state) {

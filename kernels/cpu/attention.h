@@ -25,6 +25,12 @@ struct AttentionUnit {
   int64_t first_query = 0;  // of the sequence
   int64_t num_queries = 0;
 
+  // Whether its scores were computed by an earlier layer of this step and kept. REQUIRES: all heads
+  // of a pair of planes keep, or none does.
+  bool finds_scores() const {
+    return sequence->score_table != nullptr && heads[0]->reused_lse != nullptr &&
+           heads[0]->score_slot >= 0;
+  }
   // Positions that the unit's last query sees, and the spans they reach into.
   int64_t context() const {
     return sequence->first_position + (first_query + num_queries - 1) / num_heads + 1;
@@ -101,6 +107,8 @@ constexpr int32_t kMaxHeadDim = 256;
 void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial);
 // Merges the span's partial states into the running ones; spans come in order, from 0.
 void MergeSpan(const AttentionUnit& unit, int64_t span, const float* partial, float* state);
+// The unit's one query's probabilities over a span, to out[position]. Its head has a reused_lse.
+void SpanProbabilities(const AttentionUnit& unit, int64_t span, float* scratch, float* out);
 // Writes output and log-sum-exp of every query.
 void FinishUnit(const AttentionUnit& unit, const float* state);
 
@@ -108,13 +116,19 @@ void FinishUnit(const AttentionUnit& unit, const float* state);
 // threads, units into spans. How it is cut changes no bits. Not thread-safe.
 class AttentionRunner {
  public:
-  // Returns the bytes of key and value rows under the context of each (sequence, planes) pair.
-  int64_t Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
-              std::span<const HeadAttention> heads, ThreadPool& pool);
+  // Adds to the counters what is read and written under the context of each (sequence, planes)
+  // pair.
+  void Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
+           std::span<const HeadAttention> heads, ThreadPool& pool, BackendCounters* counters);
+  // Backend::AttentionProbabilities, on the calling thread.
+  void Probabilities(const PagedArena& cache, const SequenceRows& sequence,
+                     const HeadAttention& head, float* out);
 
  private:
   void GroupHeads(std::span<const HeadAttention> heads);
   void CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences);
+  void Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
+             BackendCounters* counters) const;
   void RunWholeUnits(int32_t head_dim, ThreadPool& pool);
   bool WorthCuttingToSpans(size_t state_floats, const ThreadPool& pool) const;
   void RunSpans(int32_t head_dim, size_t state_floats, ThreadPool& pool);

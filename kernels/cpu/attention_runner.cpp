@@ -11,15 +11,13 @@ constexpr size_t kMaxSpanStates = size_t{16} << 20;  // floats that waiting for 
 
 }  // namespace
 
-int64_t AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                             std::span<const HeadAttention> heads, ThreadPool& pool) {
-  if (heads.empty()) return 0;
+void AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                          std::span<const HeadAttention> heads, ThreadPool& pool,
+                          BackendCounters* counters) {
+  if (heads.empty()) return;
   GroupHeads(heads);
   CutUnits(cache, sequences);
-  int64_t positions = 0;
-  for (const SequenceRows& sequence : sequences) {
-    if (sequence.num_rows > 0) positions += sequence.first_position + sequence.num_rows;
-  }
+  Count(cache, sequences, counters);
   const size_t state_floats =
       AttentionStateFloats(cache.head_dim) * static_cast<size_t>(max_queries_);
   if (WorthCuttingToSpans(state_floats, pool)) {
@@ -27,8 +25,42 @@ int64_t AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRo
   } else {
     RunWholeUnits(cache.head_dim, pool);
   }
+}
+
+void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                            BackendCounters* counters) const {
   const auto row_bytes = static_cast<int64_t>(DTypeSize(cache.dtype)) * cache.head_dim;
-  return 2 * positions * row_bytes * static_cast<int64_t>(group_ends_.size());
+  for (const SequenceRows& sequence : sequences) {
+    if (sequence.num_rows == 0) continue;
+    const int64_t positions = sequence.first_position + sequence.num_rows;
+    int64_t group_begin = 0;
+    for (const int64_t group_end : group_ends_) {
+      const AttentionUnit unit = {.sequence = &sequence, .heads = heads_.data() + group_begin};
+      counters->cache_bytes_read += (unit.finds_scores() ? 1 : 2) * positions * row_bytes;
+      for (int64_t i = group_begin; i < group_end; ++i) {
+        const HeadAttention& head = *heads_[static_cast<size_t>(i)];
+        if (sequence.score_table == nullptr || head.score_slot < 0) continue;
+        int64_t& bytes =
+            unit.finds_scores() ? counters->score_bytes_read : counters->score_bytes_written;
+        bytes += positions * static_cast<int64_t>(sizeof(float));
+      }
+      group_begin = group_end;
+    }
+  }
+}
+
+void AttentionRunner::Probabilities(const PagedArena& cache, const SequenceRows& sequence,
+                                    const HeadAttention& head, float* out) {
+  HeadAttention reuser = head;
+  reuser.reused_lse = head.lse;
+  const HeadAttention* const heads[] = {&reuser};
+  SequenceRows row = sequence;
+  row.num_rows = 1;
+  row.score_table = nullptr;
+  const AttentionUnit unit = {
+      .cache = &cache, .sequence = &row, .heads = heads, .num_heads = 1, .num_queries = 1};
+  float* const work = work_.Floats(AttentionScratch::Floats(cache.head_dim));
+  for (int64_t span = 0; span < unit.num_spans(); ++span) SpanProbabilities(unit, span, work, out);
 }
 
 // Sorts pointers to the heads by their planes, keeping the order of heads within a pair.

@@ -157,8 +157,8 @@ void CpuBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out
   for (int64_t i = 0; i < out.num_rows; ++i) {
     const int32_t row = rows[static_cast<size_t>(i)];
     STRATA_CHECK(row >= 0 && row < x.num_rows, "rows are rows of x");
-    std::memcpy(out.data + i * out.stride, x.data + row * x.stride,
-                static_cast<size_t>(x.num_cols) * sizeof(float));
+    std::memmove(out.data + i * out.stride, x.data + row * x.stride,
+                 static_cast<size_t>(x.num_cols) * sizeof(float));
   }
 }
 
@@ -182,7 +182,18 @@ void CpuBackend::WritePlanes(const PagedArena& cache, std::span<const int64_t> s
 void CpuBackend::Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
                            std::span<const HeadAttention> heads) {
   CheckArena(cache);
-  counters_.cache_bytes_read += attention_.Run(cache, sequences, heads, pool_);
+  for (const SequenceRows& sequence : sequences) {
+    STRATA_CHECK(
+        sequence.score_table == nullptr || (sequence.num_rows <= 1 && cache.scores != nullptr),
+        "scores are kept for one row of a sequence, where they have memory");
+  }
+  attention_.Run(cache, sequences, heads, pool_, &counters_);
+}
+
+void CpuBackend::AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
+                                        const HeadAttention& head, float* out) {
+  CheckArena(cache);
+  attention_.Probabilities(cache, sequence, head, out);
 }
 
 }  // namespace strata::kernels

@@ -46,6 +46,8 @@ class CpuBackend final : public Backend {
                    std::span<const PlaneWrite> writes) override;
   void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
                  std::span<const HeadAttention> heads) override;
+  void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
+                              const HeadAttention& head, float* out) override;
 
  private:
   explicit CpuBackend(int threads) : pool_(threads) {}

@@ -72,6 +72,8 @@ class NullBackend : public kernels::Backend {
                    std::span<const kernels::PlaneWrite>) override {}
   void Attention(const kernels::PagedArena&, std::span<const kernels::SequenceRows>,
                  std::span<const kernels::HeadAttention>) override {}
+  void AttentionProbabilities(const kernels::PagedArena&, const kernels::SequenceRows&,
+                              const kernels::HeadAttention&, float*) override {}
 };
 
 }  // namespace strata::testing
