@@ -1,5 +1,6 @@
 #include "engine/decoder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/decoder_builder.h"
@@ -37,24 +38,115 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& conf
 
 absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
                                                         const kernels::PagedArena& cache) {
-  const int64_t num_rows = batch.num_rows();
-  STRATA_CHECK(num_rows >= 1 && num_rows <= max_rows_, "a step fits the scratch");
-  const Rows residual = First(residual_, num_rows);
+  STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
+  if (absl::Status status = PrepareProbes(batch); !status.ok()) return status;
 
-  backend_->Embed(*weights_->embedding, batch.token_ids, residual);
+  const StepBatch* rows = &batch;
+  backend_->Embed(*weights_->embedding, batch.token_ids, First(residual_, batch.num_rows()));
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    Project(batch, cache, layer);
-    const Layer& plan = layers_[layer];
-    if (!plan.owners.empty()) backend_->Attention(cache, batch.sequences, plan.owners);
-    if (!plan.reusers.empty()) backend_->Attention(cache, batch.sequences, plan.reusers);
-    backend_->MatMul(*weights_->layers[layer].output, First(attended_, num_rows), residual,
-                     Backend::Store::kAdd);
+    Project(*rows, cache, layer);
+    if (layer == last_writer_) rows = &KeepWantedRows(batch);
+    const int64_t num_rows = rows->num_rows();
+    if (num_rows == 0) break;
+    Attend(*rows, cache, layer);
+    backend_->MatMul(*weights_->layers[layer].output, First(attended_, num_rows),
+                     First(residual_, num_rows), Backend::Store::kAdd);
     FeedForward(num_rows, layer);
   }
-  if (absl::Status status = ComputeLogits(batch.logit_rows); !status.ok()) return status;
+  if (absl::Status status = ComputeLogits(rows->logit_rows); !status.ok()) return status;
+  if (batch.num_probabilities > 0) {
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
+                         probabilities_->data());
+  }
   if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
   return std::span<const float>(host_logits_)
       .first(batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
+}
+
+// What later layers still read of the rows whose logits are wanted moves to the front of its
+// buffers. Returns the batch of those rows.
+const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
+  const auto count = static_cast<int64_t>(batch.logit_rows.size());
+  if (count == batch.num_rows()) return batch;
+  for (const Rows& rows : kept_rows_) {
+    backend_->GatherRows(First(rows, batch.num_rows()), batch.logit_rows, First(rows, count));
+  }
+  wanted_.Clear();
+  auto wanted = batch.logit_rows.begin();
+  for (const kernels::SequenceRows& sequence : batch.sequences) {
+    const int64_t end = sequence.first_row + sequence.num_rows;
+    for (; wanted != batch.logit_rows.end() && *wanted < end; ++wanted) {
+      const auto row = static_cast<size_t>(*wanted);
+      const bool follows =
+          wanted_.num_rows() > 0 && *wanted > sequence.first_row && wanted[-1] == *wanted - 1;
+      if (follows) {
+        ++wanted_.sequences.back().num_rows;
+      } else {
+        kernels::SequenceRows next = sequence;
+        next.first_row = wanted_.num_rows();
+        next.num_rows = 1;
+        next.first_position = batch.positions[row];
+        wanted_.sequences.push_back(next);
+      }
+      wanted_.logit_rows.push_back(static_cast<int32_t>(wanted_.num_rows()));
+      wanted_.token_ids.push_back(batch.token_ids[row]);
+      wanted_.positions.push_back(batch.positions[row]);
+      wanted_.slots.push_back(batch.slots[row]);
+    }
+  }
+  wanted_.probes = batch.probes;
+  for (StepBatch::Probe& probe : wanted_.probes) {
+    // Its row is a sequence's last: it stands in that sequence's last run.
+    const auto after = std::find_if(
+        wanted_.sequences.begin(), wanted_.sequences.end(),
+        [&](const kernels::SequenceRows& rows) { return rows.first_row > probe.logit; });
+    probe.sequence = static_cast<int32_t>(after - wanted_.sequences.begin()) - 1;
+  }
+  return wanted_;
+}
+
+void Decoder::Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
+  const Layer& plan = layers_[layer];
+  if (!plan.owners.empty()) backend_->Attention(cache, batch.sequences, plan.owners);
+  if (!plan.reusers.empty()) backend_->Attention(cache, batch.sequences, plan.reusers);
+  const int64_t num_rows = batch.num_rows();
+  for (const Copy& copy : plan.copies) {
+    backend_->GatherRows(First(copy.from, num_rows),
+                         std::span(all_rows_).first(static_cast<size_t>(num_rows)),
+                         First(copy.to, num_rows));
+  }
+  if (!batch.probes.empty()) RunProbes(batch, cache, layer);
+}
+
+absl::Status Decoder::PrepareProbes(const StepBatch& batch) {
+  const size_t bytes = batch.num_probabilities * sizeof(float);
+  host_probabilities_.resize(batch.num_probabilities);
+  if (bytes == 0 || (probabilities_ != nullptr && probabilities_->size() >= bytes)) {
+    return absl::OkStatus();
+  }
+  probabilities_.reset();
+  auto grown = backend_->Allocate(bytes);
+  if (!grown.ok()) return grown.status();
+  probabilities_ = *std::move(grown);
+  return absl::OkStatus();
+}
+
+void Decoder::RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
+  const Layer& plan = layers_[layer];
+  for (const StepBatch::Probe& probe : batch.probes) {
+    if (static_cast<size_t>(probe.layer) != layer) continue;
+    const auto owner =
+        std::lower_bound(plan.owner_heads.begin(), plan.owner_heads.end(), probe.head);
+    STRATA_CHECK(owner != plan.owner_heads.end() && *owner == probe.head, "it computes its scores");
+    const int32_t row = batch.logit_rows[static_cast<size_t>(probe.logit)];
+    kernels::SequenceRows sequence = batch.sequences[static_cast<size_t>(probe.sequence)];
+    sequence.first_row = row;
+    sequence.num_rows = 1;
+    sequence.first_position = batch.positions[static_cast<size_t>(row)];
+    backend_->AttentionProbabilities(
+        cache, sequence, plan.owners[static_cast<size_t>(owner - plan.owner_heads.begin())],
+        probabilities_->floats() + probe.offset);
+  }
 }
 
 // The layer's queries, keys and values, and their way into the cache.

@@ -17,17 +17,21 @@
 namespace strata::engine {
 
 // One forward pass for every architecture: the sharing plan, resolved at Create into the heads of
-// each layer, decides whose queries meet which planes. Score reuse is routed (Reuse Transformers,
-// arXiv 2110.06821: U = P_owner V): the owner's rotated queries and log-sum-exp of the step are
-// kept, and the reusing head runs attention with them over its own value plane: the same
-// probabilities without a T x T matrix. A head that shares scores and values with what its column
-// of the attention output already holds is not run at all.
+// each layer, decides whose queries meet which planes.
+//
+// Reused scores (Reuse Transformers, arXiv 2110.06821: U = P_owner V) are *stored* for sequences
+// that have score blocks: the owner's attention keeps its scores there and the reusing heads read
+// them and their values. For all others they are *routed*: the owner's rotated queries and
+// log-sum-exp of the step are kept, and the reusing head runs attention with them over its own
+// value plane: the same probabilities, to the bit, without a T x T matrix. A head that shares
+// scores and values with an earlier one takes its finished output.
+//
+// Behind the last layer that writes to the cache, only rows whose logits are wanted are run.
 //
 // One thread. Scratch is allocated once, for `max_rows` rows.
 class Decoder {
  public:
-  // `backend`, `weights` and `plan` outlive the decoder. RESOURCE_EXHAUSTED when scratch cannot be
-  // had.
+  // `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED when scratch cannot be had.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(
       const ModelConfig& config, const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
       const Weights* weights, kernels::Backend* backend, int32_t max_rows);
@@ -37,6 +41,8 @@ class Decoder {
   // An error is the device's.
   absl::StatusOr<std::span<const float>> Forward(const StepBatch& batch,
                                                  const kernels::PagedArena& cache);
+  // What the last batch's probes asked for, until the next Forward.
+  std::span<const float> probabilities() const { return host_probabilities_; }
 
  private:
   // Neighbouring kv heads with one mix: values = own * values + first * first_values.
@@ -46,6 +52,10 @@ class Decoder {
     float own = 1;
     float first = 0;
   };
+  struct Copy {
+    kernels::Rows from;  // [max_rows, d]
+    kernels::Rows to;
+  };
   // A layer's part of the plan with every pointer and offset in place.
   struct Layer {
     kernels::Rows projected;      // [max_rows, (q + k + v heads) * d], living heads only
@@ -53,14 +63,20 @@ class Decoder {
     std::vector<Mix> mixes;
     std::vector<kernels::PlaneWrite> writes;
     std::vector<kernels::HeadAttention> owners;   // heads that compute their softmax
+    std::vector<int32_t> owner_heads;             // their numbers, in the same order
     std::vector<kernels::HeadAttention> reusers;  // heads that apply another's probabilities
+    std::vector<Copy> copies;  // after attention, in order: outputs taken, then outputs kept
   };
   class Builder;  // plan -> layers_
 
   Decoder(const ModelConfig& config, const Weights* weights, kernels::Backend* backend,
           int32_t max_rows);
   void Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
+  void Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   void FeedForward(int64_t num_rows, size_t layer);
+  const StepBatch& KeepWantedRows(const StepBatch& batch);
+  absl::Status PrepareProbes(const StepBatch& batch);
+  void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   absl::Status ComputeLogits(std::span<const int32_t> rows);
 
   const ModelConfig config_;
@@ -76,8 +92,14 @@ class Decoder {
   kernels::Rows attended_;                   // [max_rows, H * d]
   kernels::Rows gate_up_;                    // [max_rows, 2 * intermediate]
   kernels::Rows activated_;                  // [max_rows, intermediate]
+  size_t last_writer_ = 0;                   // the last layer that writes to the cache
+  std::vector<kernels::Rows> kept_rows_;     // what later layers read of earlier ones, then
+  std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
+  StepBatch wanted_;                         // the rows of a step whose logits are wanted
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;
+  std::unique_ptr<kernels::Buffer> probabilities_;  // [most asked for so far]
+  std::vector<float> host_probabilities_;
 };
 
 }  // namespace strata::engine

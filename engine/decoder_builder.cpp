@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <tuple>
 #include <utility>
 
 #include "kernels/check.h"
+#include "kvcache/slot_lives.h"
 
 namespace strata::engine {
 
@@ -37,6 +40,7 @@ Decoder::Builder::Builder(const kvcache::SharingPlan& plan, const kvcache::Plane
 
 absl::Status Decoder::Builder::Build() {
   ChooseWork();
+  ChooseKeptOutputs();
   ChooseLifetimes();
   decoder_->layers_.resize(num_layers_);
   if (absl::Status status = AllocateScratch(); !status.ok()) return status;
@@ -45,7 +49,10 @@ absl::Status Decoder::Builder::Build() {
     ResolveMixes(layer);
     ResolveWrites(layer);
     ResolveAttention(layer);
+    ResolveCopies(layer);
+    if (!decoder_->layers_[layer].writes.empty()) decoder_->last_writer_ = layer;
   }
+  ResolveKeptRows();
   return absl::OkStatus();
 }
 
@@ -58,21 +65,39 @@ void Decoder::Builder::ChooseWork() {
     for (size_t head = 0; head < held.size(); ++head) {
       const HeadRef self = {static_cast<int32_t>(layer), static_cast<int32_t>(head)};
       const HeadSources& sources = plan_.sources(self.layer, self.head);
-      if (sources.scores == self) {
-        work_[layer][head] = HeadWork::kOwn;
-      } else {
-        work_[layer][head] = held[head] == sources ? HeadWork::kInPlace : HeadWork::kRouted;
+      switch (plan_.Run(self.layer, self.head)) {
+        case kvcache::HeadRun::kComputeScores:
+          work_[layer][head] = HeadWork::kOwn;
+          break;
+        case kvcache::HeadRun::kReuseScores:
+          work_[layer][head] = HeadWork::kReuse;
+          break;
+        case kvcache::HeadRun::kReuseOutput:
+          work_[layer][head] = held[head] == sources ? HeadWork::kInPlace : HeadWork::kCopy;
+          break;
       }
       held[head] = sources;
     }
   }
 }
 
+void Decoder::Builder::ChooseKeptOutputs() {
+  std::map<HeadRef, int32_t> last_taker;
+  for (int32_t layer = 0; layer < plan_.shape().num_layers; ++layer) {
+    for (int32_t head = 0; head < plan_.shape().num_query_heads; ++head) {
+      if (work_[static_cast<size_t>(layer)][static_cast<size_t>(head)] != HeadWork::kCopy) continue;
+      const HeadRef owner = plan_.OutputOwner(layer, head);
+      if (owner.layer != layer) last_taker[owner] = layer;
+    }
+  }
+  std::tie(kept_slots_, num_kept_slots_) = kvcache::AssignSlots(last_taker);
+}
+
 void Decoder::Builder::ChooseLifetimes() {
   for (size_t layer = 0; layer < num_layers_; ++layer) last_use_.push_back(layer);
   for (size_t layer = 0; layer < num_layers_; ++layer) {
     for (size_t head = 0; head < work_[layer].size(); ++head) {
-      if (work_[layer][head] != HeadWork::kRouted) continue;
+      if (work_[layer][head] != HeadWork::kReuse) continue;
       const HeadRef owner =
           plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head)).scores;
       last_use_[static_cast<size_t>(owner.layer)] = layer;
@@ -105,8 +130,10 @@ absl::Status Decoder::Builder::AllocateScratch() {
       {&decoder_->attended_, config.attention.num_query_heads * head_dim_},
       {&decoder_->gate_up_, int64_t{2} * config.intermediate_size},
       {&decoder_->activated_, config.intermediate_size},
+      {&kept_, num_kept_slots_ * head_dim_},
   };
   for (const auto& [rows, num_cols] : scratch) {
+    if (num_cols == 0) continue;
     auto allocated = AllocateRows(num_cols);
     if (!allocated.ok()) return allocated.status();
     *rows = *allocated;
@@ -118,6 +145,8 @@ absl::Status Decoder::Builder::AllocateScratch() {
   decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(*on_backend),
                                    std::as_bytes(std::span(table)));
   decoder_->rope_table_ = *on_backend;
+  decoder_->all_rows_.resize(static_cast<size_t>(decoder_->max_rows_));
+  std::iota(decoder_->all_rows_.begin(), decoder_->all_rows_.end(), 0);
   return absl::OkStatus();
 }
 
@@ -145,6 +174,7 @@ absl::Status Decoder::Builder::AllocateProjections() {
       place = kept.insert(kept.end(), {*rows, 0});
     }
     place->last_use = last_use_[layer];
+    buffers_.push_back(place->rows);
     const auto queries = static_cast<int64_t>(query_heads_[layer].size());
     const auto keys = static_cast<int64_t>(key_heads_[layer].size());
     const auto values = static_cast<int64_t>(value_heads_[layer].size());
@@ -178,6 +208,10 @@ kernels::Rows Decoder::Builder::ValueColumns(HeadRef kv_head) const {
 float* Decoder::Builder::LogSumExp(HeadRef query_head) const {
   const auto layer = static_cast<size_t>(query_head.layer);
   return log_sum_exp_[layer].data + IndexOf(query_heads_[layer], query_head.head);
+}
+
+kernels::Rows Decoder::Builder::OutputColumns(int32_t head) const {
+  return decoder_->attended_.Columns(head * head_dim_, head_dim_);
 }
 
 void Decoder::Builder::ResolveMixes(size_t layer) {
@@ -224,27 +258,57 @@ void Decoder::Builder::ResolveWrites(size_t layer) {
 void Decoder::Builder::ResolveAttention(size_t layer) {
   for (size_t head = 0; head < work_[layer].size(); ++head) {
     const HeadWork work = work_[layer][head];
-    if (work == HeadWork::kInPlace) continue;
+    if (work == HeadWork::kInPlace || work == HeadWork::kCopy) continue;
     const HeadSources& sources =
         plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head));
-    const auto owner_layer = static_cast<size_t>(sources.scores.layer);
-    const kernels::Rows query = QueryColumns(sources.scores);
-    const kernels::Rows output =
-        decoder_->attended_.Columns(static_cast<int64_t>(head) * head_dim_, head_dim_);
-    kernels::HeadAttention attention = {.query = query.data,
-                                        .query_stride = query.stride,
-                                        .key_offset = planes_.KeyOffset(sources.keys),
-                                        .value_offset = planes_.ValueOffset(sources.values),
-                                        .lse_stride = log_sum_exp_[owner_layer].stride,
-                                        .output = output.data,
-                                        .output_stride = output.stride};
+    const HeadRef owner = sources.scores;
+    const kernels::Rows query = QueryColumns(owner);
+    const kernels::Rows output = OutputColumns(static_cast<int32_t>(head));
+    kernels::HeadAttention attention = {
+        .query = query.data,
+        .query_stride = query.stride,
+        .key_offset = planes_.KeyOffset(sources.keys),
+        .value_offset = planes_.ValueOffset(sources.values),
+        .lse_stride = log_sum_exp_[static_cast<size_t>(owner.layer)].stride,
+        .score_slot = plan_.ScoreSlot(owner.layer, owner.head),
+        .output = output.data,
+        .output_stride = output.stride};
     if (work == HeadWork::kOwn) {
-      attention.lse = LogSumExp(sources.scores);
+      attention.lse = LogSumExp(owner);
       decoder_->layers_[layer].owners.push_back(attention);
+      decoder_->layers_[layer].owner_heads.push_back(static_cast<int32_t>(head));
     } else {
-      attention.reused_lse = LogSumExp(sources.scores);
+      attention.reused_lse = LogSumExp(owner);
       decoder_->layers_[layer].reusers.push_back(attention);
     }
+  }
+}
+
+void Decoder::Builder::ResolveCopies(size_t layer) {
+  const auto kept = [&](HeadRef owner) {
+    return kept_.Columns(kept_slots_.at(owner) * head_dim_, head_dim_);
+  };
+  const auto this_layer = static_cast<int32_t>(layer);
+  std::vector<Copy>& copies = decoder_->layers_[layer].copies;
+  for (int32_t head = 0; head < plan_.shape().num_query_heads; ++head) {
+    if (work_[layer][static_cast<size_t>(head)] != HeadWork::kCopy) continue;
+    const HeadRef owner = plan_.OutputOwner(this_layer, head);
+    const kernels::Rows from = owner.layer == this_layer ? OutputColumns(owner.head) : kept(owner);
+    copies.push_back({.from = from, .to = OutputColumns(head)});
+  }
+  for (const auto& [owner, slot] : kept_slots_) {
+    if (owner.layer != this_layer) continue;
+    copies.push_back({.from = OutputColumns(owner.head), .to = kept(owner)});
+  }
+}
+
+// The row buffers that are read after the last layer has written to the cache.
+void Decoder::Builder::ResolveKeptRows() {
+  std::vector<kernels::Rows>& rows = decoder_->kept_rows_;
+  rows = {decoder_->residual_, decoder_->attended_};
+  if (num_kept_slots_ > 0) rows.push_back(kept_);
+  for (size_t layer = 0; layer <= decoder_->last_writer_; ++layer) {
+    if (last_use_[layer] >= decoder_->last_writer_) rows.push_back(buffers_[layer]);
   }
 }
 

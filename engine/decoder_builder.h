@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -19,17 +20,21 @@ class Decoder::Builder {
  private:
   enum class HeadWork {
     kOwn,      // computes its softmax
-    kRouted,   // applies another head's probabilities
+    kReuse,    // applies another head's probabilities
     kInPlace,  // its column of the attention output already holds its output
+    kCopy,     // takes the output of an earlier head, in another column
   };
 
   void ChooseWork();
+  void ChooseKeptOutputs();
   void ChooseLifetimes();
   absl::Status AllocateScratch();
   absl::Status AllocateProjections();
   void ResolveMixes(size_t layer);
   void ResolveWrites(size_t layer);
   void ResolveAttention(size_t layer);
+  void ResolveCopies(size_t layer);
+  void ResolveKeptRows();
 
   absl::StatusOr<float*> Allocate(int64_t num_floats);
   absl::StatusOr<kernels::Rows> AllocateRows(int64_t num_cols);
@@ -38,6 +43,7 @@ class Decoder::Builder {
   kernels::Rows KeyColumns(kvcache::HeadRef kv_head) const;
   kernels::Rows ValueColumns(kvcache::HeadRef kv_head) const;
   float* LogSumExp(kvcache::HeadRef query_head) const;
+  kernels::Rows OutputColumns(int32_t head) const;
 
   const kvcache::SharingPlan& plan_;
   const kvcache::PlaneMap& planes_;
@@ -51,6 +57,11 @@ class Decoder::Builder {
   std::vector<std::vector<HeadWork>> work_;  // [layer][query head]
   std::vector<size_t> last_use_;             // [layer]: last layer that reads its projections
   std::vector<kernels::Rows> log_sum_exp_;   // [layer]: [max_rows, living query heads]
+  std::vector<kernels::Rows> buffers_;       // [layer]: the whole that its projections are part of
+  // Outputs that a later layer takes into another column, and where they are kept till then.
+  std::map<kvcache::HeadRef, int32_t> kept_slots_;
+  int32_t num_kept_slots_ = 0;
+  kernels::Rows kept_;  // [max_rows, num_kept_slots * d]
 };
 
 }  // namespace strata::engine

@@ -147,6 +147,8 @@ void Engine::UpdateLoad(bool stepping) {
   load_.blocks_used = usage.blocks_used;
   load_.blocks_cached = usage.blocks_cached;
   load_.blocks_free = usage.blocks_free;
+  load_.score_blocks_total = usage.score_blocks_total;
+  load_.score_blocks_used = usage.score_blocks_used;
   load_.steps = core_->steps();
   load_.stepping = stepping;
 }

@@ -31,6 +31,9 @@ struct EngineOptions {
       "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
   std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16
   std::string cross_layer;           // JSON that replaces config.json's key; empty: none
+  // How decode applies reused scores: store (read them back), route (compute them again), auto
+  // (store where that moves fewer bytes).
+  std::string score_reuse = "auto";
   size_t cache_bytes = size_t{64} << 20;
   int32_t block_tokens = 16;
   int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
@@ -97,6 +100,8 @@ class Engine {
     int32_t blocks_used = 0;    // held by sequences
     int32_t blocks_cached = 0;  // of the prefix cache, held by none: can be evicted
     int32_t blocks_free = 0;
+    int32_t score_blocks_total = 0;
+    int32_t score_blocks_used = 0;
     int64_t steps = 0;         // that ended
     bool stepping = false;     // one is under way
     Request::Time step_began;  // the last, or the one under way

@@ -44,6 +44,12 @@ absl::Status EngineCore::Validate(const Request& request) const {
                            " tokens after a prompt of ", prompt, " take ", worst,
                            " blocks of the cache, it has ", all);
   }
+  const int64_t scores = scheduler_.WorstCaseScoreBlocks(prompt, max_tokens, request.n);
+  if (scores > all) {
+    return InvalidArgument("n: ", request.n, " sequences of up to ", max_tokens,
+                           " tokens after a prompt of ", prompt, " take ", scores,
+                           " blocks of reused scores, the cache has ", all);
+  }
   return absl::OkStatus();
 }
 
@@ -175,10 +181,14 @@ void EngineCore::Flatten() {
   stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
   stats_.preemptions = plan_.preemptions;
   for (const auto& [sequence, begin, end] : plan_.ranges) {
+    const kvcache::BlockTable& blocks = sequence->blocks;
+    const bool stores =
+        end - begin == 1 && blocks.num_score_blocks() >= model_.cache->BlocksFor(end);
     batch_.sequences.push_back({.first_row = batch_.num_rows(),
                                 .num_rows = end - begin,
                                 .first_position = begin,
-                                .block_table = sequence->blocks.ids().data()});
+                                .block_table = blocks.ids().data(),
+                                .score_table = stores ? blocks.score_ids().data() : nullptr});
     const bool all_logits = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
       if (all_logits || position + 1 == sequence->size()) {
@@ -186,30 +196,52 @@ void EngineCore::Flatten() {
       }
       batch_.token_ids.push_back(sequence->tokens[static_cast<size_t>(position)]);
       batch_.positions.push_back(position);
-      batch_.slots.push_back(model_.cache->Slot(sequence->blocks, position));
+      batch_.slots.push_back(model_.cache->Slot(blocks, position));
     }
+    if (end == sequence->size()) AddProbes(sequence->request().attention, end);
     const bool decode = sequence->num_generated() > 0 && end - begin == 1;
     (decode ? stats_.decode_tokens : stats_.prefill_tokens) += end - begin;
     stats_.recomputed_tokens += std::max(0, std::min(end, sequence->most_computed) - begin);
   }
 }
 
+// Of the last row so far, at position size - 1.
+void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
+  for (const auto& [layer, head] : heads) {
+    const kvcache::HeadRef owner = model_.plan.sources(layer, head).scores;
+    batch_.probes.push_back({.sequence = static_cast<int32_t>(batch_.sequences.size()) - 1,
+                             .logit = static_cast<int32_t>(batch_.logit_rows.size()) - 1,
+                             .layer = owner.layer,
+                             .head = owner.head,
+                             .offset = batch_.num_probabilities});
+    batch_.num_probabilities += static_cast<size_t>(size);
+  }
+}
+
 void EngineCore::Commit(std::span<const float> logits) {
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  size_t row = 0;
+  std::span<const float> probabilities = model_.decoder->probabilities();
+  const auto take = [](std::span<const float>& all, size_t count) {
+    const std::span<const float> first = all.first(count);
+    all = all.subspan(count);
+    return first;
+  };
   for (const ScheduledRange& range : plan_.ranges) {
-    size_t rows = range.end == range.sequence->size() ? 1 : 0;
-    if (range.sequence->state->owes_prompt_logprobs) {
-      rows = static_cast<size_t>(range.end - range.begin);
-    }
-    CommitRange(range, logits.subspan(row * vocab_size, rows * vocab_size));
-    row += rows;
+    const Sequence& sequence = *range.sequence;
+    const bool ends = range.end == sequence.size();
+    const size_t rows = sequence.state->owes_prompt_logprobs
+                            ? static_cast<size_t>(range.end - range.begin)
+                            : (ends ? 1 : 0);
+    const size_t heads = ends ? sequence.request().attention.size() : 0;
+    const auto of_range = take(logits, rows * vocab_size);
+    CommitRange(range, of_range, take(probabilities, heads * static_cast<size_t>(range.end)));
   }
 }
 
 // logits: of the range's last row if it ends the sequence; of all its rows where the prompt's
-// logprobs are owed.
-void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits) {
+// logprobs are owed. probabilities: of the heads that are asked for, if it ends the sequence.
+void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits,
+                             std::span<const float> probabilities) {
   const Request::Time now = Clock::now();
   Sequence& sequence = *range.sequence;
   sequence.computed = range.end;
@@ -220,12 +252,12 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
   const std::span<const float> last = logits.last(vocab_size);
   if (sequence.forked) {
-    Accept(sequence, last, now);
+    Accept(sequence, last, probabilities, now);
     return;
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
-  Accept(sequence, last, now);
-  for (Sequence* fork : forks) Accept(*fork, last, now);
+  Accept(sequence, last, probabilities, now);
+  for (Sequence* fork : forks) Accept(*fork, last, probabilities, now);
 }
 
 void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
@@ -244,7 +276,8 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Request::Time now) {
+void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
+                        std::span<const float> probabilities, Request::Time now) {
   if (logits_hook_) logits_hook_(sequence, logits);
   const double uniform = UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
                                    static_cast<uint64_t>(sequence.size()));
@@ -270,7 +303,8 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
   sequence.state->sink->OnToken({.index = sequence.index,
                                  .token = token,
                                  .position = sequence.size(),
-                                 .logprobs = std::move(sampled.logprobs)});
+                                 .logprobs = std::move(sampled.logprobs),
+                                 .attention = {probabilities.begin(), probabilities.end()}});
   sequence.tokens.push_back(token);
   sequence.history.AddOutput(token);
   if (sequence.num_generated() == sequence.sampling().max_tokens) {
@@ -311,6 +345,9 @@ RequestMetrics EngineCore::MetricsOf(const Sequence& sequence) const {
                         static_cast<size_t>(planes.block_tokens());
   metrics.peak_key_bytes = tokens * planes.key_bytes_per_token();
   metrics.peak_value_bytes = tokens * planes.value_bytes_per_token();
+  if (model_.cache->stores_scores() && sequence.most_computed > state.prompt_size) {
+    metrics.peak_score_bytes = tokens * planes.score_bytes_per_token();
+  }
   metrics.plain_cache_bytes = tokens * planes.plain_bytes_per_token();
   return metrics;
 }

@@ -71,10 +71,13 @@ class EngineCore {
   EngineCore(LoadedModel model, const EngineOptions& options);
   void Expire(Request::Time now);
   void Flatten();
+  void AddProbes(std::span<const AttentionHead> heads, int32_t size);
   void Commit(std::span<const float> logits);
-  void CommitRange(const ScheduledRange& range, std::span<const float> logits);
+  void CommitRange(const ScheduledRange& range, std::span<const float> logits,
+                   std::span<const float> probabilities);
   void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
-  void Accept(Sequence& sequence, std::span<const float> logits, Request::Time now);
+  void Accept(Sequence& sequence, std::span<const float> logits,
+              std::span<const float> probabilities, Request::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
   void End(Sequence& sequence, FinishReason reason, const absl::Status& status);
   RequestMetrics MetricsOf(const Sequence& sequence) const;

@@ -120,7 +120,7 @@ std::string Printable(std::string_view name) {
 std::string PrintableJson(const Json& value) {
   constexpr size_t kLongest = 80;
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  if (text.size() > kLongest) text.replace(kLongest, text.size(), "...");
   return text;
 }
 

@@ -42,6 +42,13 @@ absl::StatusOr<DType> ParseDType(std::string_view option, std::string_view value
   return InvalidArgument(option, ": \"", value, "\" is not one of auto, f32, bf16");
 }
 
+absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
+  if (value == "auto") return ScoreReuse::kAuto;
+  if (value == "store") return ScoreReuse::kStore;
+  if (value == "route") return ScoreReuse::kRoute;
+  return InvalidArgument("score-reuse: \"", value, "\" is not one of auto, store, route");
+}
+
 absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer) {
   if (cross_layer.empty()) return nlohmann::json();
   nlohmann::json json = nlohmann::json::parse(cross_layer, nullptr, /*allow_exceptions=*/false);
@@ -74,7 +81,8 @@ std::string NameOf(const std::filesystem::path& dir) {
   return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
-ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype) {
+ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
+                   PlanReport plan) {
   ModelInfo info;
   info.name = NameOf(options.model_dir);
   info.architecture = model.config.architecture;
@@ -90,7 +98,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.cache_bytes = model.cache->arena_bytes();
   info.eos_ids = model.config.eos_ids;
   info.unused_tensors = model.weights->unused;
-  info.plan = MakePlanReport(model.plan, model.cache->planes().dtype());
+  info.plan = std::move(plan);
   return info;
 }
 
@@ -105,6 +113,8 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (!dtype.ok()) return dtype.status();
   const auto cache_dtype = ParseDType("cache-dtype", options.cache_dtype, *dtype);
   if (!cache_dtype.ok()) return cache_dtype.status();
+  const auto score_reuse = ParseScoreReuse(options.score_reuse);
+  if (!score_reuse.ok()) return score_reuse.status();
 
   LoadedModel model;
   model.config = std::move(opened->config);
@@ -119,10 +129,12 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
       LoadWeights(model.config, model.plan, *opened->checkpoint, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();
   model.weights = std::make_unique<Weights>(*std::move(weights));
+  PlanReport report = MakePlanReport(model.plan, *cache_dtype, *score_reuse);
   auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
                                              {.cache_bytes = options.cache_bytes,
                                               .block_tokens = options.block_tokens,
-                                              .dtype = *cache_dtype});
+                                              .dtype = *cache_dtype,
+                                              .store_scores = report.stores_scores});
   if (!cache.ok()) return cache.status();
   model.cache = *std::move(cache);
   auto decoder =
@@ -130,7 +142,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
                       model.backend.get(), options.max_batch_tokens);
   if (!decoder.ok()) return decoder.status();
   model.decoder = *std::move(decoder);
-  model.info = Describe(options, model, *dtype);
+  model.info = Describe(options, model, *dtype, std::move(report));
   return model;
 }
 
@@ -141,7 +153,7 @@ absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
   if (!opened.ok()) return opened.status();
   const auto dtype = ParseDType("cache-dtype", cache_dtype, opened->config.dtype);
   if (!dtype.ok()) return dtype.status();
-  return MakePlanReport(opened->plan, *dtype);
+  return MakePlanReport(opened->plan, *dtype, ScoreReuse::kAuto);
 }
 
 }  // namespace strata::engine

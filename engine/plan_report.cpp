@@ -39,6 +39,11 @@ int64_t WholeBlocks(size_t budget_bytes, size_t bytes_per_token, int32_t block_t
   return static_cast<int64_t>(blocks) * block_tokens;
 }
 
+const char* ScoreReuseName(const PlanReport& report) {
+  if (report.score_bytes_per_token == 0) return "none";
+  return report.stores_scores ? "store" : "route";
+}
+
 json SourcesJson(const std::vector<PlanReport::Source>& sources) {
   json list = json::array();
   for (const PlanReport::Source& source : sources) {
@@ -171,14 +176,15 @@ std::string DescribePlanes(const PlanReport& report, bool keys) {
 }  // namespace
 
 int64_t PlanReport::TokensIn(size_t budget_bytes, int32_t block_tokens) const {
-  return WholeBlocks(budget_bytes, bytes_per_token, block_tokens);
+  return WholeBlocks(budget_bytes, held_bytes_per_token(), block_tokens);
 }
 
 int64_t PlanReport::PlainTokensIn(size_t budget_bytes, int32_t block_tokens) const {
   return WholeBlocks(budget_bytes, plain_bytes_per_token, block_tokens);
 }
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype) {
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype,
+                          ScoreReuse score_reuse) {
   const kvcache::PlaneMap planes(plan, cache_dtype, /*block_tokens=*/1);
   PlanReport report;
   report.shape = plan.shape();
@@ -190,6 +196,9 @@ PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache
   report.ratio = static_cast<double>(report.bytes_per_token) /
                  static_cast<double>(report.plain_bytes_per_token);
   report.score_bytes_per_token = planes.score_bytes_per_token();
+  report.stores_scores = report.score_bytes_per_token > 0 &&
+                         (score_reuse == ScoreReuse::kStore ||
+                          (score_reuse == ScoreReuse::kAuto && planes.storing_scores_pays()));
   for (const kvcache::Plane& plane : planes.planes()) {
     report.planes.push_back({.is_key = plane.kind == kernels::PlaneKind::kKey,
                              .layer = plane.head.layer,
@@ -240,6 +249,7 @@ std::string PlanReportJson(const PlanReport& report) {
               {"plain_bytes_per_token", report.plain_bytes_per_token},
               {"ratio", report.ratio},
               {"score_bytes_per_token", report.score_bytes_per_token},
+              {"score_reuse", ScoreReuseName(report)},
               {"planes", std::move(planes)},
               {"layers", std::move(layers)}}
       .dump();
@@ -267,9 +277,10 @@ std::string PlanReportText(const PlanReport& report, size_t budget_bytes, int32_
                    " % of plain"));
   AppendField(out, "plain", Grouped(report.plain_bytes_per_token));
   if (report.score_bytes_per_token > 0) {
-    AppendField(out, "scores",
-                absl::StrCat(Grouped(report.score_bytes_per_token),
-                             " where decode stores them rather than routes"));
+    std::string text = Grouped(report.score_bytes_per_token);
+    absl::StrAppend(&text, report.stores_scores ? " more while a sequence decodes (stored)"
+                                                : " if they were stored (they are routed)");
+    AppendField(out, "scores", text);
   }
   absl::StrAppend(&out, "\nTokens in ", Grouped(budget_bytes), " bytes, blocks of ", block_tokens,
                   ":\n");

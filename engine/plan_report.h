@@ -40,21 +40,34 @@ struct PlanReport {
   size_t key_bytes_per_token = 0;
   size_t value_bytes_per_token = 0;
   size_t plain_bytes_per_token = 0;
-  double ratio = 1;  // bytes_per_token / plain_bytes_per_token
-  size_t score_bytes_per_token = 0;
+  double ratio = 1;                  // bytes_per_token / plain_bytes_per_token
+  size_t score_bytes_per_token = 0;  // of stored scores, also where decode routes
+  bool stores_scores = false;        // decode stores reused scores
   std::vector<Plane> planes;
   std::vector<Layer> layers;
 
-  // Tokens that fit `budget_bytes` in whole blocks, scores left out as decode routes them.
+  // What a token of a sequence takes while it decodes: planes, and scores where they are stored.
+  size_t held_bytes_per_token() const {
+    return bytes_per_token + (stores_scores ? score_bytes_per_token : 0);
+  }
+  // Tokens that fit `budget_bytes` in whole blocks.
   // REQUIRES: block_tokens > 0.
   int64_t TokensIn(size_t budget_bytes, int32_t block_tokens) const;
   int64_t PlainTokensIn(size_t budget_bytes, int32_t block_tokens) const;
 };
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype);
+// How decode applies reused scores.
+enum class ScoreReuse : uint8_t {
+  kAuto,   // stores them where that moves fewer bytes, decided once
+  kStore,  // wherever the plan reuses scores
+  kRoute,  // computes them again
+};
+
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype,
+                          ScoreReuse score_reuse);
 
 // {"bytes_per_token":..,"plain_bytes_per_token":..,"ratio":..,"score_bytes_per_token":..,
-//  "planes":[{"kind":"key","layer":0,"head":0}..],"layers":[{"layer":0,"scores":[[0,0],..],
+//  "score_reuse":"none"|"store"|"route","planes":[{"kind":"key","layer":0,"head":0}..],"layers":[{"layer":0,"scores":[[0,0],..],
 //  "keys":..,"values":..,"runs":["compute",..],"value_mix":"","summary":".."}..]} in one line.
 std::string PlanReportJson(const PlanReport& report);
 // The same for a person, in at most 100 columns, with how many tokens fit `budget_bytes` beside the

@@ -17,6 +17,7 @@ constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxBiases = 1024;
 constexpr size_t kMaxStopIds = 1024;
 constexpr size_t kMaxSaltBytes = 256;
+constexpr int64_t kMaxTokenProbabilities = 1 << 18;  // 1 MiB of a message; gRPC takes 4
 constexpr float kMaxRepetitionPenalty = 100;
 constexpr float kMaxPenalty = 2;
 
@@ -103,6 +104,27 @@ absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
   return CheckLogprobs("logprobs", params.logprobs);
 }
 
+// Each token comes with a row for each head that is asked for.
+absl::Status CheckAttention(const Request& request, const ModelInfo& model) {
+  const size_t heads = request.attention.size();
+  for (size_t i = 0; i < heads; ++i) {
+    const auto& [layer, head] = request.attention[i];
+    if (layer < 0 || layer >= model.plan.shape.num_layers) {
+      return Refuse("attention", Concat("layer ", layer, " at ", i), "in 0..",
+                    model.plan.shape.num_layers - 1);
+    }
+    if (head < 0 || head >= model.plan.shape.num_query_heads) {
+      return Refuse("attention", Concat("head ", head, " at ", i), "in 0..",
+                    model.plan.shape.num_query_heads - 1);
+    }
+  }
+  const auto longest = static_cast<int64_t>(request.prompt.size()) + request.sampling.max_tokens;
+  const int64_t row = longest * static_cast<int64_t>(heads);
+  if (row <= kMaxTokenProbabilities) return absl::OkStatus();
+  return InvalidArgument("attention: ", heads, " heads over up to ", longest, " positions are ",
+                         row, " probabilities a token, the limit is ", kMaxTokenProbabilities);
+}
+
 absl::Status CheckServing(const Request& request) {
   if (auto status = CheckRange("n", request.n, 1, kMaxSequences); !status.ok()) return status;
   auto status = CheckRange("priority", request.priority, -kMaxPriority, kMaxPriority);
@@ -145,6 +167,7 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& model) {
   }
   if (auto status = CheckSampling(request.sampling, model.vocab_size); !status.ok()) return status;
   if (auto status = CheckServing(request); !status.ok()) return status;
+  if (auto status = CheckAttention(request, model); !status.ok()) return status;
   return CheckFit(request, model);
 }
 

@@ -57,11 +57,12 @@ StepPlan Scheduler::Next() {
   return plan;
 }
 
-// Gives running_[place] the block of its newest token, if need be at the cost of the last. False
-// when it was itself the last.
+// Gives running_[place] the blocks of its newest token, scores included, if need be at the cost of
+// the last. False when it was itself the last.
 bool Scheduler::GrowOrPreempt(size_t place, StepPlan* plan) {
   Sequence& sequence = *running_[place];
-  while (!cache_->Grow(sequence.blocks, sequence.size())) {
+  while (!cache_->Grow(sequence.blocks, sequence.size()) ||
+         !cache_->GrowScores(sequence.blocks, sequence.size())) {
     size_t last = running_.size() - 1;
     while (Protected(*running_[last])) --last;  // not past `place`: the protected have their blocks
     STRATA_CHECK(last >= place, "who lacks a block can be preempted");
@@ -104,18 +105,22 @@ bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
   const std::string& salt = sequence.request().cache_salt;
   const bool reads = Reads(sequence);
   const auto hit = reads ? cache_->FindPrefix(sequence.tokens, salt) : kvcache::CacheManager::Hit();
-  const int32_t needed =
-      Protected(sequence)
-          ? static_cast<int32_t>(WorstCaseBlocks(sequence.state->prompt_size,
-                                                 sequence.sampling().max_tokens, sequence.width()))
-          : cache_->BlocksFor(sequence.size());
+  const int32_t width = sequence.width();
+  int32_t needed = cache_->BlocksFor(sequence.size());
+  int32_t needed_scores = cache_->stores_scores() ? width * needed : 0;
+  if (Protected(sequence)) {
+    const int32_t prompt = sequence.state->prompt_size;
+    const int32_t max_tokens = sequence.sampling().max_tokens;
+    needed = static_cast<int32_t>(WorstCaseBlocks(prompt, max_tokens, width));
+    needed_scores = static_cast<int32_t>(WorstCaseScoreBlocks(prompt, max_tokens, width));
+  }
   const int32_t spare = running_.empty() ? 0 : cache_->usage().blocks_total / kFreeShare;
   if (needed - hit.blocks + spare > cache_->available() - hit.idle) return false;
+  if (needed_scores + (needed_scores > 0 ? spare : 0) > cache_->available_scores()) return false;
 
   if (reads) sequence.computed = cache_->AttachPrefix(sequence.blocks, sequence.tokens, salt);
-  if (Protected(sequence)) {
-    STRATA_CHECK(cache_->Reserve(sequence.blocks, needed - hit.blocks), "counted above");
-  }
+  const int32_t reserved = Protected(sequence) ? needed - hit.blocks : 0;
+  STRATA_CHECK(cache_->Reserve(sequence.blocks, reserved, needed_scores), "counted above");
   STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted above");
   plan->cached_tokens += sequence.computed;
   if (!sequence.state->has_started()) {
@@ -139,6 +144,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
       WorstCaseBlocks(sequence.state->prompt_size, sequence.sampling().max_tokens, 1));
   const int32_t shared = sequence.computed / cache_->planes().block_tokens();
   const int32_t reserve = Protected(sequence) ? worst - shared : 0;
+  const int32_t reserve_scores = sequence.blocks.num_reserved_scores() / n;
   std::vector<Sequence*> forks;
   for (int32_t index = 1; index < n; ++index) {
     auto fork = std::make_unique<Sequence>();
@@ -151,7 +157,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
     forks.push_back(fork.get());
     by_request_[fork->id()].push_back(fork.get());
     std::optional<kvcache::BlockTable> blocks =
-        cache_->Fork(sequence.blocks, sequence.computed, reserve);
+        cache_->Fork(sequence.blocks, sequence.computed, reserve, reserve_scores);
     --running_width_;  // counted with the one that stood for all
     if (blocks.has_value()) {
       fork->blocks = *std::move(blocks);
@@ -200,6 +206,11 @@ int64_t Scheduler::WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int3
   const int64_t all = cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
   const int64_t shared = prompt_size / cache_->planes().block_tokens();
   return shared + n * (all - shared);
+}
+
+int64_t Scheduler::WorstCaseScoreBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const {
+  if (!cache_->stores_scores()) return 0;
+  return int64_t{n} * cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
 }
 
 absl::Status Scheduler::CheckIntegrity() const {

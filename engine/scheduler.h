@@ -43,11 +43,12 @@ struct StepPlan {
 //      └──── preempted: its blocks go, it starts over ───┘ ──► Remove
 //
 // A sequence takes the blocks of its tokens when it is admitted and then a block whenever its
-// newest token needs one. When none is left the last in the order is preempted, to be computed
-// again. After kMaxPreemptions it is admitted only with its worst case reserved, and never
-// preempted again. A request that alone fits the cache is always served in the end: nobody
-// overtakes the first waiting one, and of those running the first can take from all others that
-// have no reservation, while those that have one need nothing from anybody.
+// newest token needs one. Where scores are stored, score blocks for as many tokens are promised to
+// each of its n sequences then, and taken when it decodes. When none is left the last in the order
+// is preempted, to be computed again. After kMaxPreemptions it is admitted only with its worst case
+// reserved, and never preempted again. A request that alone fits the cache is always served in the
+// end: nobody overtakes the first waiting one, and of those running the first can take from all
+// others that have no reservation, while those that have one need nothing from anybody.
 //
 // One thread. The work of a step grows with what runs, not with what waits.
 class Scheduler {
@@ -74,8 +75,10 @@ class Scheduler {
   const Waiting& waiting() const { return waiting_; }
   // In the order of service.
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }
-  // Most blocks that the request can ever need at once, all its sequences together.
+  // Most blocks that the request can ever need at once, all its sequences together; and most score
+  // blocks, of which they share none (0 where no scores are stored).
   int64_t WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const;
+  int64_t WorstCaseScoreBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const;
 
   absl::Status CheckIntegrity() const;
 

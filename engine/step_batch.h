@@ -13,11 +13,22 @@ namespace strata::engine {
 //   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Forward ─ logits ─► Sampler
 //                                 (host, engine thread)      (backend)
 struct StepBatch {
+  // Attention probabilities that are wanted of a row whose logits are wanted.
+  struct Probe {
+    int32_t sequence = 0;  // of `sequences`
+    int32_t logit = 0;     // of `logit_rows`: the row
+    int32_t layer = 0;     // a query head that computes its scores
+    int32_t head = 0;
+    size_t offset = 0;  // into Decoder::probabilities(): one for each position up to the row's own
+  };
+
   std::vector<int32_t> token_ids;                // [num_rows]
   std::vector<int32_t> positions;                // [num_rows] in the row's own sequence
   std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
   std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
+  std::vector<Probe> probes;
+  size_t num_probabilities = 0;  // of all probes together
 
   int64_t num_rows() const { return static_cast<int64_t>(token_ids.size()); }
   void Clear() {
@@ -26,6 +37,8 @@ struct StepBatch {
     slots.clear();
     sequences.clear();
     logit_rows.clear();
+    probes.clear();
+    num_probabilities = 0;
   }
 };
 

@@ -40,6 +40,12 @@ struct SamplingParams {
   std::optional<int32_t> logprobs = {};
 };
 
+// A query head of a layer, both from 0.
+struct AttentionHead {
+  int32_t layer = 0;
+  int32_t head = 0;
+};
+
 // What the engine is asked for: tokens in, tokens out.
 struct Request {
   using Time = std::chrono::steady_clock::time_point;
@@ -56,6 +62,8 @@ struct Request {
   // As SamplingParams::logprobs, of every prompt token but the first. The prompt is then computed
   // whole, past the prefix cache.
   std::optional<int32_t> prompt_logprobs = {};
+  // Heads whose attention probabilities are told with each generated token.
+  std::vector<AttentionHead> attention = {};
   bool bypass_prefix_cache = false;  // neither read nor filled
   std::string cache_salt = {};       // prefixes are shared among equal salts only
 };
@@ -130,6 +138,9 @@ struct TokenEvent {
   int32_t token = 0;
   int32_t position = 0;  // of the token in the sequence, prompt included
   std::optional<TokenLogprobs> logprobs = {};
+  // [Request::attention][position]: of the query that led to this token, the one before it, over
+  // itself and everything before; a head after the other. Empty unless asked for.
+  std::vector<float> attention = {};
 };
 struct FinishedEvent {
   int32_t index = 0;

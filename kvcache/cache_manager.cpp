@@ -14,26 +14,17 @@ constexpr int32_t kMaxBlockTokens = 1 << 16;
 
 }  // namespace
 
-BlockTable::BlockTable(BlockTable&& other) noexcept { *this = std::move(other); }
-
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
-  if (this == &other) return *this;
-  Clear();
-  blocks_ = std::exchange(other.blocks_, {});
-  ids_ = std::exchange(other.ids_, {});
+  planes_ = std::move(other.planes_);
+  scores_ = std::move(other.scores_);
   published_ = std::exchange(other.published_, 0);
-  reserved_ = std::exchange(other.reserved_, 0);
-  promised_ = other.promised_;
   return *this;
 }
 
-// The last block first: cached blocks are evicted in the order in which they came back, and none
-// may go before those that continue it.
 void BlockTable::Clear() {
-  while (!blocks_.empty()) blocks_.pop_back();
-  ids_.clear();
+  planes_.Clear();
+  scores_.Clear();
   published_ = 0;
-  if (reserved_ > 0) *promised_ -= std::exchange(reserved_, 0);
 }
 
 absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Backend* backend,
@@ -45,30 +36,45 @@ absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Back
   }
   PlaneMap planes(plan, options.dtype, options.block_tokens);
   STRATA_CHECK(planes.block_bytes() > 0, "a plan that was made has planes");
-  const size_t fitting = options.cache_bytes / planes.block_bytes();
+  const size_t score_bytes = options.store_scores ? planes.score_block_bytes() : 0;
+  const size_t fitting = options.cache_bytes / (planes.block_bytes() + score_bytes);
   if (fitting == 0) {
+    const std::string scores =
+        score_bytes == 0 ? "" : absl::StrCat(" and ", score_bytes, " of reused scores");
     return absl::InvalidArgumentError(
         absl::StrCat("cache_bytes: ", options.cache_bytes, " is less than one block of ",
-                     options.block_tokens, " tokens, ", planes.block_bytes(), " bytes"));
+                     options.block_tokens, " tokens, ", planes.block_bytes(), " bytes", scores));
   }
   const auto num_blocks = static_cast<int32_t>(
       std::min(fitting, static_cast<size_t>(std::numeric_limits<int32_t>::max())));
-  absl::StatusOr<std::unique_ptr<kernels::Buffer>> arena =
-      backend->Allocate(static_cast<size_t>(num_blocks) * planes.block_bytes());
-  if (!arena.ok()) {
-    return absl::Status(arena.status().code(), absl::StrCat("cache of ", num_blocks,
-                                                            " blocks: ", arena.status().message()));
+  const auto allocate = [&](size_t block_bytes) {
+    auto arena = backend->Allocate(static_cast<size_t>(num_blocks) * block_bytes);
+    if (arena.ok()) return arena;
+    return decltype(arena)(
+        absl::Status(arena.status().code(),
+                     absl::StrCat("cache of ", num_blocks, " blocks: ", arena.status().message())));
+  };
+  auto arena = allocate(planes.block_bytes());
+  if (!arena.ok()) return arena.status();
+  std::unique_ptr<kernels::Buffer> score_arena;
+  if (score_bytes > 0) {
+    auto scores = allocate(score_bytes);
+    if (!scores.ok()) return scores.status();
+    score_arena = *std::move(scores);
   }
-  return std::unique_ptr<CacheManager>(
-      new CacheManager(backend, std::move(planes), num_blocks, *std::move(arena)));
+  return std::unique_ptr<CacheManager>(new CacheManager(backend, std::move(planes), num_blocks,
+                                                        *std::move(arena), std::move(score_arena)));
 }
 
 CacheManager::CacheManager(kernels::Backend* backend, PlaneMap planes, int32_t num_blocks,
-                           std::unique_ptr<kernels::Buffer> arena)
+                           std::unique_ptr<kernels::Buffer> arena,
+                           std::unique_ptr<kernels::Buffer> score_arena)
     : backend_(backend),
       planes_(std::move(planes)),
       arena_(std::move(arena)),
-      pool_(num_blocks),
+      score_arena_(std::move(score_arena)),
+      blocks_(num_blocks),
+      score_blocks_(score_arena_ == nullptr ? 0 : num_blocks),
       prefixes_(num_blocks, planes_.block_tokens()) {}
 
 int32_t CacheManager::BlocksFor(int64_t num_tokens) const {
@@ -79,7 +85,7 @@ int32_t CacheManager::BlocksFor(int64_t num_tokens) const {
 }
 
 int64_t CacheManager::capacity_tokens() const {
-  return int64_t{pool_.num_blocks()} * planes_.block_tokens();
+  return int64_t{blocks_.pool().num_blocks()} * planes_.block_tokens();
 }
 
 template <typename Take>
@@ -100,7 +106,7 @@ CacheManager::Hit CacheManager::FindPrefix(std::span<const int32_t> tokens,
   Hit hit;
   ForEachHit(tokens, salt, [&](int32_t block) {
     ++hit.blocks;
-    if (pool_.count(block) == 0) ++hit.idle;
+    if (blocks_.pool().count(block) == 0) ++hit.idle;
   });
   return hit;
 }
@@ -108,7 +114,8 @@ CacheManager::Hit CacheManager::FindPrefix(std::span<const int32_t> tokens,
 int32_t CacheManager::AttachPrefix(BlockTable& table, std::span<const int32_t> tokens,
                                    std::string_view salt) {
   STRATA_CHECK(table.num_blocks() == 0, "a prefix comes first");
-  ForEachHit(tokens, salt, [&](int32_t block) { Append(table, pool_.Share(block)); });
+  ForEachHit(tokens, salt,
+             [&](int32_t block) { table.planes_.Append(blocks_.pool().Share(block)); });
   table.published_ = table.num_blocks();
   return table.num_blocks() * planes_.block_tokens();
 }
@@ -120,73 +127,60 @@ void CacheManager::Publish(BlockTable& table, std::span<const int32_t> tokens,
   STRATA_CHECK(full <= table.num_blocks(), "computed tokens are in the table");
   for (; table.published_ < full; ++table.published_) {
     const auto i = static_cast<size_t>(table.published_);
-    const int32_t parent = i == 0 ? PrefixCache::kNone : table.ids_[i - 1];
+    const int32_t parent = i == 0 ? PrefixCache::kNone : table.ids()[i - 1];
     const auto block = tokens.subspan(i * block_tokens, block_tokens);
     const int32_t known = prefixes_.Find(parent, salt, block);
     if (known == PrefixCache::kNone) {
-      prefixes_.Insert(parent, salt, block, table.ids_[i]);
-      pool_.Keep(table.ids_[i]);
+      prefixes_.Insert(parent, salt, block, table.ids()[i]);
+      blocks_.pool().Keep(table.ids()[i]);
     } else {
-      table.blocks_[i] = pool_.Share(known);
-      table.ids_[i] = known;
+      table.planes_.Replace(i, blocks_.pool().Share(known));
     }
   }
 }
 
-BlockRef CacheManager::TakeBlock() {
-  if (pool_.num_free() == 0) {
-    const int32_t oldest = pool_.oldest_idle();
-    prefixes_.Erase(oldest);
-    pool_.Forget(oldest);
-  }
-  std::optional<BlockRef> block = pool_.Allocate();
-  STRATA_CHECK(block.has_value(), "as many were available as are needed");
-  return *std::move(block);
-}
-
-void CacheManager::Append(BlockTable& table, BlockRef block) {
-  table.ids_.push_back(block.id());
-  table.blocks_.push_back(std::move(block));
+void CacheManager::EvictOldest() {
+  const int32_t oldest = blocks_.pool().oldest_idle();
+  prefixes_.Erase(oldest);
+  blocks_.pool().Forget(oldest);
 }
 
 bool CacheManager::Grow(BlockTable& table, int64_t num_tokens) {
-  const int32_t needed = BlocksFor(num_tokens) - table.num_blocks();
-  if (needed <= 0) return true;
-  if (needed > available() + table.reserved_) return false;
-  const int32_t drawn = std::min(needed, table.reserved_);
-  table.reserved_ -= drawn;
-  promised_ -= drawn;
-  for (int32_t i = 0; i < needed; ++i) Append(table, TakeBlock());
+  return blocks_.Grow(table.planes_, BlocksFor(num_tokens), [this] { EvictOldest(); });
+}
+
+bool CacheManager::GrowScores(BlockTable& table, int64_t num_tokens) {
+  if (!stores_scores()) return true;
+  return score_blocks_.Grow(table.scores_, BlocksFor(num_tokens), [] {});
+}
+
+bool CacheManager::Reserve(BlockTable& table, int32_t blocks, int32_t score_blocks) {
+  STRATA_CHECK(blocks >= 0 && score_blocks >= 0, "numbers of blocks");
+  if (blocks > available() || score_blocks > available_scores()) return false;
+  blocks_.Promise(table.planes_, blocks);
+  score_blocks_.Promise(table.scores_, score_blocks);
   return true;
 }
 
-bool CacheManager::Reserve(BlockTable& table, int32_t blocks) {
-  STRATA_CHECK(blocks >= 0, "a number of blocks");
-  if (blocks > available()) return false;
-  table.promised_ = &promised_;
-  table.reserved_ += blocks;
-  promised_ += blocks;
-  return true;
-}
-
-std::optional<BlockTable> CacheManager::Fork(BlockTable& table, int64_t num_tokens,
-                                             int32_t reserve) {
-  STRATA_CHECK(reserve <= table.reserved_, "a part of what was promised");
+std::optional<BlockTable> CacheManager::Fork(BlockTable& table, int64_t num_tokens, int32_t reserve,
+                                             int32_t reserve_scores) {
   STRATA_CHECK(BlocksFor(num_tokens) <= table.num_blocks(), "tokens that the table covers");
   const auto full = static_cast<size_t>(num_tokens / planes_.block_tokens());
   const bool part = num_tokens % planes_.block_tokens() != 0;
-  if (part && reserve == 0 && available() < 1) return std::nullopt;
+  if (part && reserve == 0 && available() < 1) {
+    score_blocks_.TrimPromise(table.scores_, table.num_reserved_scores() - reserve_scores);
+    return std::nullopt;
+  }
   BlockTable fork;
-  for (size_t i = 0; i < full; ++i) Append(fork, table.blocks_[i]);
+  for (size_t i = 0; i < full; ++i) fork.planes_.Append(table.planes_[i]);
   fork.published_ = std::min(table.published_, static_cast<int32_t>(full));
-  fork.promised_ = table.promised_;
-  fork.reserved_ = reserve;
-  table.reserved_ -= reserve;
+  blocks_.MovePromise(table.planes_, fork.planes_, reserve);
+  score_blocks_.MovePromise(table.scores_, fork.scores_, reserve_scores);
   if (part) {
     STRATA_CHECK(Grow(fork, num_tokens), "a block is available");
     const size_t bytes = planes_.block_bytes();
-    backend_->Copy(arena_->data() + bytes * static_cast<size_t>(fork.ids_[full]),
-                   arena_->data() + bytes * static_cast<size_t>(table.ids_[full]), bytes);
+    backend_->Copy(arena_->data() + bytes * static_cast<size_t>(fork.ids()[full]),
+                   arena_->data() + bytes * static_cast<size_t>(table.ids()[full]), bytes);
   }
   return fork;
 }
@@ -196,7 +190,7 @@ int64_t CacheManager::Slot(const BlockTable& table, int64_t position) const {
   STRATA_CHECK(position >= 0 && position / block_tokens < table.num_blocks(),
                "a position that the table covers");
   const auto block = static_cast<size_t>(position / block_tokens);
-  return int64_t{table.ids_[block]} * block_tokens + position % block_tokens;
+  return int64_t{table.ids()[block]} * block_tokens + position % block_tokens;
 }
 
 kernels::PagedArena CacheManager::arena() const {
@@ -204,59 +198,53 @@ kernels::PagedArena CacheManager::arena() const {
           .block_bytes = planes_.block_bytes(),
           .block_tokens = planes_.block_tokens(),
           .head_dim = planes_.head_dim(),
-          .dtype = planes_.dtype()};
+          .dtype = planes_.dtype(),
+          .scores = stores_scores() ? score_arena_->floats() : nullptr,
+          .score_slots = stores_scores() ? planes_.score_slots() : 0};
 }
 
 size_t CacheManager::arena_bytes() const {
-  return static_cast<size_t>(pool_.num_blocks()) * planes_.block_bytes();
+  return arena_->size() + (stores_scores() ? score_arena_->size() : 0);
 }
 
 CacheUsage CacheManager::usage() const {
+  const BlockPool& pool = blocks_.pool();
+  const BlockPool& scores = score_blocks_.pool();
   const size_t tokens =
-      static_cast<size_t>(pool_.num_held()) * static_cast<size_t>(planes_.block_tokens());
-  return {.blocks_total = pool_.num_blocks(),
-          .blocks_used = pool_.num_held(),
-          .blocks_cached = pool_.num_idle(),
-          .blocks_free = pool_.num_free(),
+      static_cast<size_t>(pool.num_held()) * static_cast<size_t>(planes_.block_tokens());
+  return {.blocks_total = pool.num_blocks(),
+          .blocks_used = pool.num_held(),
+          .blocks_cached = pool.num_idle(),
+          .blocks_free = pool.num_free(),
           .key_bytes_used = tokens * planes_.key_bytes_per_token(),
-          .value_bytes_used = tokens * planes_.value_bytes_per_token()};
+          .value_bytes_used = tokens * planes_.value_bytes_per_token(),
+          .score_blocks_total = scores.num_blocks(),
+          .score_blocks_used = scores.num_held(),
+          .score_bytes_used = static_cast<size_t>(scores.num_held()) * planes_.score_block_bytes()};
 }
 
 absl::Status CacheManager::CheckIntegrity(std::span<const BlockTable* const> tables) const {
-  if (absl::Status status = pool_.CheckIntegrity(); !status.ok()) return status;
-  if (absl::Status status = prefixes_.CheckIntegrity(); !status.ok()) return status;
-  int32_t promised = 0;
-  std::vector<int32_t> holds(static_cast<size_t>(pool_.num_blocks()));
+  std::vector<const BlockHolding*> planes;
+  std::vector<const BlockHolding*> scores;
   for (const BlockTable* table : tables) {
-    promised += table->reserved_;
-    if (table->ids_.size() != table->blocks_.size()) {
-      return absl::InternalError(absl::StrCat("a table of ", table->blocks_.size(),
-                                              " blocks lists ", table->ids_.size(), " ids"));
-    }
-    for (size_t i = 0; i < table->ids_.size(); ++i) {
-      const int32_t id = table->blocks_[i].id();
-      if (id != table->ids_[i]) {
-        return absl::InternalError(
-            absl::StrCat("a table lists block ", table->ids_[i], " but holds ", id));
-      }
-      ++holds[static_cast<size_t>(id)];
-    }
+    planes.push_back(&table->planes_);
+    scores.push_back(&table->scores_);
   }
-  if (promised != promised_ || available() < 0) {
-    return absl::InternalError(absl::StrCat(promised_, " blocks are promised, to tables ", promised,
-                                            "; ", available(), " are available"));
+  if (absl::Status status = blocks_.CheckIntegrity(planes); !status.ok()) return status;
+  if (absl::Status status = score_blocks_.CheckIntegrity(scores); !status.ok()) {
+    return absl::InternalError(absl::StrCat("scores: ", status.message()));
   }
-  for (int32_t id = 0; id < pool_.num_blocks(); ++id) {
-    if (prefixes_.contains(id) != pool_.kept(id)) {
-      return absl::InternalError(
-          absl::StrCat("block ", id, pool_.kept(id) ? " is kept without" : " is not kept with",
-                       " an entry in the prefix cache"));
-    }
-    if (holds[static_cast<size_t>(id)] != pool_.count(id)) {
-      return absl::InternalError(absl::StrCat("block ", id, " is held ", pool_.count(id),
-                                              " times, by tables ",
-                                              holds[static_cast<size_t>(id)]));
-    }
+  for (int32_t id = 0; id < score_blocks_.pool().num_blocks(); ++id) {
+    if (score_blocks_.pool().count(id) <= 1) continue;
+    return absl::InternalError(absl::StrCat("scores: block ", id, " is shared"));
+  }
+  if (absl::Status status = prefixes_.CheckIntegrity(); !status.ok()) return status;
+  for (int32_t id = 0; id < blocks_.pool().num_blocks(); ++id) {
+    const bool kept = blocks_.pool().kept(id);
+    if (prefixes_.contains(id) == kept) continue;
+    return absl::InternalError(absl::StrCat("block ", id,
+                                            kept ? " is kept without" : " is not kept with",
+                                            " an entry in the prefix cache"));
   }
   return absl::OkStatus();
 }

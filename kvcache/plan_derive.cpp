@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kvcache/sharing_plan.h"
+#include "kvcache/slot_lives.h"
 
 namespace strata::kvcache {
 namespace {
@@ -81,16 +82,12 @@ void SharingPlan::DeriveScoreLives() {
       last_score_readers_[Index(owner.layer)] = layer;
     }
   }
-  std::vector<int32_t> change(Index(shape_.num_layers) + 1);  // of the number alive, layer by layer
-  for (const auto& [owner, last] : last_reader) {
-    ++change[Index(owner.layer)];
-    --change[Index(last) + 1];
-  }
-  int32_t alive = 0;
-  for (int32_t step : change) {
-    alive += step;
-    stored_score_heads_ = std::max(stored_score_heads_, alive);
-  }
+  const auto [slots, num_slots] = AssignSlots(last_reader);
+  stored_score_heads_ = num_slots;
+  score_slots_.assign(Index(shape_.num_layers),
+                      std::vector<int32_t>(Index(shape_.num_query_heads), -1));
+  for (const auto& [owner, slot] : slots)
+    score_slots_[Index(owner.layer)][Index(owner.head)] = slot;
 }
 
 }  // namespace strata::kvcache

@@ -1,5 +1,7 @@
 #include "kvcache/plane_map.h"
 
+#include <set>
+
 #include "kernels/check.h"
 
 namespace strata::kvcache {
@@ -10,6 +12,35 @@ size_t IndexOf(const AttentionShape& shape, HeadRef kv_head) {
   STRATA_CHECK(kv_head.head >= 0 && kv_head.head < shape.num_kv_heads, "a kv head of the plan");
   return static_cast<size_t>(kv_head.layer) * static_cast<size_t>(shape.num_kv_heads) +
          static_cast<size_t>(kv_head.head);
+}
+
+// Bytes a context token of the key planes that reusing heads would read.
+size_t RoutedBytes(const SharingPlan& plan, size_t plane_row_bytes) {
+  const AttentionShape& shape = plan.shape();
+  size_t rows = 0;
+  for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+    std::set<HeadRef> planes;
+    for (int32_t head = 0; head < shape.num_query_heads; ++head) {
+      if (plan.Run(layer, head) != HeadRun::kReuseScores) continue;
+      planes.insert(plan.sources(layer, head).keys);
+    }
+    rows += planes.size();
+  }
+  return rows * plane_row_bytes;
+}
+
+// Bytes a context token of scores: read by each head that applies them, written once by each that
+// others need; a write takes its line from memory and back.
+size_t StoredBytes(const SharingPlan& plan) {
+  const AttentionShape& shape = plan.shape();
+  size_t scores = 0;
+  for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
+    for (int32_t head = 0; head < shape.num_query_heads; ++head) {
+      if (plan.Run(layer, head) == HeadRun::kReuseScores) scores += 1;
+      if (plan.ScoreSlot(layer, head) >= 0) scores += 2;
+    }
+  }
+  return scores * sizeof(float);
 }
 
 }  // namespace
@@ -39,6 +70,8 @@ PlaneMap::PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_
       append(kernels::PlaneKind::kValue, {layer, head});
     }
   }
+  const size_t row_bytes = static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
+  storing_scores_pays_ = StoredBytes(plan) < RoutedBytes(plan, row_bytes);
 }
 
 size_t PlaneMap::KeyOffset(HeadRef kv_head) const {
@@ -79,6 +112,10 @@ size_t PlaneMap::plain_bytes_per_token() const {
 
 size_t PlaneMap::score_bytes_per_token() const {
   return static_cast<size_t>(stored_score_heads_) * sizeof(float);
+}
+
+size_t PlaneMap::score_block_bytes() const {
+  return static_cast<size_t>(block_tokens_) * score_bytes_per_token();
 }
 
 }  // namespace strata::kvcache

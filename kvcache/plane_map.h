@@ -41,6 +41,12 @@ class PlaneMap {
   size_t plain_bytes_per_token() const;  // 2 * L * G * d * element size
   // What stored decode takes beside them: S f32 logits a context token.
   size_t score_bytes_per_token() const;
+  int32_t score_slots() const { return stored_score_heads_; }  // S
+  size_t score_block_bytes() const;                            // of block_tokens tokens
+  // Whether a decode step moves fewer bytes when it keeps scores than when it computes them again.
+  // It does not where all query heads together read one narrow key plane; nor where no score is
+  // reused.
+  bool storing_scores_pays() const { return storing_scores_pays_; }
 
  private:
   AttentionShape shape_;
@@ -51,6 +57,7 @@ class PlaneMap {
   std::vector<std::optional<size_t>> value_offsets_;  // [layer * G + kv head]
   int32_t num_key_planes_ = 0;
   int32_t stored_score_heads_ = 0;
+  bool storing_scores_pays_ = false;
 };
 
 }  // namespace strata::kvcache

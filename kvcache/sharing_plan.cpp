@@ -242,8 +242,6 @@ int32_t SharingPlan::LastReaderOfScores(int32_t layer) const {
   return last_score_readers_[Index(layer)];
 }
 
-int32_t SharingPlan::StoredScoreHeads() const { return stored_score_heads_; }
-
 bool SharingPlan::IsPlain() const {
   for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
     for (int32_t head = 0; head < shape_.num_query_heads; ++head) {

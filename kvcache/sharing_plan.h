@@ -112,7 +112,12 @@ class SharingPlan {
   int32_t LastReaderOfScores(int32_t layer) const;
   // Most score heads alive at once when decode stores scores (0 where every reuse is of outputs): a
   // row of S f32 logits for every context token.
-  int32_t StoredScoreHeads() const;
+  int32_t StoredScoreHeads() const { return stored_score_heads_; }
+  // The place of an owner's scores in that row, [0, S): its own from its layer to the last layer
+  // with a kReuseScores head whose scores these are. -1 where there is none.
+  int32_t ScoreSlot(int32_t layer, int32_t query_head) const {
+    return score_slots_[static_cast<size_t>(layer)][static_cast<size_t>(query_head)];
+  }
   bool IsPlain() const;
 
   // One line a layer, for people: "layer 3: scores 0, keys 0, values own"; where heads differ,
@@ -139,6 +144,7 @@ class SharingPlan {
   std::vector<int32_t> first_value_heads_;               // rows of layer 0's v_proj that live
   std::vector<std::vector<HeadRef>> output_owners_;      // [layer][query head], self if it has none
   std::vector<int32_t> last_score_readers_;              // [layer]
+  std::vector<std::vector<int32_t>> score_slots_;        // [layer][query head], -1 if it has none
   int32_t stored_score_heads_ = 0;
 };
 

@@ -25,7 +25,7 @@ constexpr AttentionShape kShape = {
 PlanReport Report(const char* cross_layer, const AttentionShape& shape = kShape) {
   absl::StatusOr<SharingPlan> plan = kvcache::ParsePlan(json::parse(cross_layer), shape);
   EXPECT_TRUE(plan.ok()) << plan.status();
-  return MakePlanReport(*plan, DType::kBF16);
+  return MakePlanReport(*plan, DType::kBF16, ScoreReuse::kAuto);
 }
 
 size_t LongestLine(const std::string& text) {

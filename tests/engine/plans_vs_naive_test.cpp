@@ -54,24 +54,38 @@ struct Agreement {
   int compared = 0;  // tokens that were sure enough to be compared
 };
 
+// Runs `model` with reused scores stored wherever there are any, and computed again: the same bits.
+Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt,
+                      const Workload& work) {
+  const ScratchDir scratch;
+  const auto run = [&, dir = WriteModelDir(model, scratch.path())](const char* score_reuse) {
+    EngineRunner runner({.model_dir = dir,
+                         .device = "cpu",
+                         .threads = 1,
+                         .cross_layer = {},
+                         .score_reuse = score_reuse,
+                         .cache_bytes = size_t{16} << 20,
+                         .block_tokens = work.block_tokens,
+                         .max_prefill_chunk = work.prefill_chunk});
+    runner.MustSubmit("a", prompt, Greedy(work.new_tokens));
+    runner.Run();
+    return runner["a"];
+  };
+  Recording stored = run("store");
+  const Recording routed = run("route");
+  EXPECT_EQ(stored.logits, routed.logits);
+  EXPECT_EQ(stored.tokens, routed.tokens);
+  return stored;
+}
+
 // Runs `model` and compares every logit and every token with the oracle.
 Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
                   const Workload& work = {}) {
   const bool bf16 = model.options.dtype == DType::kBF16;
   const double bound = bf16 ? kBf16Bound : kF32Bound;
-  const ScratchDir scratch;
-  EngineRunner runner({.model_dir = WriteModelDir(model, scratch.path()),
-                       .device = "cpu",
-                       .threads = 1,
-                       .cross_layer = {},
-                       .cache_bytes = size_t{16} << 20,
-                       .block_tokens = work.block_tokens,
-                       .max_prefill_chunk = work.prefill_chunk});
   std::vector<int32_t> tokens =
       RandomPrompt(model.options.seed, work.prompt_tokens, model.options.vocab_size);
-  runner.MustSubmit("a", tokens, Greedy(work.new_tokens));
-  runner.Run();
-  const Recording& got = runner["a"];
+  const Recording got = RunBothWays(model, tokens, work);
   EXPECT_TRUE(got.in_order);
   EXPECT_EQ(got.tokens.size(), static_cast<size_t>(work.new_tokens));
   if (got.tokens.size() != static_cast<size_t>(work.new_tokens)) return {};

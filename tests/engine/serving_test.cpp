@@ -77,7 +77,9 @@ class ServingTest : public ::testing::TestWithParam<json> {
       options.model_dir = dir_;
       options.device = "cpu";
       options.block_tokens = kBlockTokens;
-      block_bytes_ = EngineRunner(options).core().cache().planes().block_bytes();
+      EngineRunner runner(options);
+      const auto& plan = runner.core().model().plan;
+      block_bytes_ = plan.held_bytes_per_token() * static_cast<size_t>(kBlockTokens);
     }
     return block_bytes_;
   }

@@ -228,9 +228,9 @@ TEST_F(CacheManagerTest, WhatIsPromisedIsThere) {
   const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 6 * kPlainBlock});
   BlockTable sure;
   BlockTable other;
-  ASSERT_TRUE(cache->Reserve(sure, 4));
+  ASSERT_TRUE(cache->Reserve(sure, 4, 0));
   EXPECT_EQ(cache->available(), 2);
-  EXPECT_FALSE(cache->Reserve(other, 3));
+  EXPECT_FALSE(cache->Reserve(other, 3, 0));
   EXPECT_FALSE(cache->Grow(other, 48));
   ASSERT_TRUE(cache->Grow(other, 32));
   ASSERT_TRUE(cache->Grow(sure, 20));
@@ -242,7 +242,7 @@ TEST_F(CacheManagerTest, WhatIsPromisedIsThere) {
   const BlockTable* tables[] = {&sure, &other};
   EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
   sure = BlockTable();
-  ASSERT_TRUE(cache->Reserve(other, 4));
+  ASSERT_TRUE(cache->Reserve(other, 4, 0));
   other.Clear();
   EXPECT_EQ(cache->available(), 6) << "a promise goes with its table";
 }
@@ -255,31 +255,101 @@ TEST_F(CacheManagerTest, ForksShareFullBlocksAndCopyTheRest) {
   const auto block = [&](int32_t id) { return arena + static_cast<size_t>(id) * kPlainBlock; };
   for (int32_t id : table.ids())
     std::fill_n(block(id), kPlainBlock, static_cast<std::byte>(id + 1));
-  std::optional<BlockTable> fork = cache->Fork(table, 40, 0);
+  std::optional<BlockTable> fork = cache->Fork(table, 40, 0, 0);
   ASSERT_TRUE(fork.has_value());
   EXPECT_EQ(fork->ids()[0], table.ids()[0]);
   EXPECT_EQ(fork->ids()[1], table.ids()[1]);
   ASSERT_NE(fork->ids()[2], table.ids()[2]);
   EXPECT_EQ(std::memcmp(block(fork->ids()[2]), block(table.ids()[2]), kPlainBlock), 0);
-  const std::optional<BlockTable> whole = cache->Fork(table, 32, 0);
+  const std::optional<BlockTable> whole = cache->Fork(table, 32, 0, 0);
   EXPECT_EQ(whole->num_blocks(), 2);
   ASSERT_TRUE(cache->Grow(*fork, 64));
-  EXPECT_FALSE(cache->Fork(table, 40, 0).has_value()) << "no room for the copy";
+  EXPECT_FALSE(cache->Fork(table, 40, 0, 0).has_value()) << "no room for the copy";
   EXPECT_EQ(cache->usage().blocks_used, 5);
   const BlockTable* tables[] = {&table, &*fork, &*whole};
   EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
 }
 
+// Layer 0 computes, 1 to 3 reuse: S = 4 heads.
+SharingPlan ReusePlan() {
+  return *ParsePlan(nlohmann::json{{"preset", "reuse"}, {"compute_layers", {0}}}, kShape);
+}
+
+TEST_F(CacheManagerTest, ScoresAndPlanesShareTheBudgetInEqualNumbers) {
+  const PlaneMap planes(ReusePlan(), kernels::DType::kF32, 16);
+  EXPECT_EQ(planes.score_block_bytes(), 4 * 4 * 16u);
+  const size_t both = planes.block_bytes() + planes.score_block_bytes();
+  const auto cache = Make(ReusePlan(), {.cache_bytes = 7 * both + 9, .store_scores = true});
+  EXPECT_TRUE(cache->stores_scores());
+  EXPECT_EQ(cache->available(), 7);
+  EXPECT_EQ(cache->available_scores(), 7);
+  EXPECT_EQ(cache->arena_bytes(), 7 * both);
+  EXPECT_EQ(cache->arena().score_slots, 4);
+  std::fill_n(cache->arena().scores, 7 * 4 * 16, 1.0F);
+  const auto routing = Make(ReusePlan(), {.cache_bytes = 7 * both});
+  EXPECT_FALSE(routing->stores_scores());
+  EXPECT_EQ(routing->arena().scores, nullptr);
+  EXPECT_EQ(routing->available(), 7 * both / planes.block_bytes());
+  BlockTable table;
+  EXPECT_TRUE(routing->GrowScores(table, 1000)) << "there is nothing to take";
+  EXPECT_EQ(table.num_score_blocks(), 0);
+}
+
+TEST_F(CacheManagerTest, ABlockAndItsScoresMustFit) {
+  const PlaneMap planes(ReusePlan(), kernels::DType::kF32, 16);
+  const absl::Status status =
+      CacheManager::Create(backend_.get(), ReusePlan(),
+                           {.cache_bytes = planes.block_bytes() + 10, .store_scores = true})
+          .status();
+  EXPECT_EQ(status.message(),
+            "cache_bytes: 5130 is less than one block of 16 tokens, 5120 bytes and 256 of reused "
+            "scores");
+}
+
+TEST_F(CacheManagerTest, ForksHaveScoresOfTheirOwn) {
+  const auto cache = Make(ReusePlan(), {.cache_bytes = 1 << 16, .store_scores = true});
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(table, 32));
+  ASSERT_TRUE(cache->Reserve(table, 0, 4));
+  std::optional<BlockTable> fork = cache->Fork(table, 32, 0, 2);
+  ASSERT_TRUE(fork.has_value());
+  EXPECT_EQ(table.num_reserved_scores(), 2);
+  EXPECT_EQ(fork->num_reserved_scores(), 2);
+  ASSERT_TRUE(cache->GrowScores(table, 33));
+  ASSERT_TRUE(cache->GrowScores(*fork, 33));
+  EXPECT_EQ(table.ids()[0], fork->ids()[0]);
+  for (int32_t id : table.score_ids()) {
+    for (int32_t other : fork->score_ids()) EXPECT_NE(id, other);
+  }
+  EXPECT_EQ(cache->usage().score_blocks_used, 6);
+  const BlockTable* tables[] = {&table, &*fork};
+  EXPECT_TRUE(cache->CheckIntegrity(tables).ok()) << cache->CheckIntegrity(tables);
+  table.Clear();
+  fork->Clear();
+  EXPECT_EQ(cache->usage().score_blocks_used, 0);
+  EXPECT_EQ(cache->available_scores(), cache->usage().score_blocks_total);
+}
+
 TEST_F(CacheManagerTest, SurvivesRandomOperations) {
   std::mt19937 random(3);
-  const auto cache = Make(SharingPlan::Plain(kShape), {.cache_bytes = 40 * kPlainBlock});
+  const auto cache = Make(ReusePlan(), {.cache_bytes = 40 * kPlainBlock, .store_scores = true});
   std::vector<BlockTable> tables(6);
   for (int step = 0; step < 10000; ++step) {
     BlockTable& table = tables[random() % tables.size()];
-    switch (random() % 4) {
+    switch (random() % 5) {
       case 0:
         table = BlockTable();
         break;
+      case 4: {
+        const auto tokens = static_cast<int64_t>(random() % 300);
+        const int32_t missing = cache->BlocksFor(tokens) - table.num_score_blocks();
+        const int32_t to_be_had = cache->available_scores() + table.num_reserved_scores();
+        ASSERT_EQ(cache->GrowScores(table, tokens), missing <= to_be_had);
+        const auto promise = static_cast<int32_t>(random() % 9);
+        const bool can = promise <= cache->available_scores();
+        ASSERT_EQ(cache->Reserve(table, 0, promise), can);
+        break;
+      }
       case 1:
         std::swap(table, tables[random() % tables.size()]);
         break;

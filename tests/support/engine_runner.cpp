@@ -47,6 +47,7 @@ void Recording::OnToken(const engine::TokenEvent& event) {
   recording.tokens.push_back(event.token);
   recording.positions.push_back(event.position);
   recording.token_logprobs.push_back(event.logprobs);
+  recording.attention.push_back(event.attention);
 }
 
 void Recording::OnFinished(const engine::FinishedEvent& event) {

@@ -45,6 +45,7 @@ struct Recording final : engine::RequestSink {
   std::vector<int32_t> tokens;
   std::vector<int32_t> positions;
   std::vector<std::optional<engine::TokenLogprobs>> token_logprobs;  // [tokens]
+  std::vector<std::vector<float>> attention;                         // [tokens]
   engine::FinishedEvent end;
   std::vector<std::vector<float>> logits;  // [a choice of a token][vocab]
   std::map<int32_t, Recording> others;

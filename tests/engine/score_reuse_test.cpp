@@ -1,0 +1,300 @@
+// Reused scores in blocks of their own: whoever stores them writes what whoever computes them again
+// writes, whatever else runs, and they cost what the plan says.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/plan_cases.h"
+#include "tests/support/random_plan.h"
+
+namespace strata::testing {
+namespace {
+
+using nlohmann::json;
+
+constexpr int32_t kBlockTokens = 8;
+constexpr kvcache::AttentionShape kShape = {6, 4, 2, 8};
+const json kReuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
+
+TinyModelOptions Model(const json& cross_layer, const kvcache::AttentionShape& shape = kShape) {
+  return {.attention = shape, .max_positions = 256, .cross_layer = cross_layer};
+}
+
+engine::EngineOptions Options(const std::filesystem::path& dir, const std::string& score_reuse) {
+  return {.model_dir = dir,
+          .device = "cpu",
+          .threads = 1,
+          .cross_layer = {},
+          .score_reuse = score_reuse,
+          .cache_bytes = size_t{4} << 20,
+          .block_tokens = kBlockTokens,
+          .max_batch_tokens = 64,
+          .max_prefill_chunk = 24};
+}
+
+// As many blocks as that, and score blocks where they are stored.
+size_t Budget(const engine::EngineOptions& options, size_t blocks) {
+  EngineRunner runner(options);
+  return runner.core().model().plan.held_bytes_per_token() * kBlockTokens * blocks;
+}
+
+// Fills every score block that no sequence holds.
+void PoisonFreeScores(const engine::EngineCore& core) {
+  const kernels::PagedArena arena = core.cache().arena();
+  if (arena.scores == nullptr) return;
+  std::set<int32_t> held;
+  for (const auto& sequence : core.scheduler().running()) {
+    const auto ids = sequence->blocks.score_ids();
+    held.insert(ids.begin(), ids.end());
+  }
+  const auto floats = static_cast<size_t>(arena.score_slots) * kBlockTokens;
+  for (int32_t id = 0; id < core.cache().usage().score_blocks_total; ++id) {
+    if (held.contains(id)) continue;
+    std::fill_n(arena.scores + static_cast<size_t>(id) * floats, floats, std::nanf(""));
+  }
+}
+
+// Prefixes in common, forks, prompts of many lengths, drawn and greedy.
+std::vector<engine::Request> Crowd() {
+  std::vector<engine::Request> requests;
+  const std::vector<int32_t> common = RandomPrompt(5, 20, 96);
+  for (int32_t i = 0; i < 14; ++i) {
+    engine::Request request;
+    request.id = "r" + std::to_string(i);
+    request.prompt = RandomPrompt(static_cast<uint64_t>(100 + i), 1 + 5 * i, 96);
+    if (i % 3 == 0) request.prompt.insert(request.prompt.begin(), common.begin(), common.end());
+    request.sampling = Greedy(10 + i);
+    request.sampling.temperature = i % 2 == 0 ? 0.0F : 0.9F;
+    request.sampling.seed = static_cast<uint64_t>(i);
+    request.n = i % 5 == 4 ? 3 : 1;
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+struct CrowdRun {
+  std::map<std::string, Recording> requests;
+  int64_t score_bytes_read = 0;
+  int32_t preemptions = 0;
+};
+
+CrowdRun RunCrowd(const engine::EngineOptions& options) {
+  EngineRunner runner(options);
+  for (engine::Request& request : Crowd()) EXPECT_TRUE(runner.Submit(std::move(request)).ok());
+  while (runner.core().HasWork()) {
+    PoisonFreeScores(runner.core());
+    runner.Step();
+  }
+  CrowdRun run;
+  for (const engine::Request& request : Crowd()) {
+    run.requests[request.id] = runner[request.id];
+    run.preemptions += runner[request.id].end.metrics.preemptions;
+  }
+  run.score_bytes_read = runner.core().backend().counters().score_bytes_read;
+  const kvcache::CacheUsage usage = runner.core().cache().usage();
+  EXPECT_EQ(usage.score_blocks_used, 0);
+  EXPECT_EQ(usage.blocks_used, 0);
+  EXPECT_EQ(runner.core().cache().available_scores(), usage.score_blocks_total);
+  return run;
+}
+
+void ExpectSameAnswers(const CrowdRun& a, const CrowdRun& b) {
+  for (const auto& [id, expected] : a.requests) {
+    SCOPED_TRACE(id);
+    const Recording& actual = b.requests.at(id);
+    EXPECT_EQ(expected.tokens, actual.tokens);
+    EXPECT_EQ(expected.logits, actual.logits);
+    ASSERT_EQ(expected.others.size(), actual.others.size());
+    for (const auto& [index, other] : expected.others) {
+      EXPECT_EQ(other.tokens, actual.others.at(index).tokens);
+      EXPECT_EQ(other.logits, actual.others.at(index).logits);
+    }
+  }
+}
+
+std::vector<PlanCase> Plans() {
+  std::vector<PlanCase> plans = PresetCases(kShape);
+  for (uint64_t seed = 1; seed <= 10; ++seed) {
+    const RandomPlan plan = MakeRandomPlan(seed, 6, 4, 2);
+    plans.push_back({"random " + std::to_string(seed), plan.cross_layer, {}});
+  }
+  return plans;
+}
+
+TEST(ScoreReuseTest, StoredAndRoutedGiveTheSameBitsInAnyCrowd) {
+  int storing = 0;
+  int preempting = 0;
+  for (const PlanCase& plan : Plans()) {
+    SCOPED_TRACE(plan.name);
+    const ScratchDir scratch;
+    const auto dir = WriteModelDir(MakeTinyModel(Model(plan.cross_layer)), scratch.path());
+    const CrowdRun routed = RunCrowd(Options(dir, "route"));
+    EXPECT_EQ(routed.score_bytes_read, 0);
+    const CrowdRun stored = RunCrowd(Options(dir, "store"));
+    ExpectSameAnswers(routed, stored);
+    // Room for about half of them: preempted ones are computed again, by routing.
+    engine::EngineOptions tight = Options(dir, "store");
+    tight.cache_bytes = Budget(tight, 36);
+    const CrowdRun preempted = RunCrowd(tight);
+    ExpectSameAnswers(routed, preempted);
+    if (stored.score_bytes_read > 0) ++storing;
+    if (preempted.preemptions > 0) ++preempting;
+  }
+  EXPECT_GE(storing, 10);
+  EXPECT_GE(preempting, 10);
+}
+
+// Where a key plane is no wider than the scores over it, reading the scores saves nothing.
+TEST(ScoreReuseTest, StoresWhereThatMovesFewerBytes) {
+  const auto stores = [](const kvcache::AttentionShape& shape, const json& cross_layer,
+                         const std::string& score_reuse) {
+    const ScratchDir scratch;
+    const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer, shape)), scratch.path());
+    EngineRunner runner(Options(dir, score_reuse));
+    const auto& plan = runner.core().model().plan;
+    EXPECT_EQ(runner.core().cache().stores_scores(), plan.stores_scores);
+    return plan.stores_scores;
+  };
+  const json svformer_reuse = {{{"preset", "svformer"}}, kReuse};
+  EXPECT_TRUE(stores({6, 4, 4, 8}, kReuse, "auto"));
+  EXPECT_FALSE(stores({6, 8, 1, 8}, kReuse, "auto")) << "32 bytes of keys, 8 scores of 4";
+  EXPECT_TRUE(stores({6, 8, 1, 8}, kReuse, "store"));
+  EXPECT_FALSE(stores({6, 4, 4, 8}, kReuse, "route"));
+  EXPECT_FALSE(stores({6, 4, 4, 8}, svformer_reuse, "store")) << "outputs are reused, not scores";
+  EXPECT_FALSE(stores({6, 4, 4, 8}, nullptr, "store"));
+
+  const ScratchDir scratch;
+  const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
+  const auto wrong = engine::EngineCore::Create(Options(dir, "sometimes"));
+  EXPECT_EQ(wrong.status().message(),
+            "score-reuse: \"sometimes\" is not one of auto, store, route");
+}
+
+TEST(ScoreReuseTest, BlocksAreTakenToDecodeAndFreeAtTheEnd) {
+  const ScratchDir scratch;
+  const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
+  EngineRunner runner(Options(dir, "store"));
+  const auto used = [&] { return runner.core().cache().usage().score_blocks_used; };
+  const int32_t total = runner.core().cache().usage().score_blocks_total;
+  const auto promised = [&] { return total - used() - runner.core().cache().available_scores(); };
+  runner.MustSubmit("a", RandomPrompt(1, 40, 96), Greedy(30));
+  runner.Step();  // 24 of 40
+  EXPECT_EQ(used(), 0) << "prefill routes";
+  EXPECT_EQ(promised(), 5);
+  runner.Step();
+  EXPECT_EQ(used(), 0);
+  runner.Step();  // the first decode, of position 40
+  EXPECT_EQ(used(), 6);
+  EXPECT_EQ(promised(), 0);
+  runner.core().Finish("a", engine::FinishReason::kCancelled, absl::CancelledError("gone"));
+  EXPECT_EQ(used(), 0);
+  EXPECT_EQ(runner["a"].end.metrics.peak_score_bytes, 6U * 4 * 4 * kBlockTokens);
+
+  runner.MustSubmit("b", RandomPrompt(2, 40, 96), Greedy(1));
+  runner.Run();
+  EXPECT_EQ(runner["b"].end.metrics.peak_score_bytes, 0) << "it never decoded";
+}
+
+TEST(ScoreReuseTest, CountersTellScoresFromPlanes) {
+  const ScratchDir scratch;
+  const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
+  const auto decode_step = [&](const std::string& score_reuse) {
+    EngineRunner runner(Options(dir, score_reuse));
+    runner.MustSubmit("a", RandomPrompt(1, 20, 96), Greedy(3));
+    runner.Step();
+    const kernels::BackendCounters before = runner.core().backend().counters();
+    runner.Step();
+    kernels::BackendCounters step = runner.core().backend().counters();
+    step.cache_bytes_read -= before.cache_bytes_read;
+    return step;
+  };
+  constexpr int64_t kContext = 21;
+  constexpr int64_t kPlaneRows = 2 * 8 * 4 * kContext;  // of both kv heads
+  const kernels::BackendCounters stored = decode_step("store");
+  EXPECT_EQ(stored.cache_bytes_read, (2 + 6) * kPlaneRows) << "keys of 2 layers, values of 6";
+  EXPECT_EQ(stored.score_bytes_written, 2 * 4 * 4 * kContext);
+  EXPECT_EQ(stored.score_bytes_read, 4 * 4 * 4 * kContext);
+  EXPECT_EQ(decode_step("route").cache_bytes_read, (6 + 6) * kPlaneRows);
+}
+
+TEST(ScoreReuseTest, RefusesWhatCanNeverFit) {
+  const ScratchDir scratch;
+  const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
+  engine::EngineOptions options = Options(dir, "store");
+  options.cache_bytes = Budget(options, 16);
+  EngineRunner runner(options);
+  engine::Request request;
+  request.id = "wide";
+  request.prompt = RandomPrompt(1, 64, 96);  // 8 blocks, shared by all four
+  request.sampling = Greedy(9);              // and one each
+  request.n = 4;
+  EXPECT_EQ(
+      runner.Submit(std::move(request)).message(),
+      "n: 4 sequences of up to 9 tokens after a prompt of 64 take 36 blocks of reused scores, "
+      "the cache has 16");
+}
+
+// A chain of reuse as long as the model, and partial reuse down it.
+TEST(ScoreReuseTest, LongChains) {
+  const kvcache::AttentionShape deep = {80, 4, 2, 8};
+  const json whole = {{"preset", "reuse"}, {"compute_layers", {0}}};
+  const json part = {{"preset", "reuse"}, {"compute_layers", {0}}, {"heads", 3}};
+  for (const json& cross_layer : {whole, part}) {
+    const ScratchDir scratch;
+    const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer, deep)), scratch.path());
+    std::vector<Recording> runs;
+    for (const char* score_reuse : {"store", "route"}) {
+      EngineRunner runner(Options(dir, score_reuse));
+      runner.MustSubmit("a", RandomPrompt(1, 30, 96), Greedy(6));
+      runner.Run();
+      runs.push_back(runner["a"]);
+    }
+    EXPECT_EQ(runs[0].logits, runs[1].logits);
+  }
+}
+
+// Most sequences that decode at once in one budget follow the bytes that each holds.
+TEST(ScoreReuseTest, ConcurrencyFollowsTheBytesATokenHolds) {
+  constexpr int32_t kTokens = 5 * kBlockTokens;
+  constexpr size_t kBudget = size_t{3} << 20;
+  std::map<std::string, double> sequences;
+  std::map<std::string, double> bytes;
+  const std::map<std::string, json> plans = {
+      {"plain", nullptr},
+      {"svformer", {{"preset", "svformer"}}},
+      {"reuse", kReuse},
+      {"svformer-reuse", {{{"preset", "svformer"}}, kReuse}}};
+  for (const auto& [name, cross_layer] : plans) {
+    const ScratchDir scratch;
+    const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer)), scratch.path());
+    engine::EngineOptions options = Options(dir, "store");
+    options.cache_bytes = kBudget;
+    options.max_running = 4096;
+    options.max_batch_tokens = 4096;
+    EngineRunner runner(options);
+    // They grow from a block to five; the peak is what runs when the first is preempted.
+    for (int32_t i = 0; i < 1200; ++i) {
+      runner.MustSubmit(std::to_string(i), RandomPrompt(static_cast<uint64_t>(i), kTokens - 4, 96),
+                        Greedy(5));
+    }
+    size_t most = 0;
+    while (runner.core().HasWork()) {
+      most = std::max(most, runner.core().scheduler().running().size());
+      runner.core().Step();
+    }
+    sequences[name] = static_cast<double>(most);
+    bytes[name] = static_cast<double>(runner.core().model().plan.held_bytes_per_token());
+  }
+  for (const auto& [name, count] : sequences) {
+    const double expected = bytes["plain"] / bytes[name];
+    EXPECT_NEAR(count / sequences["plain"] / expected, 1, 0.02) << name << ": " << count;
+  }
+}
+
+}  // namespace
+}  // namespace strata::testing
