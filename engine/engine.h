@@ -25,12 +25,14 @@ class EngineCore;
 
 struct EngineOptions {
   std::filesystem::path model_dir;
+  std::string shape;            // a published shape with random weights instead; empty: none
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
   std::string dtype =
       "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
   std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16
-  std::string cross_layer;           // JSON that replaces config.json's key; empty: none
+  // JSON that replaces config.json's key, or the name of a plan; empty: none.
+  std::string cross_layer;
   // How decode applies reused scores: store (read them back), route (compute them again), auto
   // (store where that moves fewer bytes).
   std::string score_reuse = "auto";
@@ -147,6 +149,7 @@ class Engine {
 // The plan of the model in `model_dir` without loading its weights: `strata plan`.
 absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cross_layer,
-                                       const std::string& cache_dtype);
+                                       const std::string& cache_dtype,
+                                       const std::string& score_reuse);
 
 }  // namespace strata::engine

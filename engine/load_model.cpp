@@ -3,8 +3,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "engine/errors.h"
+#include "engine/random_tensors.h"
 #include "engine/safetensors.h"
+#include "kvcache/plan_parser.h"
 
 namespace strata::engine {
 namespace {
@@ -49,8 +52,14 @@ absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
   return InvalidArgument("score-reuse: \"", value, "\" is not one of auto, store, route");
 }
 
-absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer) {
+absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
+                                             const kvcache::AttentionShape& shape) {
   if (cross_layer.empty()) return nlohmann::json();
+  if (absl::ascii_isalpha(static_cast<unsigned char>(cross_layer[0]))) {
+    auto named = kvcache::NamedPlan(cross_layer, shape);
+    if (named.ok()) return named;
+    return InvalidArgument("cross-layer: ", std::string(named.status().message()));
+  }
   nlohmann::json json = nlohmann::json::parse(cross_layer, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return absl::InvalidArgumentError("cross-layer: not valid JSON");
   return json;
@@ -59,21 +68,27 @@ absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer) {
 // Config, checkpoint and plan of a directory, nothing on a backend yet.
 struct OpenedModel {
   ModelConfig config;
-  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<TensorSource> tensors;
   kvcache::SharingPlan plan;
 };
 
-absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir,
+absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const std::string& shape,
                                       const std::string& cross_layer) {
-  auto config = LoadModelConfig(dir);
+  auto config = shape.empty() ? LoadModelConfig(dir) : NamedShape(shape);
   if (!config.ok()) return config.status();
-  auto checkpoint = Checkpoint::Open(dir);
-  if (!checkpoint.ok()) return checkpoint.status();
-  auto plan_override = ParseOverride(cross_layer);
+  std::unique_ptr<TensorSource> tensors;
+  if (shape.empty()) {
+    auto checkpoint = Checkpoint::Open(dir);
+    if (!checkpoint.ok()) return checkpoint.status();
+    tensors = *std::move(checkpoint);
+  } else {
+    tensors = std::make_unique<RandomTensors>(*config);
+  }
+  auto plan_override = ParseOverride(cross_layer, config->attention);
   if (!plan_override.ok()) return plan_override.status();
-  auto plan = ResolvePlan(*config, **checkpoint, *plan_override);
+  auto plan = ResolvePlan(*config, *tensors, *plan_override);
   if (!plan.ok()) return plan.status();
-  return OpenedModel{*std::move(config), *std::move(checkpoint), *std::move(plan)};
+  return OpenedModel{*std::move(config), std::move(tensors), *std::move(plan)};
 }
 
 std::string NameOf(const std::filesystem::path& dir) {
@@ -84,7 +99,7 @@ std::string NameOf(const std::filesystem::path& dir) {
 ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
                    PlanReport plan) {
   ModelInfo info;
-  info.name = NameOf(options.model_dir);
+  info.name = options.shape.empty() ? NameOf(options.model_dir) : options.shape;
   info.architecture = model.config.architecture;
   info.device = model.backend->Describe();
   info.dtype = kernels::DTypeName(dtype);
@@ -107,7 +122,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
 absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
                                       std::unique_ptr<kernels::Backend> backend) {
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  auto opened = OpenModel(options.model_dir, options.cross_layer);
+  auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
   if (!opened.ok()) return opened.status();
   const auto dtype = ParseDType("dtype", options.dtype, opened->config.dtype);
   if (!dtype.ok()) return dtype.status();
@@ -126,7 +141,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   }
   model.backend = std::move(backend);
   auto weights =
-      LoadWeights(model.config, model.plan, *opened->checkpoint, *dtype, model.backend.get());
+      LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();
   model.weights = std::make_unique<Weights>(*std::move(weights));
   PlanReport report = MakePlanReport(model.plan, *cache_dtype, *score_reuse);
@@ -148,12 +163,15 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
 
 absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cross_layer,
-                                       const std::string& cache_dtype) {
-  auto opened = OpenModel(model_dir, cross_layer);
+                                       const std::string& cache_dtype,
+                                       const std::string& score_reuse) {
+  auto opened = OpenModel(model_dir, /*shape=*/"", cross_layer);
   if (!opened.ok()) return opened.status();
   const auto dtype = ParseDType("cache-dtype", cache_dtype, opened->config.dtype);
   if (!dtype.ok()) return dtype.status();
-  return MakePlanReport(opened->plan, *dtype, ScoreReuse::kAuto);
+  const auto reuse = ParseScoreReuse(score_reuse);
+  if (!reuse.ok()) return reuse.status();
+  return MakePlanReport(opened->plan, *dtype, *reuse);
 }
 
 }  // namespace strata::engine

@@ -17,7 +17,9 @@ constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxBiases = 1024;
 constexpr size_t kMaxStopIds = 1024;
 constexpr size_t kMaxSaltBytes = 256;
-constexpr int64_t kMaxTokenProbabilities = 1 << 18;  // 1 MiB of a message; gRPC takes 4
+// In a request's whole answer: what a reader was too slow for comes in one message, and gRPC's
+// clients take 4 MiB.
+constexpr int32_t kMaxProbabilities = 900000;
 constexpr float kMaxRepetitionPenalty = 100;
 constexpr float kMaxPenalty = 2;
 
@@ -104,7 +106,6 @@ absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
   return CheckLogprobs("logprobs", params.logprobs);
 }
 
-// Each token comes with a row for each head that is asked for.
 absl::Status CheckAttention(const Request& request, const ModelInfo& model) {
   const size_t heads = request.attention.size();
   for (size_t i = 0; i < heads; ++i) {
@@ -118,11 +119,14 @@ absl::Status CheckAttention(const Request& request, const ModelInfo& model) {
                     model.plan.shape.num_query_heads - 1);
     }
   }
+  const double tokens = static_cast<double>(request.sampling.max_tokens) * request.n;
   const auto longest = static_cast<int64_t>(request.prompt.size()) + request.sampling.max_tokens;
-  const int64_t row = longest * static_cast<int64_t>(heads);
-  if (row <= kMaxTokenProbabilities) return absl::OkStatus();
-  return InvalidArgument("attention: ", heads, " heads over up to ", longest, " positions are ",
-                         row, " probabilities a token, the limit is ", kMaxTokenProbabilities);
+  if (static_cast<double>(heads) * tokens * static_cast<double>(longest) <= kMaxProbabilities) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("attention: ", heads, " heads over up to ", longest, " positions for ",
+                         tokens, " tokens are over the limit of ", kMaxProbabilities,
+                         " probabilities a request");
 }
 
 absl::Status CheckServing(const Request& request) {

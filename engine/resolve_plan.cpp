@@ -18,19 +18,19 @@ using kvcache::HeadSources;
 using kvcache::SharingPlan;
 using kvcache::ValueMix;
 
-absl::StatusOr<SharingPlan> DetectFrom(const Checkpoint& checkpoint, const AttentionShape& shape) {
+absl::StatusOr<SharingPlan> DetectFrom(const TensorSource& tensors, const AttentionShape& shape) {
   std::vector<kvcache::ProjectionsPresent> layers;
   for (int32_t l = 0; l < shape.num_layers; ++l) {
-    layers.push_back({.query = checkpoint.Has(LayerTensorName(l, "self_attn.q_proj.weight")),
-                      .key = checkpoint.Has(LayerTensorName(l, "self_attn.k_proj.weight")),
-                      .value = checkpoint.Has(LayerTensorName(l, "self_attn.v_proj.weight"))});
+    layers.push_back({.query = tensors.Has(LayerTensorName(l, "self_attn.q_proj.weight")),
+                      .key = tensors.Has(LayerTensorName(l, "self_attn.k_proj.weight")),
+                      .value = tensors.Has(LayerTensorName(l, "self_attn.v_proj.weight"))});
   }
   return kvcache::DetectPlan(layers, shape);
 }
 
-absl::StatusOr<ValueMix> ReadValueMix(const Checkpoint& checkpoint, int32_t layer) {
+absl::StatusOr<ValueMix> ReadValueMix(const TensorSource& tensors, int32_t layer) {
   const std::string name = LayerTensorName(layer, kValueMixName);
-  absl::StatusOr<TensorView> tensor = checkpoint.Find(name);
+  absl::StatusOr<TensorView> tensor = tensors.Find(name);
   if (absl::IsNotFound(tensor.status())) {
     return InvalidArgument(name, ": missing, expected [2] (the plan's mix is learnable)");
   }
@@ -46,8 +46,7 @@ absl::StatusOr<ValueMix> ReadValueMix(const Checkpoint& checkpoint, int32_t laye
 }
 
 // The same plan with the checkpoint's scalars for its learnable mixes.
-absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan,
-                                             const Checkpoint& checkpoint) {
+absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const TensorSource& tensors) {
   const AttentionShape& shape = plan.shape();
   std::vector<std::vector<HeadSources>> sources;
   std::vector<std::vector<std::optional<ValueMix>>> mixes;
@@ -59,7 +58,7 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan,
     for (int32_t g = 0; g < shape.num_kv_heads; ++g) layer_mixes.push_back(plan.mix(l, g));
     learnable.push_back(plan.learnable_mix(l));
     if (!plan.learnable_mix(l)) continue;
-    absl::StatusOr<ValueMix> learned = ReadValueMix(checkpoint, l);
+    absl::StatusOr<ValueMix> learned = ReadValueMix(tensors, l);
     if (!learned.ok()) return learned.status();
     for (std::optional<ValueMix>& mix : layer_mixes) {
       if (mix) mix = *learned;
@@ -70,14 +69,14 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan,
 
 }  // namespace
 
-absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const Checkpoint& checkpoint,
+absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorSource& tensors,
                                         const nlohmann::json& plan_override) {
   const nlohmann::json& written = plan_override.is_null() ? config.cross_layer : plan_override;
   absl::StatusOr<SharingPlan> plan = written.is_null()
-                                         ? DetectFrom(checkpoint, config.attention)
+                                         ? DetectFrom(tensors, config.attention)
                                          : kvcache::ParsePlan(written, config.attention);
   if (!plan.ok()) return plan.status();
-  return WithLearnedMixes(*plan, checkpoint);
+  return WithLearnedMixes(*plan, tensors);
 }
 
 }  // namespace strata::engine

@@ -11,17 +11,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/tensor.h"
+#include "engine/tensor_source.h"
 
 namespace strata::engine {
-
-// A tensor as the file holds it: row-major, little-endian, unaligned. Points into the mapping.
-struct TensorView {
-  kernels::DType dtype = kernels::DType::kF32;
-  std::vector<int64_t> shape;
-  const std::byte* data = nullptr;
-  size_t bytes = 0;  // product of `shape` times the size of an element
-};
 
 // A checkpoint in the safetensors format: DIR/model.safetensors, or else the shards that
 // DIR/model.safetensors.index.json names.
@@ -34,7 +26,7 @@ struct TensorView {
 // tensors of a file lie end to end in its data and fill it. Immutable after Open, any thread may
 // read; views live as long as the checkpoint. A file that is cut short while it is mapped is not
 // guarded against (SIGBUS): replace checkpoints by renaming.
-class Checkpoint {
+class Checkpoint final : public TensorSource {
  public:
   // NOT_FOUND when DIR holds no checkpoint; INVALID_ARGUMENT with one line naming file, tensor and
   // limit for a truncated or lying header, overlapping or out-of-range data, a missing shard, a
@@ -44,13 +36,12 @@ class Checkpoint {
   static absl::StatusOr<std::unique_ptr<Checkpoint>> FromBytes(std::string_view file);
   Checkpoint(const Checkpoint&) = delete;
   Checkpoint& operator=(const Checkpoint&) = delete;
-  ~Checkpoint();
+  ~Checkpoint() override;
 
-  bool Has(std::string_view name) const;
-  // NOT_FOUND naming the tensor; INVALID_ARGUMENT where its dtype is none of F32, BF16, F16.
-  absl::StatusOr<TensorView> Find(std::string_view name) const;
-  std::vector<std::string> Names() const;  // sorted
-  size_t total_bytes() const;              // of tensor data
+  bool Has(std::string_view name) const override;
+  absl::StatusOr<TensorView> Find(std::string_view name) const override;
+  std::vector<std::string> Names() const override;
+  size_t total_bytes() const;  // of tensor data
 
  private:
   class Mapping;  // a file in memory

@@ -26,8 +26,8 @@ struct LivingHeads {
 // tensors.
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, kernels::DType dtype, kernels::Backend* backend)
-      : checkpoint_(checkpoint), dtype_(dtype), backend_(backend) {}
+  Loader(const TensorSource& tensors, kernels::DType dtype, kernels::Backend* backend)
+      : tensors_(tensors), dtype_(dtype), backend_(backend) {}
 
   std::unique_ptr<kernels::Buffer> Norm(const std::string& name, int64_t size);
   // One tensor that is used whole.
@@ -40,7 +40,7 @@ class Loader {
   // Null where nothing was appended.
   std::unique_ptr<kernels::Matrix> Pack();
 
-  bool Has(const std::string& name) const { return checkpoint_.Has(name); }
+  bool Has(const std::string& name) const { return tensors_.Has(name); }
   // Counts a tensor that was read elsewhere.
   void MarkUsed(const std::string& name, int64_t elements) {
     used_.insert(name);
@@ -65,7 +65,7 @@ class Loader {
     return *std::move(made);
   }
 
-  const Checkpoint& checkpoint_;
+  const TensorSource& tensors_;
   kernels::DType dtype_;
   kernels::Backend* backend_;
   absl::Status status_;
@@ -80,7 +80,7 @@ std::optional<TensorView> Loader::Find(const std::string& name, const Shape& sha
   if (!status_.ok()) return std::nullopt;
   std::string expected = ShapeText(shape);
   if (or_shape) expected += " or " + ShapeText(*or_shape);
-  absl::StatusOr<TensorView> tensor = checkpoint_.Find(name);
+  absl::StatusOr<TensorView> tensor = tensors_.Find(name);
   if (absl::IsNotFound(tensor.status())) {
     status_ = InvalidArgument(name, ": missing, expected ", expected);
   } else if (!tensor.ok()) {
@@ -150,7 +150,7 @@ std::unique_ptr<kernels::Matrix> Loader::Pack() {
 void Loader::Finish(Weights& weights) const {
   weights.bytes = bytes_;
   weights.parameters = parameters_;
-  for (std::string& name : checkpoint_.Names()) {
+  for (std::string& name : tensors_.Names()) {
     if (!used_.contains(name)) weights.unused.push_back(std::move(name));
   }
 }
@@ -186,9 +186,9 @@ LayerWeights LoadLayer(Loader& loader, const ModelConfig& config, const kvcache:
 }  // namespace
 
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                                    const Checkpoint& checkpoint, kernels::DType dtype,
+                                    const TensorSource& tensors, kernels::DType dtype,
                                     kernels::Backend* backend) {
-  Loader loader(checkpoint, dtype, backend);
+  Loader loader(tensors, dtype, backend);
   const Shape table = {config.vocab_size, config.hidden_size};
   Weights weights;
   // A tied model stores either of the two; where it stores both, the embedding is the one.

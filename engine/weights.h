@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/model_config.h"
-#include "engine/safetensors.h"
+#include "engine/tensor_source.h"
 #include "kernels/backend.h"
 #include "kvcache/sharing_plan.h"
 
@@ -41,7 +41,7 @@ struct Weights {
 // projections that the checkpoint holds. With learnable mixes the checkpoint's value_mix scalars
 // stand in the plan that is returned.
 absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
-                                                 const Checkpoint& checkpoint,
+                                                 const TensorSource& tensors,
                                                  const nlohmann::json& plan_override);
 
 // Loads what the plan needs, stored as `dtype` (kF32 or kBF16). A projection of which only some
@@ -49,7 +49,7 @@ absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
 // embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do.
 // INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                                    const Checkpoint& checkpoint, kernels::DType dtype,
+                                    const TensorSource& tensors, kernels::DType dtype,
                                     kernels::Backend* backend);
 
 }  // namespace strata::engine

@@ -187,7 +187,8 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
     client_->OnDelta({.index = index,
                       .text = std::move(piece.text),
                       .token_ids = std::move(piece.token_ids),
-                      .logprobs = std::move(piece.logprobs)});
+                      .logprobs = std::move(piece.logprobs),
+                      .attention = std::move(piece.attention)});
     return true;
   }
   if (!box.finished) return false;

@@ -33,6 +33,7 @@ struct GenerationDelta {
   std::string text;   // valid UTF-8; empty while a character or a stop string may be unfinished
   std::vector<int32_t> token_ids;
   std::vector<engine::TokenLogprobs> logprobs;  // of each of token_ids, if asked for
+  std::vector<std::vector<float>> attention;    // likewise
 };
 
 struct GenerationFinished {

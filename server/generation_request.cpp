@@ -100,6 +100,7 @@ absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
   work.deadline = request.deadline;
   work.time_limit = *time_limit;
   work.prompt_logprobs = request.prompt_logprobs;
+  work.attention = std::move(request.attention);
   work.bypass_prefix_cache = request.bypass_prefix_cache;
   work.cache_salt = std::move(request.cache_salt);
   return work;

@@ -40,6 +40,7 @@ struct GenerationRequest {
   std::optional<int32_t> priority;
   std::optional<engine::Request::Time> deadline;  // then it ends with DEADLINE_EXCEEDED
   std::optional<double> time_limit_seconds;  // from now; then it ends with what was made so far
+  std::vector<engine::AttentionHead> attention = {};
   bool bypass_prefix_cache = false;
   std::string cache_salt;
 };

@@ -31,6 +31,7 @@ void FillPlan(const engine::PlanReport& plan, v1::SharingPlan* message) {
   message->set_plain_bytes_per_token(plan.plain_bytes_per_token);
   message->set_ratio(plan.ratio);
   message->set_score_bytes_per_token(plan.score_bytes_per_token);
+  message->set_stores_scores(plan.stores_scores);
   message->set_key_bytes_per_token(plan.key_bytes_per_token);
   message->set_value_bytes_per_token(plan.value_bytes_per_token);
   message->set_planes(static_cast<int32_t>(plan.planes.size()));
@@ -112,6 +113,9 @@ absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& messag
   if (message.has_n()) request.n = message.n();
   if (message.has_priority()) request.priority = message.priority();
   if (message.has_time_limit_seconds()) request.time_limit_seconds = message.time_limit_seconds();
+  for (const v1::AttentionHead& head : message.attention()) {
+    request.attention.push_back({.layer = head.layer(), .head = head.head()});
+  }
   request.bypass_prefix_cache = message.bypass_prefix_cache();
   request.cache_salt = message.cache_salt();
   return request;
@@ -134,6 +138,9 @@ void FillDelta(GenerationDelta delta, v1::Delta* message) {
   message->mutable_token_ids()->Add(delta.token_ids.begin(), delta.token_ids.end());
   for (const engine::TokenLogprobs& token : delta.logprobs) {
     FillLogprobs(token, message->add_logprobs());
+  }
+  for (const std::vector<float>& rows : delta.attention) {
+    message->add_attention()->mutable_probabilities()->Add(rows.begin(), rows.end());
   }
 }
 

@@ -60,13 +60,19 @@ void AppendGauges(const engine::ModelInfo& model, const engine::Engine::Load& lo
   const auto block_tokens = static_cast<size_t>(model.block_tokens);
   const size_t key_bytes = model.plan.key_bytes_per_token * block_tokens;
   const size_t value_bytes = model.plan.value_bytes_per_token * block_tokens;
-  families->push_back(Gauge("strata_cache_bytes", "The same blocks as bytes of keys and of values",
-                            {Bytes("keys", "used", load.blocks_used, key_bytes),
-                             Bytes("keys", "cached", load.blocks_cached, key_bytes),
-                             Bytes("keys", "free", load.blocks_free, key_bytes),
-                             Bytes("values", "used", load.blocks_used, value_bytes),
-                             Bytes("values", "cached", load.blocks_cached, value_bytes),
-                             Bytes("values", "free", load.blocks_free, value_bytes)}));
+  const size_t score_bytes = model.plan.score_bytes_per_token * block_tokens;
+  const int32_t scores_free = load.score_blocks_total - load.score_blocks_used;
+  families->push_back(
+      Gauge("strata_cache_bytes",
+            "The same blocks as bytes of keys and of values, and blocks of stored scores",
+            {Bytes("keys", "used", load.blocks_used, key_bytes),
+             Bytes("keys", "cached", load.blocks_cached, key_bytes),
+             Bytes("keys", "free", load.blocks_free, key_bytes),
+             Bytes("values", "used", load.blocks_used, value_bytes),
+             Bytes("values", "cached", load.blocks_cached, value_bytes),
+             Bytes("values", "free", load.blocks_free, value_bytes),
+             Bytes("scores", "used", load.score_blocks_used, score_bytes),
+             Bytes("scores", "free", scores_free, score_bytes)}));
   families->push_back(
       Gauge("strata_cache_bytes_per_token", "Of the cache: under this plan, and without sharing",
             {Value({{"cache", "actual"}}, static_cast<double>(model.plan.bytes_per_token)),

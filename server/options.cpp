@@ -14,12 +14,16 @@ constexpr int kUsageError = 2;
 
 // What serve and plan both take.
 void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_layer,
-                     std::string* cache_dtype, size_t* cache_bytes, int32_t* block_tokens) {
+                     std::string* cache_dtype, std::string* score_reuse, size_t* cache_bytes,
+                     int32_t* block_tokens) {
   set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
   set->Text("--cross-layer", "JSON", cross_layer, "Sharing plan in place of the model's own");
   set->Choice("--cache-dtype", {"auto", "f32", "bf16"}, cache_dtype,
               "Of the cache; auto: as the weights");
-  set->Bytes("--cache-bytes", cache_bytes, "Room for the KV cache");
+  set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,
+              "Reused attention scores: kept for later layers, or computed again; auto: what "
+              "moves fewer bytes");
+  set->Bytes("--cache-bytes", cache_bytes, "Room for the cache, stored scores included");
   set->Count("--block-tokens", 1, block_tokens, "Tokens in a block of the cache");
 }
 
@@ -27,7 +31,7 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   OptionSet set(app);
   engine::EngineOptions& engine = options->engine;
   AddModelOptions(&set, &options->model_dir, &engine.cross_layer, &engine.cache_dtype,
-                  &engine.cache_bytes, &engine.block_tokens);
+                  &engine.score_reuse, &engine.cache_bytes, &engine.block_tokens);
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
@@ -100,7 +104,7 @@ void AddGenerate(CLI::App* app, GenerateOptions* options) {
 void AddPlan(CLI::App* app, PlanOptions* options) {
   OptionSet set(app);
   AddModelOptions(&set, &options->model_dir, &options->cross_layer, &options->cache_dtype,
-                  &options->cache_bytes, &options->block_tokens);
+                  &options->score_reuse, &options->cache_bytes, &options->block_tokens);
   set.Switch("--json", &options->json, "Print one JSON object");
 }
 

@@ -60,6 +60,7 @@ struct GenerateOptions {
 struct PlanOptions {
   std::string model_dir;  // empty: the default model
   std::string cross_layer;
+  std::string score_reuse = "auto";
   std::string cache_dtype = "auto";
   size_t cache_bytes = engine::EngineOptions{}.cache_bytes;
   int32_t block_tokens = engine::EngineOptions{}.block_tokens;

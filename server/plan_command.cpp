@@ -9,7 +9,8 @@ namespace strata::server {
 absl::Status RunPlan(const PlanOptions& options) {
   const auto model_dir = FindModelDir(options.model_dir);
   if (!model_dir.ok()) return model_dir.status();
-  const auto report = engine::ExplainPlan(*model_dir, options.cross_layer, options.cache_dtype);
+  const auto report = engine::ExplainPlan(*model_dir, options.cross_layer, options.cache_dtype,
+                                          options.score_reuse);
   if (!report.ok()) return report.status();
   if (options.json) return WriteToStdout(engine::PlanReportJson(*report) + "\n");
   return WriteToStdout(engine::PlanReportText(*report, options.cache_bytes, options.block_tokens));

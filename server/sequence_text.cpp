@@ -10,6 +10,7 @@ void SequenceText::Append(std::vector<engine::TokenEvent> tokens, Piece* piece) 
     ++num_tokens_;
     piece->token_ids.push_back(event.token);
     if (event.logprobs) piece->logprobs.push_back(*std::move(event.logprobs));
+    if (!event.attention.empty()) piece->attention.push_back(std::move(event.attention));
     stopped_ = Match(detokenizer_.Append({&event.token, 1}), piece);
   }
 }

@@ -19,6 +19,7 @@ class SequenceText {
     std::string text;  // valid UTF-8; what is settled
     std::vector<int32_t> token_ids;
     std::vector<engine::TokenLogprobs> logprobs;  // as many, or none
+    std::vector<std::vector<float>> attention;    // likewise
   };
 
   // A stop string counts from token `min_tokens` on.

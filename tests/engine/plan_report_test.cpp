@@ -84,7 +84,7 @@ TEST(PlanReport, Json) {
   const json expected = json::parse(R"({
       "num_layers":2, "num_query_heads":2, "num_kv_heads":1, "head_dim":4, "dtype":"bf16",
       "bytes_per_token":32, "key_bytes_per_token":16, "value_bytes_per_token":16,
-      "plain_bytes_per_token":32, "ratio":1.0, "score_bytes_per_token":0,
+      "plain_bytes_per_token":32, "ratio":1.0, "score_bytes_per_token":0, "score_reuse":"none",
       "planes":[{"kind":"key","layer":0,"head":0},{"kind":"value","layer":0,"head":0},
                 {"kind":"key","layer":1,"head":0},{"kind":"value","layer":1,"head":0}],
       "layers":[

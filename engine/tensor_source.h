@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/tensor.h"
+
+namespace strata::engine {
+
+// A tensor as it is stored: row-major, little-endian, unaligned. Lives as long as its source.
+struct TensorView {
+  kernels::DType dtype = kernels::DType::kF32;
+  std::vector<int64_t> shape;
+  const std::byte* data = nullptr;
+  size_t bytes = 0;  // product of `shape` times the size of an element
+};
+
+// Where a model's weights come from. Immutable, any thread may read.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual bool Has(std::string_view name) const = 0;
+  // NOT_FOUND naming the tensor; INVALID_ARGUMENT where its dtype is none of F32, BF16, F16.
+  virtual absl::StatusOr<TensorView> Find(std::string_view name) const = 0;
+  virtual std::vector<std::string> Names() const = 0;  // sorted
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,103 @@
+#include "tests/bench/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "tests/bench/ceilings.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::testing {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+using D = hn::ScalableTag<float>;
+
+// 12 chains of fused multiply-adds, as many as hide the latency of two units. Returns the number of
+// floating-point operations.
+double MultiplyAdd(int64_t rounds, float* sink) {
+  constexpr size_t kChains = 12;
+  const D d;
+  const auto factor = hn::Set(d, 0.999F);
+  const auto addend = hn::Set(d, 0.001F);
+  hn::Vec<D> chains[kChains];
+  for (size_t i = 0; i < kChains; ++i) chains[i] = hn::Set(d, static_cast<float>(i));
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (auto& chain : chains) chain = hn::MulAdd(chain, factor, addend);
+  }
+  auto sum = hn::Zero(d);
+  for (const auto& chain : chains) sum = hn::Add(sum, chain);
+  *sink += hn::GetLane(sum);
+  return static_cast<double>(rounds) * 2 * kChains * static_cast<double>(hn::Lanes(d));
+}
+
+float Sum(const float* data, size_t count) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  hn::Vec<D> sums[8];
+  for (auto& sum : sums) sum = hn::Zero(d);
+  for (size_t i = 0; i + 8 * lanes <= count; i += 8 * lanes) {
+    for (size_t j = 0; j < 8; ++j) sums[j] = hn::Add(sums[j], hn::LoadU(d, data + i + j * lanes));
+  }
+  auto sum = hn::Zero(d);
+  for (const auto& part : sums) sum = hn::Add(sum, part);
+  return hn::GetLane(sum);
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace strata::testing
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace strata::testing {
+namespace {
+
+HWY_EXPORT(MultiplyAdd);
+HWY_EXPORT(Sum);
+
+// The best of some rounds in which all threads do `work(thread)`, in seconds.
+double BestSeconds(int threads, const std::function<void(int)>& work) {
+  double best = 1e9;
+  for (int round = 0; round < 5; ++round) {
+    const auto begin = std::chrono::steady_clock::now();
+    std::vector<std::jthread> others;
+    for (int i = 1; i < threads; ++i) others.emplace_back([&work, i] { work(i); });
+    work(0);
+    others.clear();
+    const auto end = std::chrono::steady_clock::now();
+    best = std::min(best, std::chrono::duration<double>(end - begin).count());
+  }
+  return best;
+}
+
+}  // namespace
+
+Ceilings MeasureCeilings(int threads) {
+  constexpr int64_t kRounds = 20'000'000;
+  std::vector<float> sinks(static_cast<size_t>(threads) * 16);
+  std::vector<double> operations(static_cast<size_t>(threads));
+  const auto sink = [&](int i) { return &sinks[static_cast<size_t>(i) * 16]; };
+  const double matrix_seconds = BestSeconds(threads, [&](int i) {
+    operations[static_cast<size_t>(i)] = HWY_DYNAMIC_DISPATCH(MultiplyAdd)(kRounds, sink(i));
+  });
+  const std::vector<float> memory(size_t{128} << 20, 1.0F);
+  const size_t share = memory.size() / static_cast<size_t>(threads);
+  const double read_seconds = BestSeconds(threads, [&](int i) {
+    *sink(i) += HWY_DYNAMIC_DISPATCH(Sum)(memory.data() + static_cast<size_t>(i) * share, share);
+  });
+  Ceilings ceilings;
+  for (const double each : operations) ceilings.matrix_gflops += 1e-9 * each / matrix_seconds;
+  ceilings.read_gbps = 1e-9 * static_cast<double>(memory.size() * sizeof(float)) / read_seconds;
+  return ceilings;
+}
+
+}  // namespace strata::testing
+#endif  // HWY_ONCE

@@ -1,0 +1,13 @@
+#pragma once
+
+namespace strata::testing {
+
+// What the machine can do at most, measured now on `threads` threads.
+struct Ceilings {
+  double read_gbps = 0;      // a sum over 512 MiB, in 10^9 bytes a second
+  double matrix_gflops = 0;  // f32 multiply-adds from registers, in 10^9 operations a second
+};
+
+Ceilings MeasureCeilings(int threads);
+
+}  // namespace strata::testing

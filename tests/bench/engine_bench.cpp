@@ -1,0 +1,297 @@
+// The real engine on random weights of a published shape, beside what the machine could do.
+//
+//   build/bin/strata-enginebench --shape smollm-135m --plan svformer --dtype bf16
+//     --prompt 512 --gen 32 --batch 1,8 --json
+//
+// A row (with --json an object) for each batch size. Prompts are read, then `gen` tokens are
+// written by all sequences together; a step's figures are medians over the steps in which all of
+// them decode. --decode-only leaves out the prompts' computation: planes hold what memory held, as
+// good as anything to read.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "engine/engine_core.h"
+#include "nlohmann/json.hpp"
+#include "tests/bench/ceilings.h"
+#include "tests/bench/profiling_backend.h"
+
+namespace strata::testing {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct BenchOptions {
+  std::string shape = "smollm-135m";
+  std::string plan = "plain";
+  std::string dtype = "bf16";
+  std::string cache_dtype = "auto";
+  std::string score_reuse = "auto";
+  int32_t prompt = 512;
+  int32_t gen = 32;
+  std::vector<int32_t> batch = {1, 8};
+  int32_t threads = 0;
+  bool decode_only = false;
+  bool json = false;
+  bool profile = false;
+};
+
+class Ignore final : public engine::RequestSink {
+ public:
+  void OnStarted(const engine::StartedEvent&) override {}
+  void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
+  void OnToken(const engine::TokenEvent&) override {}
+  void OnFinished(const engine::FinishedEvent&) override {}
+};
+
+// One step's seconds and what was done in it.
+struct StepFigures {
+  double seconds = 0;
+  std::map<std::string, double> operations;
+  double cache_bytes = 0;  // read, and scores written
+  int32_t prefill_tokens = 0;
+};
+
+class Recorder final : public engine::EngineObserver {
+ public:
+  void OnStep(const engine::StepStats& step) override { last = step; }
+  void OnFinished(const std::string&, const engine::FinishedEvent&) override {}
+  void OnAbort(const engine::AbortStats&) override {}
+
+  engine::StepStats last;
+};
+
+double CacheBytes(const kernels::BackendCounters& counters) {
+  return static_cast<double>(counters.cache_bytes_read + counters.score_bytes_read +
+                             counters.score_bytes_written);
+}
+
+template <class Value>
+double Median(const std::vector<StepFigures>& steps, Value value) {
+  std::vector<double> values;
+  for (const StepFigures& step : steps) values.push_back(value(step));
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+class EngineBench {
+ public:
+  explicit EngineBench(const BenchOptions& options) : options_(options) {
+    const int most = *std::max_element(options.batch.begin(), options.batch.end());
+    threads_ = options.threads > 0 ? options.threads
+                                   : static_cast<int32_t>(std::thread::hardware_concurrency());
+    engine::EngineOptions engine_options;
+    engine_options.shape = options.shape;
+    engine_options.cross_layer = options.plan;
+    engine_options.dtype = options.dtype;
+    engine_options.cache_dtype = options.cache_dtype;
+    engine_options.score_reuse = options.score_reuse;
+    engine_options.threads = threads_;
+    engine_options.prefix_cache = false;
+    engine_options.max_running = std::max(most, 1);
+    engine_options.observer = &recorder_;
+    // Room for the largest batch: what a token holds is known once the plan is.
+    engine_options.cache_bytes = size_t{1} << 20;
+    const size_t token_bytes = Make(engine_options)->model().plan.held_bytes_per_token();
+    const auto tokens = static_cast<size_t>(options.prompt + options.gen + 16);
+    // A 64th of the blocks is kept free for those that run.
+    engine_options.cache_bytes = token_bytes * (tokens * static_cast<size_t>(most) * 33 / 32 + 256);
+    core_ = Make(engine_options);
+    const kernels::PagedArena arena = core_->cache().arena();
+    std::memset(arena.arena, 0x3c,
+                static_cast<size_t>(core_->cache().usage().blocks_total) * arena.block_bytes);
+  }
+
+  const engine::ModelInfo& model() const { return core_->model(); }
+  int32_t threads() const { return threads_; }
+
+  ordered_json Run(int32_t batch, const Ceilings& ceilings) {
+    const auto now = std::chrono::steady_clock::now();
+    for (int32_t i = 0; i < batch; ++i) core_->Add(RequestOf(i), std::make_shared<Ignore>(), now);
+    std::vector<StepFigures> prefill;
+    std::vector<StepFigures> decode;
+    while (core_->HasWork()) {
+      backend_->set_asleep(options_.decode_only && InPrefill());
+      StepFigures step = Step();
+      const bool whole = recorder_.last.decode_tokens == batch && step.prefill_tokens == 0;
+      if (step.prefill_tokens > 0)
+        prefill.push_back(std::move(step));
+      else if (whole)
+        decode.push_back(std::move(step));
+    }
+    return Report(batch, ceilings, prefill, decode);
+  }
+
+ private:
+  std::unique_ptr<engine::EngineCore> Make(const engine::EngineOptions& options) {
+    auto inner = kernels::CreateBackend({.device = "cpu", .threads = options.threads});
+    if (!inner.ok()) throw std::runtime_error(inner.status().ToString());
+    auto backend = std::make_unique<ProfilingBackend>(*std::move(inner));
+    backend_ = backend.get();
+    auto core = engine::EngineCore::Create(options, std::move(backend));
+    if (!core.ok()) throw std::runtime_error(std::string(core.status().message()));
+    return *std::move(core);
+  }
+
+  engine::Request RequestOf(int32_t i) const {
+    engine::Request request;
+    request.id = std::to_string(i);
+    for (int32_t t = 0; t < options_.prompt; ++t) {
+      request.prompt.push_back((i * 7919 + t * 104729) % model().vocab_size);
+    }
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = options_.gen;
+    return request;
+  }
+
+  bool InPrefill() const {
+    if (!core_->scheduler().waiting().empty()) return true;
+    const auto& running = core_->scheduler().running();
+    return std::any_of(running.begin(), running.end(), [](const auto& sequence) {
+      return sequence->size() - sequence->computed > 1 || sequence->num_generated() == 0;
+    });
+  }
+
+  StepFigures Step() {
+    const kernels::BackendCounters before = backend_->counters();
+    const std::map<std::string, double> seconds = backend_->seconds();
+    core_->Step();
+    const engine::StepStats& stats = recorder_.last;
+    StepFigures figures;
+    figures.seconds = stats.plan_seconds + stats.forward_seconds + stats.commit_seconds;
+    figures.operations = backend_->seconds();
+    for (const auto& [kind, sum] : seconds) figures.operations[kind] -= sum;
+    figures.operations["sampling"] = stats.commit_seconds;
+    figures.cache_bytes = CacheBytes(backend_->counters()) - CacheBytes(before);
+    figures.prefill_tokens = stats.prefill_tokens;
+    return figures;
+  }
+
+  ordered_json Report(int32_t batch, const Ceilings& ceilings,
+                      const std::vector<StepFigures>& prefill,
+                      const std::vector<StepFigures>& decode) const {
+    double prefill_seconds = 0;
+    for (const StepFigures& step : prefill) prefill_seconds += step.seconds;
+    const double step = Median(decode, [](const StepFigures& s) { return s.seconds; });
+    const double attention =
+        Median(decode, [](const StepFigures& s) { return s.operations.at("attention"); });
+    const double cache_bytes = Median(decode, [](const StepFigures& s) { return s.cache_bytes; });
+    // Every weight but a separate embedding table meets every row once.
+    const auto weight_bytes = static_cast<double>(model().weight_bytes);
+    const double operations = 2.0 * static_cast<double>(model().parameters) * batch;
+    const double floor = std::max(1e-9 * operations / ceilings.matrix_gflops,
+                                  1e-9 * weight_bytes / ceilings.read_gbps) +
+                         1e-9 * cache_bytes / ceilings.read_gbps;
+    ordered_json report = {{"shape", options_.shape},
+                           {"plan", options_.plan},
+                           {"score_reuse", model().plan.stores_scores ? "store" : "route"},
+                           {"dtype", model().dtype},
+                           {"cache_dtype", model().plan.dtype},
+                           {"threads", threads_},
+                           {"batch", batch},
+                           {"prompt", options_.prompt},
+                           {"prefill_tokens_per_second",
+                            options_.decode_only ? ordered_json()
+                                                 : ordered_json(static_cast<double>(batch) *
+                                                                options_.prompt / prefill_seconds)},
+                           {"decode_tokens_per_second", batch / step},
+                           {"step_seconds", step},
+                           {"floor_seconds", floor},
+                           {"attention_seconds_per_step", attention},
+                           {"attention_bytes_per_step", cache_bytes},
+                           {"read_gbps", ceilings.read_gbps},
+                           {"matrix_gflops", ceilings.matrix_gflops},
+                           {"weight_bytes", weight_bytes}};
+    if (!options_.profile || decode.empty()) return report;
+    for (const auto& [kind, unused] : decode.front().operations) {
+      report["profile"][kind] =
+          Median(decode, [&](const StepFigures& s) { return s.operations.at(kind); });
+    }
+    return report;
+  }
+
+  const BenchOptions options_;
+  int32_t threads_ = 0;
+  Recorder recorder_;
+  ProfilingBackend* backend_ = nullptr;  // core_'s
+  std::unique_ptr<engine::EngineCore> core_;
+};
+
+void Print(const ordered_json& row) {
+  const double bytes = row["attention_bytes_per_step"];
+  const double attention = row["attention_seconds_per_step"];
+  const double read = row["read_gbps"];
+  const auto& prefill = row["prefill_tokens_per_second"];
+  std::printf(
+      "batch %-4d prefill %8.1f tokens/s   decode %8.1f tokens/s   step %8.2f ms (floor "
+      "%.0f %%)   attention %8.2f ms, %5.2f GB/s (%.0f %%)\n",
+      row["batch"].get<int>(), prefill.is_null() ? 0.0 : prefill.get<double>(),
+      row["decode_tokens_per_second"].get<double>(), 1e3 * row["step_seconds"].get<double>(),
+      100 * row["floor_seconds"].get<double>() / row["step_seconds"].get<double>(), 1e3 * attention,
+      1e-9 * bytes / attention, 1e-7 * bytes / attention / read);
+  if (!row.contains("profile")) return;
+  for (const auto& [kind, seconds] : row["profile"].items()) {
+    std::printf("  %-14s %9.3f ms\n", kind.c_str(), 1e3 * seconds.get<double>());
+  }
+}
+
+int Main(int argc, char** argv) {
+  BenchOptions options;
+  CLI::App app("The engine on random weights of a published shape, beside the machine's ceilings");
+  app.add_option("--shape", options.shape, "smollm-135m, tinyllama-1.1b, llama-3.2-1b, ...");
+  app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
+  app.add_option("--dtype", options.dtype, "Of the weights: f32, bf16");
+  app.add_option("--cache-dtype", options.cache_dtype, "auto (as the weights), f32, bf16");
+  app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
+  app.add_option("--prompt", options.prompt, "Tokens of each prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--gen", options.gen, "Tokens that each sequence writes")
+      ->check(CLI::Range(2, 1 << 20));
+  app.add_option("--batch", options.batch, "Sequences at once, a row for each number")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--threads", options.threads, "0: all cores");
+  app.add_flag("--decode-only", options.decode_only, "Prompts are not computed");
+  app.add_flag("--profile", options.profile, "Seconds of a decode step by kind of operation");
+  app.add_flag("--json", options.json, "A list of objects");
+  CLI11_PARSE(app, argc, argv);
+
+  EngineBench bench(options);
+  const Ceilings ceilings = MeasureCeilings(bench.threads());
+  if (!options.json) {
+    std::printf(
+        "%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s; reads %.1f GB/s, "
+        "%.0f GFLOP/s in f32\n",
+        options.shape.c_str(), options.plan.c_str(),
+        1e-6 * static_cast<double>(bench.model().weight_bytes), bench.model().dtype.c_str(),
+        bench.model().plan.held_bytes_per_token(), bench.model().device.c_str(), ceilings.read_gbps,
+        ceilings.matrix_gflops);
+  }
+  ordered_json rows = ordered_json::array();
+  for (const int32_t batch : options.batch) {
+    rows.push_back(bench.Run(batch, ceilings));
+    if (!options.json) Print(rows.back());
+  }
+  if (options.json) std::cout << rows.dump(2) << std::endl;
+  return 0;
+}
+
+}  // namespace
+}  // namespace strata::testing
+
+int main(int argc, char** argv) {
+  try {
+    return strata::testing::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "strata-enginebench: " << error.what() << std::endl;
+    return 1;
+  }
+}

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "kernels/backend.h"
+
+namespace strata::testing {
+
+// Another backend, with the seconds of each kind of operation. While `asleep` nothing that computes
+// is run: what stands in memory is taken for its result.
+class ProfilingBackend final : public kernels::Backend {
+ public:
+  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+
+  const std::map<std::string, double>& seconds() const { return seconds_; }
+  void set_asleep(bool asleep) { asleep_ = asleep; }
+
+  std::string Describe() const override { return inner_->Describe(); }
+  kernels::BackendCounters counters() const override { return inner_->counters(); }
+  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
+    return inner_->Allocate(bytes);
+  }
+  void CopyFromHost(std::byte* to, std::span<const std::byte> from) override {
+    inner_->CopyFromHost(to, from);
+  }
+  void CopyToHost(std::span<std::byte> to, const std::byte* from) override {
+    Timed("copy", [&] { inner_->CopyToHost(to, from); });
+  }
+  void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
+    inner_->Copy(to, from, bytes);
+  }
+  absl::Status Synchronize() override { return inner_->Synchronize(); }
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
+                                                        kernels::DType stored) override {
+    return inner_->Pack(parts, stored);
+  }
+  void Embed(const kernels::Matrix& table, std::span<const int32_t> ids,
+             kernels::Rows out) override {
+    Timed("embed", [&] { inner_->Embed(table, ids, out); });
+  }
+  void MatMul(const kernels::Matrix& w, kernels::ConstRows x, kernels::Rows out,
+              Store store) override {
+    Timed("products", [&] { inner_->MatMul(w, x, out, store); });
+  }
+  void RmsNorm(kernels::ConstRows x, const float* weight, float epsilon,
+               kernels::Rows out) override {
+    Timed("norm", [&] { inner_->RmsNorm(x, weight, epsilon, out); });
+  }
+  void Rope(kernels::Rows x, int32_t head_dim, std::span<const int32_t> positions,
+            const float* table) override {
+    Timed("rope", [&] { inner_->Rope(x, head_dim, positions, table); });
+  }
+  void MixValues(kernels::Rows v, kernels::ConstRows first, float own, float share) override {
+    Timed("mix", [&] { inner_->MixValues(v, first, own, share); });
+  }
+  void SwiGlu(kernels::ConstRows gate_up, kernels::Rows out) override {
+    Timed("swiglu", [&] { inner_->SwiGlu(gate_up, out); });
+  }
+  void GatherRows(kernels::ConstRows x, std::span<const int32_t> rows, kernels::Rows out) override {
+    Timed("gather", [&] { inner_->GatherRows(x, rows, out); });
+  }
+  void WritePlanes(const kernels::PagedArena& cache, std::span<const int64_t> slots,
+                   std::span<const kernels::PlaneWrite> writes) override {
+    Timed("cache write", [&] { inner_->WritePlanes(cache, slots, writes); });
+  }
+  void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
+                 std::span<const kernels::HeadAttention> heads) override {
+    Timed("attention", [&] { inner_->Attention(cache, sequences, heads); });
+  }
+  void AttentionProbabilities(const kernels::PagedArena& cache,
+                              const kernels::SequenceRows& sequence,
+                              const kernels::HeadAttention& head, float* out) override {
+    Timed("probabilities", [&] { inner_->AttentionProbabilities(cache, sequence, head, out); });
+  }
+
+ private:
+  template <class Operation>
+  void Timed(const char* kind, Operation operation) {
+    if (asleep_) return;
+    const auto begin = std::chrono::steady_clock::now();
+    operation();
+    seconds_[kind] +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  const std::unique_ptr<kernels::Backend> inner_;
+  std::map<std::string, double> seconds_;
+  bool asleep_ = false;
+};
+
+}  // namespace strata::testing
