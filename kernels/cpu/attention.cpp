@@ -48,15 +48,33 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
   return queries;
 }
 
-// scores[r, t] = query . key, for the tile's rows and every t that its last row sees.
+// scores[r, t] = query . key, for kRows rows and every vector of positions. Vectors of several
+// blocks are worked on at once: a block alone has too few chains to keep the units busy.
+template <size_t kRows, class K>
+HWY_NOINLINE void ScoreRows(const float* vectors, const K* const* columns, size_t num_columns,
+                            size_t stride, size_t head_dim, float* scores) {
+  constexpr size_t kTogether = kRows * 4 <= kSumVectors ? 4 : 2;
+  size_t v = 0;
+  for (; v + kTogether <= num_columns; v += kTogether) {
+    TileVectors<kRows, kTogether>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
+  }
+  for (; v < num_columns; ++v) {
+    TileVectors<kRows, 1>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
+  }
+}
+
+// The same for the tile's rows and every t that its last row sees.
 template <class K>
 void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
                 size_t longest, float* scores) {
-  for (size_t t = 0; t < longest; t += keys.tokens) {
-    const TileRight<K> piece{&keys.pieces[t / keys.tokens], head_dim, keys.stride};
-    const size_t columns = std::min(keys.tokens, RoundUp(longest - t, kLanes));
-    Tile(rows, vectors, piece, columns, 0, head_dim, Chain::kStart, scores + t, kTileDepth);
+  const K* columns[kSpanFloats / kLanes] = {};
+  size_t num_columns = 0;
+  for (size_t t = 0; t < longest; t += kLanes) {
+    columns[num_columns++] = keys.pieces[t / keys.tokens] + t % keys.tokens;
   }
+  WithRows(rows, [&](auto count) {
+    ScoreRows<count()>(vectors, columns, num_columns, keys.stride, head_dim, scores);
+  });
 }
 
 // values[r, :] = sum over the positions row r sees of its probability times the value there.

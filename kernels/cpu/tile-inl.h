@@ -7,6 +7,8 @@
 #define STRATA_KERNELS_CPU_TILE_INL_H_
 #endif
 
+#include <type_traits>
+
 #include "kernels/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -97,32 +99,67 @@ HWY_NOINLINE void TileOfRows(const float* a, const TileRight<T>& b, size_t colum
   }
 }
 
+// Calls body(std::integral_constant<size_t, rows>()) for 1 <= rows <= kTileRows.
+template <class Body>
+HWY_INLINE void WithRows(size_t rows, Body body) {
+  switch (rows) {
+#define STRATA_ROWS(kRows)                                  \
+  case kRows:                                               \
+    if constexpr (kRows <= kTileRows) {                     \
+      return body(std::integral_constant<size_t, kRows>()); \
+    }                                                       \
+    break;
+    STRATA_ROWS(1)
+    STRATA_ROWS(2)
+    STRATA_ROWS(3)
+    STRATA_ROWS(4)
+    STRATA_ROWS(5)
+    STRATA_ROWS(6)
+    STRATA_ROWS(7)
+    STRATA_ROWS(8)
+    STRATA_ROWS(9)
+    STRATA_ROWS(10)
+    STRATA_ROWS(11)
+    STRATA_ROWS(12)
+#undef STRATA_ROWS
+  }
+}
+
 // c[r, j] (see Chain) sum_k a[r, k] * b[k, j] for `rows` <= kTileRows rows, `columns` (a multiple
 // of kLanes) columns and k in [k_begin, k_end), k_end <= kTileDepth. a: rows kTileDepth floats
 // apart.
 template <class T>
 HWY_INLINE void Tile(size_t rows, const float* a, const TileRight<T>& b, size_t columns,
                      size_t k_begin, size_t k_end, Chain chain, float* c, size_t c_stride) {
-  switch (rows) {
-#define STRATA_TILE(kRows)                                                         \
-  case kRows:                                                                      \
-    if constexpr (kRows <= kTileRows) {                                            \
-      return TileOfRows<kRows>(a, b, columns, k_begin, k_end, chain, c, c_stride); \
-    }                                                                              \
-    break;
-    STRATA_TILE(1)
-    STRATA_TILE(2)
-    STRATA_TILE(3)
-    STRATA_TILE(4)
-    STRATA_TILE(5)
-    STRATA_TILE(6)
-    STRATA_TILE(7)
-    STRATA_TILE(8)
-    STRATA_TILE(9)
-    STRATA_TILE(10)
-    STRATA_TILE(11)
-    STRATA_TILE(12)
-#undef STRATA_TILE
+  WithRows(rows, [&](auto count) {
+    TileOfRows<count()>(a, b, columns, k_begin, k_end, chain, c, c_stride);
+  });
+}
+
+// The same from 0 over k in [0, depth), for kVectors vectors of columns that stand anywhere:
+// vector v of row k is at columns[v] + k * stride. c: vectors side by side, rows kTileDepth apart.
+template <size_t kRows, size_t kVectors, class T>
+HWY_INLINE void TileVectors(const float* HWY_RESTRICT a, const T* const* columns, size_t stride,
+                            size_t depth, float* HWY_RESTRICT c) {
+  const D d;
+  V sums[kRows][kVectors];
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+  }
+  const T* HWY_RESTRICT right[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) right[v] = columns[v];
+  for (size_t k = 0; k < depth; ++k) {
+    V w[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right[v] + k * stride);
+    for (size_t r = 0; r < kRows; ++r) {
+      const V left = hn::Set(d, a[r * kTileDepth + k]);
+      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, w[v], sums[r][v]);
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      hn::StoreU(sums[r][v], d, c + r * kTileDepth + v * kLanes);
+    }
   }
 }
 

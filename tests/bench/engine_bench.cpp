@@ -3,10 +3,9 @@
 //   build/bin/strata-enginebench --shape smollm-135m --plan svformer --dtype bf16
 //     --prompt 512 --gen 32 --batch 1,8 --json
 //
-// A row (with --json an object) for each batch size. Prompts are read, then `gen` tokens are
-// written by all sequences together; a step's figures are medians over the steps in which all of
-// them decode. --decode-only leaves out the prompts' computation: planes hold what memory held, as
-// good as anything to read.
+// A row (with --json an object) for each batch size. Prompts are read, then all sequences write
+// together for `gen` steps, of whose figures medians are taken. --decode-only leaves out the
+// prompts' computation: planes hold what memory held, as good as anything to read.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -96,12 +95,13 @@ class EngineBench {
     engine_options.score_reuse = options.score_reuse;
     engine_options.threads = threads_;
     engine_options.prefix_cache = false;
-    engine_options.max_running = std::max(most, 1);
+    engine_options.max_running = most;
+    engine_options.max_batch_tokens = kPromptTokens + most;
     engine_options.observer = &recorder_;
     // Room for the largest batch: what a token holds is known once the plan is.
     engine_options.cache_bytes = size_t{1} << 20;
     const size_t token_bytes = Make(engine_options)->model().plan.held_bytes_per_token();
-    const auto tokens = static_cast<size_t>(options.prompt + options.gen + 16);
+    const auto tokens = static_cast<size_t>(options.prompt + MostTokens(most) + 16);
     // A 64th of the blocks is kept free for those that run.
     engine_options.cache_bytes = token_bytes * (tokens * static_cast<size_t>(most) * 33 / 32 + 256);
     core_ = Make(engine_options);
@@ -115,10 +115,11 @@ class EngineBench {
 
   ordered_json Run(int32_t batch, const Ceilings& ceilings) {
     const auto now = std::chrono::steady_clock::now();
-    for (int32_t i = 0; i < batch; ++i) core_->Add(RequestOf(i), std::make_shared<Ignore>(), now);
+    for (int32_t i = 0; i < batch; ++i)
+      core_->Add(RequestOf(i, MostTokens(batch)), std::make_shared<Ignore>(), now);
     std::vector<StepFigures> prefill;
     std::vector<StepFigures> decode;
-    while (core_->HasWork()) {
+    while (std::ssize(decode) < options_.gen) {
       backend_->set_asleep(options_.decode_only && InPrefill());
       StepFigures step = Step();
       const bool whole = recorder_.last.decode_tokens == batch && step.prefill_tokens == 0;
@@ -127,10 +128,18 @@ class EngineBench {
       else if (whole)
         decode.push_back(std::move(step));
     }
+    core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
     return Report(batch, ceilings, prefill, decode);
   }
 
  private:
+  static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
+
+  // The first sequences write while the prompts of the last are read.
+  int32_t MostTokens(int32_t batch) const {
+    return options_.gen + options_.prompt * batch / kPromptTokens + batch + 8;
+  }
+
   std::unique_ptr<engine::EngineCore> Make(const engine::EngineOptions& options) {
     auto inner = kernels::CreateBackend({.device = "cpu", .threads = options.threads});
     if (!inner.ok()) throw std::runtime_error(inner.status().ToString());
@@ -141,14 +150,14 @@ class EngineBench {
     return *std::move(core);
   }
 
-  engine::Request RequestOf(int32_t i) const {
+  engine::Request RequestOf(int32_t i, int32_t max_tokens) const {
     engine::Request request;
     request.id = std::to_string(i);
     for (int32_t t = 0; t < options_.prompt; ++t) {
       request.prompt.push_back((i * 7919 + t * 104729) % model().vocab_size);
     }
     request.sampling.temperature = 0;
-    request.sampling.max_tokens = options_.gen;
+    request.sampling.max_tokens = max_tokens;
     return request;
   }
 
@@ -253,7 +262,7 @@ int Main(int argc, char** argv) {
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
   app.add_option("--prompt", options.prompt, "Tokens of each prompt")
       ->check(CLI::Range(1, 1 << 20));
-  app.add_option("--gen", options.gen, "Tokens that each sequence writes")
+  app.add_option("--gen", options.gen, "Steps in which all sequences write")
       ->check(CLI::Range(2, 1 << 20));
   app.add_option("--batch", options.batch, "Sequences at once, a row for each number")
       ->delimiter(',')
