@@ -98,19 +98,27 @@ class CheckedSink final : public engine::RequestSink {
 class Soak {
  public:
   explicit Soak(uint64_t seed) : random_(seed) {
-    const auto dir = WriteModelDir(
-        MakeTinyModel(
-            {.attention = {.num_layers = 1, .num_query_heads = 1, .num_kv_heads = 1, .head_dim = 8},
-             .hidden_size = 8,
-             .intermediate_size = 8,
-             .vocab_size = kVocab,
-             .max_positions = kMaxPositions}),
-        scratch_.path());
+    const int32_t layers = 1 + Below(3);
+    nlohmann::json plan;
+    if (layers > 1) plan = {{"preset", "reuse"}, {"compute_layers", {0}}};
+    const auto dir = WriteModelDir(MakeTinyModel({.attention = {.num_layers = layers,
+                                                                .num_query_heads = 1,
+                                                                .num_kv_heads = 1,
+                                                                .head_dim = 8},
+                                                  .hidden_size = 8,
+                                                  .intermediate_size = 8,
+                                                  .vocab_size = kVocab,
+                                                  .max_positions = kMaxPositions,
+                                                  .cross_layer = plan}),
+                                   scratch_.path());
     engine::EngineOptions options;
     options.model_dir = dir;
+    options.score_reuse = Below(3) == 0 ? "route" : "store";
     const int32_t blocks = 24 + Below(40);
-    options.cache_bytes =
-        size_t{2} * 8 * sizeof(float) * kBlockTokens * static_cast<size_t>(blocks);
+    const bool stores = layers > 1 && options.score_reuse == "store";
+    const auto planes = static_cast<size_t>(1 + layers);  // keys of the first, values of all
+    options.cache_bytes = (planes * 8 + (stores ? 1 : 0)) * sizeof(float) * kBlockTokens *
+                          static_cast<size_t>(blocks);
     options.block_tokens = kBlockTokens;
     options.max_batch_tokens = 8 + Below(60);
     options.max_prefill_chunk = 1 + Below(40);
@@ -134,7 +142,11 @@ class Soak {
     EXPECT_FALSE(core_->HasWork()) << "requests that never end";
     EXPECT_TRUE(sinks_.empty());
     EXPECT_EQ(core_->cache().usage().blocks_used, 0);
+    EXPECT_EQ(core_->cache().usage().score_blocks_used, 0);
+    stored_scores = core_->cache().stores_scores();
   }
+
+  bool stored_scores = false;
 
   std::map<FinishReason, int64_t> reasons;
   int64_t preemptions = 0;
@@ -213,12 +225,14 @@ TEST(SoakTest, EveryRequestEndsOnceWithItsOwnTokens) {
   constexpr uint64_t kRounds = 20;  // each with another pool, chunk size and batch
   std::map<FinishReason, int64_t> reasons;
   int64_t preemptions = 0;
+  int storing = 0;
   for (uint64_t seed = first; seed < first + kRounds && !HasFailure(); ++seed) {
     SCOPED_TRACE("STRATA_SOAK_SEED=" + std::to_string(seed));
     Soak soak(seed);
     soak.Run(steps / static_cast<int64_t>(kRounds));
     for (const auto& [reason, count] : soak.reasons) reasons[reason] += count;
     preemptions += soak.preemptions;
+    storing += soak.stored_scores ? 1 : 0;
   }
   std::cout << steps << " steps from seed " << first << ": " << reasons[FinishReason::kLength]
             << " requests done, " << reasons[FinishReason::kCancelled] << " cancelled, "
@@ -230,6 +244,7 @@ TEST(SoakTest, EveryRequestEndsOnceWithItsOwnTokens) {
     EXPECT_GT(reasons[reason], 0);
   }
   EXPECT_GT(preemptions, steps / 1000);
+  EXPECT_GT(storing, 4) << "of " << kRounds << " rounds";
 }
 
 }  // namespace

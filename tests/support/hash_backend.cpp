@@ -81,10 +81,7 @@ class HashBackend final : public NullBackend {
       const int64_t last = sequence.first_position + sequence.num_rows;
       uint32_t hash = kSeed;
       for (int64_t position = 0; position < last; ++position) {
-        const int64_t slot =
-            int64_t{sequence.block_table[position / cache.block_tokens]} * cache.block_tokens +
-            position % cache.block_tokens;
-        hash = Fold(hash, static_cast<uint32_t>(*Entry(cache, heads[0].key_offset, slot)));
+        hash = Fold(hash, static_cast<uint32_t>(TokenAt(cache, sequence, heads[0], position)));
         if (position < sequence.first_position) continue;
         const int64_t row = sequence.first_row + position - sequence.first_position;
         heads[0].output[row * heads[0].output_stride] = Digest(hash);
@@ -101,6 +98,23 @@ class HashBackend final : public NullBackend {
     const auto place = static_cast<size_t>(slot % cache.block_tokens);
     return reinterpret_cast<float*>(cache.arena + block * cache.block_bytes + plane) +
            place * static_cast<size_t>(cache.head_dim);
+  }
+
+  // As the cache's keys have it, or for a layer that reuses scores what the owner kept of them.
+  static float TokenAt(const kernels::PagedArena& cache, const kernels::SequenceRows& sequence,
+                       const kernels::HeadAttention& head, int64_t position) {
+    const int64_t place = position % cache.block_tokens;
+    float* score = nullptr;
+    if (sequence.score_table != nullptr && head.score_slot >= 0) {
+      const int64_t block = sequence.score_table[position / cache.block_tokens];
+      score =
+          cache.scores + (block * cache.score_slots + head.score_slot) * cache.block_tokens + place;
+      if (head.reused_lse != nullptr) return *score;
+    }
+    const int64_t block = sequence.block_table[position / cache.block_tokens];
+    const float token = *Entry(cache, head.key_offset, block * cache.block_tokens + place);
+    if (score != nullptr) *score = token;
+    return token;
   }
 
   const std::function<bool()> fail_;

@@ -11,7 +11,9 @@ namespace strata::testing {
 
 // A backend whose model is a hash: the next token depends on every token before it, as read back
 // through block tables from the cache, and on nothing else. So a block that is shared, evicted or
-// given away wrongly shows as a wrong token. For models of one layer with one head.
+// given away wrongly shows as a wrong token. A layer that reuses scores reads them from the score
+// blocks where the first layer kept them. For models with one head, the layers above the first of
+// which reuse its scores.
 // `fail`, if given, is asked at each step whether the device reports an error.
 std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {});
 
