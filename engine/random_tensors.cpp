@@ -69,9 +69,11 @@ void RandomTensors::Add(std::string name, std::vector<int64_t> shape) {
 bool RandomTensors::Has(std::string_view name) const { return shapes_.contains(name); }
 
 absl::StatusOr<TensorView> RandomTensors::Find(std::string_view name) const {
+  static const std::vector<int64_t> kMix = {2};  // of a learnable mix, in any layer that has one
   const auto found = shapes_.find(name);
-  if (found == shapes_.end()) return NotFound("tensor ", name, " is missing");
-  const std::vector<int64_t>& shape = found->second;
+  const bool is_mix = found == shapes_.end() && name.ends_with(kValueMixName);
+  if (found == shapes_.end() && !is_mix) return NotFound("tensor ", name, " is missing");
+  const std::vector<int64_t>& shape = is_mix ? kMix : found->second;
   const size_t place = std::hash<std::string_view>()(name) % kPlaces;
   const uint16_t* data = shape.size() == 1 ? ones_.data() : drawn_.data() + place;
   return TensorView{.dtype = kernels::DType::kBF16,
@@ -95,6 +97,9 @@ absl::StatusOr<ModelConfig> NamedShape(std::string_view name) {
     double theta;
   };
   static constexpr Shape kShapes[] = {
+      // The models of tests/reference, and the one of them with grouped heads.
+      {"reference-2m", 8, 128, 4, 4, 32, 352, 2048, true, 8192, 1e4},
+      {"reference-2m-gqa", 8, 128, 4, 2, 32, 352, 2048, true, 8192, 1e4},
       {"smollm-135m", 30, 576, 9, 3, 64, 1536, 49152, true, 8192, 1e5},
       {"smollm-360m", 32, 960, 15, 5, 64, 2560, 49152, true, 8192, 1e5},
       {"smollm-1.7b", 24, 2048, 32, 32, 64, 8192, 49152, true, 8192, 1.3e5},

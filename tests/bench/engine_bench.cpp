@@ -128,6 +128,10 @@ class EngineBench {
       else if (whole)
         decode.push_back(std::move(step));
     }
+    const kvcache::CacheUsage usage = core_->cache().usage();
+    held_bytes_per_token_ = static_cast<double>(usage.key_bytes_used + usage.value_bytes_used +
+                                                usage.score_bytes_used) /
+                            (static_cast<double>(usage.blocks_used) * model().block_tokens);
     core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
     return Report(batch, ceilings, prefill, decode);
   }
@@ -216,6 +220,8 @@ class EngineBench {
                            {"floor_seconds", floor},
                            {"attention_seconds_per_step", attention},
                            {"attention_bytes_per_step", cache_bytes},
+                           {"cache_bytes_per_token", held_bytes_per_token_},
+                           {"plain_cache_bytes_per_token", model().plan.plain_bytes_per_token},
                            {"read_gbps", ceilings.read_gbps},
                            {"matrix_gflops", ceilings.matrix_gflops},
                            {"weight_bytes", weight_bytes}};
@@ -229,6 +235,7 @@ class EngineBench {
 
   const BenchOptions options_;
   int32_t threads_ = 0;
+  double held_bytes_per_token_ = 0;  // by the pool's own count, when all wrote
   Recorder recorder_;
   ProfilingBackend* backend_ = nullptr;  // core_'s
   std::unique_ptr<engine::EngineCore> core_;
