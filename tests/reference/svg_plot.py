@@ -37,7 +37,7 @@ def scatter(path, points, x_label, y_label):
     for y in y_steps:
         left, at = place(x_low, y)
         lines.append(f'<path d="M{left:.1f} {at:.1f}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
-        lines.append(f'<text x="{left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{y:.3g}</text>')
+        lines.append(f'<text x="{left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{y:.2f}</text>')
     for i, (name, x, runs) in enumerate(points):
         color = COLORS[i % len(COLORS)]
         marks = [place(x, y) for y in runs]
