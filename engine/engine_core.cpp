@@ -53,6 +53,7 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request
   sequence->state = state;
   sequence->history = TokenHistory(request.sampling, request.prompt);
   sequence->tokens = std::move(request.prompt);
+  sequence->newest = sequence->tokens.back();
   state->sink = std::move(sink);
   state->prompt_size = sequence->size();
   state->submitted = submitted;
@@ -129,7 +130,7 @@ void EngineCore::Plan() {
   stats_.number = steps_ + 1;
   stats_.begin = Clock::now();
   Expire(stats_.begin);
-  plan_ = scheduler_.Next();
+  scheduler_.Next(&plan_);
   for (const Sequence* sequence : plan_.started) {
     RequestState& state = *sequence->state;
     state.started = stats_.begin;
@@ -169,22 +170,33 @@ void EngineCore::Execute() {
   observer_->OnStep(stats_);
 }
 
+// The sequence whose turn comes `stages` stages of prefetching after turn i; null: there is none.
+const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
+  const size_t later = i + stages * kPrefetchAhead;
+  return later < plan_.ranges.size() ? plan_.ranges[later].sequence : nullptr;
+}
+
 // The plan as rows, and its part of the step's figures.
 void EngineCore::Flatten() {
   batch_.Clear();
   stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
   stats_.preemptions = plan_.preemptions;
-  for (const auto& [sequence, begin, end] : plan_.ranges) {
+  for (size_t i = 0; i < plan_.ranges.size(); ++i) {
+    if (const Sequence* far = Ahead(i, 2)) far->Prefetch();
+    if (const Sequence* near = Ahead(i, 1)) near->PrefetchPointees();
+    const auto& [sequence, begin, end] = plan_.ranges[i];
     batch_.sequences.push_back({.first_row = batch_.num_rows(),
                                 .num_rows = end - begin,
                                 .first_position = begin,
                                 .block_table = sequence->blocks.ids().data()});
     const bool all_logits = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
-      if (all_logits || position + 1 == sequence->size()) {
+      const bool is_last = position + 1 == sequence->size();
+      if (all_logits || is_last) {
         batch_.logit_rows.push_back(static_cast<int32_t>(batch_.num_rows()));
       }
-      batch_.token_ids.push_back(sequence->tokens[static_cast<size_t>(position)]);
+      batch_.token_ids.push_back(is_last ? sequence->newest
+                                         : sequence->tokens[static_cast<size_t>(position)]);
       batch_.positions.push_back(position);
       batch_.slots.push_back(model_.cache->Slot(sequence->blocks, position));
     }
@@ -197,7 +209,11 @@ void EngineCore::Flatten() {
 void EngineCore::Commit(std::span<const float> logits) {
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
   size_t row = 0;
-  for (const ScheduledRange& range : plan_.ranges) {
+  for (size_t i = 0; i < plan_.ranges.size(); ++i) {
+    if (const Sequence* far = Ahead(i, 3)) far->Prefetch();
+    if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
+    if (const Sequence* near = Ahead(i, 1)) near->PrefetchSink();
+    const ScheduledRange& range = plan_.ranges[i];
     size_t rows = range.end == range.sequence->size() ? 1 : 0;
     if (range.sequence->state->owes_prompt_logprobs) {
       rows = static_cast<size_t>(range.end - range.begin);
@@ -246,8 +262,11 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
 
 void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Request::Time now) {
   if (logits_hook_) logits_hook_(sequence, logits);
-  const double uniform = UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
-                                   static_cast<uint64_t>(sequence.size()));
+  const double uniform =
+      sequence.sampling().temperature == 0
+          ? 0  // greedy: asks for none
+          : UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
+                      static_cast<uint64_t>(sequence.size()));
   SampledToken sampled = sampler_.Sample(logits, sequence.sampling(),
                                          {.history = sequence.history,
                                           .eos_ids = model_.info.eos_ids,
@@ -271,8 +290,7 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
                                  .token = token,
                                  .position = sequence.size(),
                                  .logprobs = std::move(sampled.logprobs)});
-  sequence.tokens.push_back(token);
-  sequence.history.AddOutput(token);
+  sequence.Append(token);
   if (sequence.num_generated() == sequence.sampling().max_tokens) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
   }

@@ -71,6 +71,7 @@ class EngineCore {
   EngineCore(LoadedModel model, const EngineOptions& options);
   void Expire(Request::Time now);
   void Flatten();
+  const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
   void CommitRange(const ScheduledRange& range, std::span<const float> logits);
   void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);

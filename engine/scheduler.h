@@ -33,6 +33,12 @@ struct StepPlan {
   std::vector<Sequence*> started;  // admitted for the first time
   int32_t preemptions = 0;
   int32_t cached_tokens = 0;  // of those admitted, found in the prefix cache
+
+  void Clear() {
+    ranges.clear();
+    started.clear();
+    preemptions = cached_tokens = 0;
+  }
 };
 
 // Who runs when, in the order of ServedBefore.
@@ -58,8 +64,9 @@ class Scheduler {
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
   // Decides the next step: decodes first, then chunks of prompts, up to max_batch_tokens rows;
-  // preempts and admits on the way. Empty when nothing is left to run.
-  StepPlan Next();
+  // preempts and admits on the way. Empty when nothing is left to run. Takes the last plan, whose
+  // memory it uses again.
+  void Next(StepPlan* plan);
   // REQUIRES: running, its prompt computed, not forked. Makes the sequences 1..n-1 of its request.
   // One for whose copied block there is no room waits as if it were preempted.
   std::vector<Sequence*> Fork(Sequence& sequence);

@@ -29,6 +29,8 @@ class BlockTable {
   void Clear();
   std::span<const int32_t> ids() const { return ids_; }
   int32_t num_blocks() const { return static_cast<int32_t>(ids_.size()); }
+  // The first blocks, as many, are known to the prefix cache.
+  int32_t num_published() const { return published_; }
   // Blocks promised by Reserve and not drawn yet.
   int32_t num_reserved() const { return reserved_; }
 
