@@ -1,12 +1,10 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 #include "engine/observer.h"
 #include "engine/plan_report.h"
 #include "engine/types.h"
@@ -119,24 +118,25 @@ class Engine {
   void Run();
   void Cancel(const Cancellation& cancellation);
   void UpdateLoad(bool stepping);
-  std::chrono::milliseconds RetryAfterLocked() const;
+  std::chrono::milliseconds RetryAfter() const STRATA_REQUIRES(mutex_);
 
   std::unique_ptr<EngineCore> core_;  // of the engine's thread, but for its constant parts
   const int32_t max_queue_;
   EngineObserver* const observer_;  // may be null
 
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<Submission> submissions_;        // guarded by mutex_
-  std::vector<Cancellation> cancels_;          // guarded by mutex_
-  std::unordered_set<std::string> in_flight_;  // guarded by mutex_: ids from Submit to finished
-  Load load_;                                  // guarded by mutex_
-  Request::Time last_leaving_;                 // guarded by mutex_: the queue
-  double leaving_interval_ = 0.01;             // guarded by mutex_: seconds, a moving average
-  bool draining_ = false;                      // guarded by mutex_
-  Request::Time deadline_;                     // guarded by mutex_: end of the drain
-  std::mutex join_mutex_;
-  std::thread thread_;  // last: starts when the rest stands
+  mutable Mutex mutex_;
+  CondVar wake_;
+  std::vector<Submission> submissions_ STRATA_GUARDED_BY(mutex_);
+  std::vector<Cancellation> cancels_ STRATA_GUARDED_BY(mutex_);
+  std::unordered_set<std::string> in_flight_
+      STRATA_GUARDED_BY(mutex_);  // ids from Submit to finished
+  Load load_ STRATA_GUARDED_BY(mutex_);
+  Request::Time last_leaving_ STRATA_GUARDED_BY(mutex_);      // the queue
+  double leaving_interval_ STRATA_GUARDED_BY(mutex_) = 0.01;  // seconds, a moving average
+  bool draining_ STRATA_GUARDED_BY(mutex_) = false;
+  Request::Time deadline_ STRATA_GUARDED_BY(mutex_);  // end of the drain
+  Mutex join_mutex_;                                  // held while thread_ is joined
+  std::thread thread_;                                // last: starts when the rest stands
 };
 
 // The plan of the model in `model_dir` without loading its weights: `strata plan`.

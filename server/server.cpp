@@ -94,7 +94,7 @@ GenerationContext Server::ContextFor(const char* front) const {
 
 // Every front says the same; draining is for good.
 void Server::SetHealth(Health health) {
-  const std::lock_guard lock(health_mutex_);
+  const MutexLock lock(health_mutex_);
   if (draining_) return;
   draining_ = health == Health::kDraining;
   grpc_->SetServing(health == Health::kServing);

@@ -8,11 +8,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "engine/engine_core.h"
+#include "engine/mutex.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
@@ -30,14 +30,14 @@ class Outbox final : public engine::RequestSink {
   void OnStarted(const engine::StartedEvent&) override {}
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
   void OnToken(const engine::TokenEvent& event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     tokens_.push_back(event.token);
   }
   void OnFinished(const engine::FinishedEvent&) override {}
 
  private:
-  std::mutex mutex_;
-  std::vector<int32_t> tokens_;
+  Mutex mutex_;
+  std::vector<int32_t> tokens_ STRATA_GUARDED_BY(mutex_);
 };
 
 class Keeper final : public engine::EngineObserver {
