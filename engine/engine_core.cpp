@@ -27,6 +27,7 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
     : model_(std::move(model)),
       priority_ageing_(options.priority_ageing),
       observer_(options.observer),
+      times_sampling_(observer_ != nullptr && observer_->TimesSampling()),
       scheduler_({.max_batch_tokens = options.max_batch_tokens,
                   .max_prefill_chunk = options.max_prefill_chunk,
                   .max_running = options.max_running,
@@ -64,6 +65,7 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request
   if (state->owes_prompt_logprobs) state->prompt_logprobs.resize(sequence->tokens.size() - 1);
   state->request = std::move(request);
   if (state->limit() != Request::Time::max()) limits_.emplace(state->limit(), state.get());
+  SetPhase(*sequence, Phase::kQueued, submitted);
   scheduler_.Enqueue(std::move(sequence));
 }
 
@@ -131,8 +133,11 @@ void EngineCore::Plan() {
   stats_.begin = Clock::now();
   Expire(stats_.begin);
   scheduler_.Next(&plan_);
-  for (const Sequence* sequence : plan_.started) {
+  for (Sequence* sequence : plan_.preempted) SetPhase(*sequence, Phase::kPreempted, stats_.begin);
+  for (Sequence* sequence : plan_.admitted) {
+    SetPhase(*sequence, Phase::kPrefill, stats_.begin);
     RequestState& state = *sequence->state;
+    if (state.has_started()) continue;
     state.started = stats_.begin;
     state.sink->OnStarted(
         {.prompt_tokens = state.prompt_size, .cached_tokens = state.cached_tokens});
@@ -163,6 +168,10 @@ void EngineCore::Execute() {
   const kernels::BackendCounters after = model_.backend->counters();
   stats_.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;
   stats_.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
+  stats_.running = static_cast<int32_t>(scheduler_.running().size());
+  stats_.waiting = static_cast<int32_t>(scheduler_.waiting().size());
+  stats_.blocks_used = model_.cache->usage().blocks_used;
+  stats_.forward_begin = begin;
   stats_.forward_seconds = Seconds(begin, forwarded);
   stats_.commit_seconds = Seconds(forwarded, last_step_end_);
   stats_.first_token_seconds = first_token_seconds_;
@@ -180,7 +189,7 @@ const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
 void EngineCore::Flatten() {
   batch_.Clear();
   stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
-  stats_.preemptions = plan_.preemptions;
+  stats_.preemptions = static_cast<int32_t>(plan_.preempted.size());
   for (size_t i = 0; i < plan_.ranges.size(); ++i) {
     if (const Sequence* far = Ahead(i, 2)) far->Prefetch();
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchPointees();
@@ -241,7 +250,10 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
   Accept(sequence, last, now);
-  for (Sequence* fork : forks) Accept(*fork, last, now);
+  for (Sequence* fork : forks) {
+    if (fork->computed == 0) SetPhase(*fork, Phase::kPreempted, now);  // there was no room for it
+    Accept(*fork, last, now);
+  }
 }
 
 void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
@@ -260,8 +272,16 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Request::Time now) {
+void EngineCore::SetPhase(Sequence& sequence, Phase phase, Request::Time now) {
+  sequence.phase = phase;
+  if (observer_ == nullptr) return;
+  observer_->OnPhase(
+      {.request_id = sequence.id(), .index = sequence.index, .phase = phase, .time = now});
+}
+
+SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float> logits) {
   if (logits_hook_) logits_hook_(sequence, logits);
+  const Request::Time begin = times_sampling_ ? Clock::now() : Request::Time();
   const double uniform =
       sequence.sampling().temperature == 0
           ? 0  // greedy: asks for none
@@ -272,11 +292,19 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Reque
                                           .eos_ids = model_.info.eos_ids,
                                           .num_generated = sequence.num_generated(),
                                           .uniform = uniform});
+  if (times_sampling_) stats_.sample_seconds += Seconds(begin, Clock::now());
+  return sampled;
+}
+
+void EngineCore::Accept(Sequence& sequence, std::span<const float> logits, Request::Time now) {
+  SampledToken sampled = Sample(sequence, logits);
   const int32_t token = sampled.token;
   if (EndsOutput(sequence, token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus());
     return;
   }
+  if (sequence.phase != Phase::kDecode && sequence.computed > 0)
+    SetPhase(sequence, Phase::kDecode, now);
   if (sequence.num_generated() == 0) {
     sequence.first_token = now;
     first_token_seconds_.push_back(Seconds(sequence.state->submitted, now));

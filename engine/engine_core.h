@@ -73,6 +73,8 @@ class EngineCore {
   void Flatten();
   const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
+  void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
+  SampledToken Sample(const Sequence& sequence, std::span<const float> logits);
   void CommitRange(const ScheduledRange& range, std::span<const float> logits);
   void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
   void Accept(Sequence& sequence, std::span<const float> logits, Request::Time now);
@@ -83,6 +85,7 @@ class EngineCore {
   const LoadedModel model_;
   const std::chrono::milliseconds priority_ageing_;
   EngineObserver* const observer_;  // may be null
+  const bool times_sampling_;
   Scheduler scheduler_;
   Sampler sampler_;
   StepPlan plan_;

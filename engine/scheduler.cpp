@@ -48,7 +48,7 @@ void Scheduler::Next(StepPlan* plan) {
     }
     ++i;
   }
-  if (plan->preemptions == 0) AdmitWaiting(plan);
+  if (plan->preempted.empty()) AdmitWaiting(plan);
   if (plan->ranges.size() == running_.size()) return;
   for (const auto& sequence : running_) {
     if (sequence->step == step_) continue;
@@ -79,7 +79,7 @@ void Scheduler::Preempt(size_t place, StepPlan* plan) {
   sequence->blocks.Clear();
   sequence->computed = 0;
   ++sequence->preemptions;
-  ++plan->preemptions;
+  plan->preempted.push_back(sequence.get());
   waiting_.insert(std::move(sequence));
 }
 
@@ -119,10 +119,8 @@ bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
   }
   STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted above");
   plan->cached_tokens += sequence.computed;
-  if (!sequence.state->has_started()) {
-    sequence.state->cached_tokens = sequence.computed;
-    plan->started.push_back(&sequence);
-  }
+  if (!sequence.state->has_started()) sequence.state->cached_tokens = sequence.computed;
+  plan->admitted.push_back(&sequence);
   return true;
 }
 

@@ -30,14 +30,15 @@ struct ScheduledRange {
 
 struct StepPlan {
   std::vector<ScheduledRange> ranges;
-  std::vector<Sequence*> started;  // admitted for the first time
-  int32_t preemptions = 0;
+  std::vector<Sequence*> admitted;
+  std::vector<Sequence*> preempted;
   int32_t cached_tokens = 0;  // of those admitted, found in the prefix cache
 
   void Clear() {
     ranges.clear();
-    started.clear();
-    preemptions = cached_tokens = 0;
+    admitted.clear();
+    preempted.clear();
+    cached_tokens = 0;
   }
 };
 

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/observer.h"
 #include "engine/token_history.h"
 #include "engine/types.h"
 #include "kvcache/cache_manager.h"
@@ -60,6 +61,7 @@ struct alignas(kCacheLine) Sequence {
   double max_inter_token_seconds = 0;
   int32_t index = 0;
   bool forked = false;  // is one of n, or the only one; until then it stands for all n
+  Phase phase = Phase::kQueued;
   int32_t preemptions = 0;
   TokenHistory history;  // of `tokens`, for the penalties
   Request::Time first_token;

@@ -16,6 +16,7 @@
 #include "server/options.h"
 #include "server/stream_pump.h"
 #include "server/tokenizer.h"
+#include "server/trace.h"
 #include "server/watchdog.h"
 
 namespace strata::server {
@@ -42,6 +43,7 @@ class Server {
   struct Parts {
     std::unique_ptr<Metrics> metrics;
     std::unique_ptr<AccessLog> access_log;  // may be null
+    std::unique_ptr<Trace> trace;           // may be null
     std::unique_ptr<engine::Engine> engine;
     std::unique_ptr<Tokenizer> tokenizer;
     std::unique_ptr<StreamPump> pump;
