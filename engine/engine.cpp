@@ -21,7 +21,7 @@ Engine::Engine(std::unique_ptr<EngineCore> core, const EngineOptions& options)
     : core_(std::move(core)), max_queue_(options.max_queue), observer_(options.observer) {
   UpdateLoad(/*stepping=*/false);
   core_->set_release_hook([this](const std::string& id) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     in_flight_.erase(id);
     std::erase_if(cancels_, [&](const Cancellation& c) {
       return c.id == id;
@@ -36,50 +36,50 @@ const ModelInfo& Engine::model() const { return core_->model(); }
 
 absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) {
   if (absl::Status status = core_->Validate(request); !status.ok()) return status;
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (draining_) return absl::UnavailableError("the server is shutting down");
   const int64_t waiting = std::ssize(submissions_) + load_.waiting;
   if (waiting >= max_queue_) {
     return WithRetryAfter(absl::ResourceExhaustedError(Concat(
                               "queue: ", waiting, " requests wait, the limit is ", max_queue_)),
-                          RetryAfterLocked());
+                          RetryAfter());
   }
   if (!in_flight_.insert(request.id).second) {
     return absl::AlreadyExistsError(
         Concat("request_id: \"", request.id, "\" is the id of a request in flight"));
   }
   submissions_.push_back({std::move(request), std::move(sink), Clock::now()});
-  wake_.notify_one();
+  wake_.NotifyOne();
   return absl::OkStatus();
 }
 
 void Engine::Cancel(const std::string& request_id, std::optional<int32_t> index) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!in_flight_.contains(request_id)) return;
   cancels_.push_back({request_id, index, Clock::now(), load_.steps});
-  wake_.notify_one();
+  wake_.NotifyOne();
 }
 
 void Engine::Shutdown(std::chrono::milliseconds limit) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     const auto deadline = Clock::now() + limit;
     deadline_ = draining_ ? std::min(deadline_, deadline) : deadline;
     draining_ = true;
-    wake_.notify_one();
+    wake_.NotifyOne();
   }
-  const std::lock_guard join_lock(join_mutex_);
+  const MutexLock join_lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
 }
 
 Engine::Load Engine::load() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return load_;
 }
 
 // When a place can be hoped for, from the rate at which requests have been leaving the queue; since
 // the last one left, too, so that a queue that stands still gives longer and longer hints.
-std::chrono::milliseconds Engine::RetryAfterLocked() const {
+std::chrono::milliseconds Engine::RetryAfter() const {
   const double since = std::chrono::duration<double>(Clock::now() - last_leaving_).count();
   const double seconds = std::clamp(std::max(leaving_interval_, since), 0.1, 60.0);
   return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));
@@ -92,10 +92,10 @@ void Engine::Run() {
     std::vector<Cancellation> cancels;
     bool stop = false;
     {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] {
-        return draining_ || !submissions_.empty() || !cancels_.empty() || core_->HasWork();
-      });
+      MutexLock lock(mutex_);
+      while (!draining_ && submissions_.empty() && cancels_.empty() && !core_->HasWork()) {
+        wake_.Wait(mutex_);
+      }
       submissions.swap(submissions_);
       load_.waiting += static_cast<int32_t>(submissions.size());
       cancels.swap(cancels_);
@@ -130,7 +130,7 @@ void Engine::Cancel(const Cancellation& cancellation) {
 void Engine::UpdateLoad(bool stepping) {
   const Scheduler& scheduler = core_->scheduler();
   const kvcache::CacheUsage usage = core_->cache().usage();
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const auto waiting = static_cast<int32_t>(scheduler.waiting().size());
   const Request::Time now = Clock::now();
   if (waiting < load_.waiting) {

@@ -1,12 +1,10 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -15,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 #include "engine/observer.h"
 #include "engine/plan_report.h"
 #include "engine/types.h"
@@ -25,14 +24,14 @@ class EngineCore;
 
 struct EngineOptions {
   std::filesystem::path model_dir;
-  std::string shape;            // a published shape with random weights instead; empty: none
+  std::string shape = {};       // a published shape with random weights instead; empty: none
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
   std::string dtype =
       "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
   std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
-  std::string cross_layer;
+  std::string cross_layer = {};
   // How decode applies reused scores: store (read them back), route (compute them again), auto
   // (store where that moves fewer bytes).
   std::string score_reuse = "auto";
@@ -126,24 +125,25 @@ class Engine {
   void Run();
   void Cancel(const Cancellation& cancellation);
   void UpdateLoad(bool stepping);
-  std::chrono::milliseconds RetryAfterLocked() const;
+  std::chrono::milliseconds RetryAfter() const STRATA_REQUIRES(mutex_);
 
   std::unique_ptr<EngineCore> core_;  // of the engine's thread, but for its constant parts
   const int32_t max_queue_;
   EngineObserver* const observer_;  // may be null
 
-  mutable std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<Submission> submissions_;        // guarded by mutex_
-  std::vector<Cancellation> cancels_;          // guarded by mutex_
-  std::unordered_set<std::string> in_flight_;  // guarded by mutex_: ids from Submit to finished
-  Load load_;                                  // guarded by mutex_
-  Request::Time last_leaving_;                 // guarded by mutex_: the queue
-  double leaving_interval_ = 0.01;             // guarded by mutex_: seconds, a moving average
-  bool draining_ = false;                      // guarded by mutex_
-  Request::Time deadline_;                     // guarded by mutex_: end of the drain
-  std::mutex join_mutex_;
-  std::thread thread_;  // last: starts when the rest stands
+  mutable Mutex mutex_;
+  CondVar wake_;
+  std::vector<Submission> submissions_ STRATA_GUARDED_BY(mutex_);
+  std::vector<Cancellation> cancels_ STRATA_GUARDED_BY(mutex_);
+  std::unordered_set<std::string> in_flight_
+      STRATA_GUARDED_BY(mutex_);  // ids from Submit to finished
+  Load load_ STRATA_GUARDED_BY(mutex_);
+  Request::Time last_leaving_ STRATA_GUARDED_BY(mutex_);      // the queue
+  double leaving_interval_ STRATA_GUARDED_BY(mutex_) = 0.01;  // seconds, a moving average
+  bool draining_ STRATA_GUARDED_BY(mutex_) = false;
+  Request::Time deadline_ STRATA_GUARDED_BY(mutex_);  // end of the drain
+  Mutex join_mutex_;                                  // held while thread_ is joined
+  std::thread thread_;                                // last: starts when the rest stands
 };
 
 // The plan of the model in `model_dir` without loading its weights: `strata plan`.

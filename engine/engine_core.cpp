@@ -27,6 +27,7 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
     : model_(std::move(model)),
       priority_ageing_(options.priority_ageing),
       observer_(options.observer),
+      times_sampling_(observer_ != nullptr && observer_->TimesSampling()),
       scheduler_({.max_batch_tokens = options.max_batch_tokens,
                   .max_prefill_chunk = options.max_prefill_chunk,
                   .max_running = options.max_running,
@@ -59,6 +60,7 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request
   sequence->state = state;
   sequence->history = TokenHistory(request.sampling, request.prompt);
   sequence->tokens = std::move(request.prompt);
+  sequence->newest = sequence->tokens.back();
   state->sink = std::move(sink);
   state->prompt_size = sequence->size();
   state->submitted = submitted;
@@ -66,9 +68,11 @@ void EngineCore::Add(Request request, std::shared_ptr<RequestSink> sink, Request
   state->number = ++num_requests_;
   state->unfinished = request.n;
   state->owes_prompt_logprobs = request.prompt_logprobs.has_value();
+  state->wants_attention = !request.attention.empty();
   if (state->owes_prompt_logprobs) state->prompt_logprobs.resize(sequence->tokens.size() - 1);
   state->request = std::move(request);
   if (state->limit() != Request::Time::max()) limits_.emplace(state->limit(), state.get());
+  SetPhase(*sequence, Phase::kQueued, submitted);
   scheduler_.Enqueue(std::move(sequence));
 }
 
@@ -135,9 +139,12 @@ void EngineCore::Plan() {
   stats_.number = steps_ + 1;
   stats_.begin = Clock::now();
   Expire(stats_.begin);
-  plan_ = scheduler_.Next();
-  for (const Sequence* sequence : plan_.started) {
+  scheduler_.Next(&plan_);
+  for (Sequence* sequence : plan_.preempted) SetPhase(*sequence, Phase::kPreempted, stats_.begin);
+  for (Sequence* sequence : plan_.admitted) {
+    SetPhase(*sequence, Phase::kPrefill, stats_.begin);
     RequestState& state = *sequence->state;
+    if (state.has_started()) continue;
     state.started = stats_.begin;
     state.sink->OnStarted(
         {.prompt_tokens = state.prompt_size, .cached_tokens = state.cached_tokens});
@@ -168,6 +175,10 @@ void EngineCore::Execute() {
   const kernels::BackendCounters after = model_.backend->counters();
   stats_.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;
   stats_.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
+  stats_.running = static_cast<int32_t>(scheduler_.running().size());
+  stats_.waiting = static_cast<int32_t>(scheduler_.waiting().size());
+  stats_.blocks_used = model_.cache->usage().blocks_used;
+  stats_.forward_begin = begin;
   stats_.forward_seconds = Seconds(begin, forwarded);
   stats_.commit_seconds = Seconds(forwarded, last_step_end_);
   stats_.first_token_seconds = first_token_seconds_;
@@ -175,15 +186,23 @@ void EngineCore::Execute() {
   observer_->OnStep(stats_);
 }
 
+// The sequence whose turn comes `stages` stages of prefetching after turn i; null: there is none.
+const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
+  const size_t later = i + stages * kPrefetchAhead;
+  return later < plan_.ranges.size() ? plan_.ranges[later].sequence : nullptr;
+}
+
 // The plan as rows, and its part of the step's figures.
 void EngineCore::Flatten() {
   batch_.Clear();
   stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
-  stats_.preemptions = plan_.preemptions;
-  for (const auto& [sequence, begin, end] : plan_.ranges) {
+  stats_.preemptions = static_cast<int32_t>(plan_.preempted.size());
+  for (size_t i = 0; i < plan_.ranges.size(); ++i) {
+    if (const Sequence* far = Ahead(i, 2)) far->Prefetch();
+    if (const Sequence* near = Ahead(i, 1)) near->PrefetchPointees();
+    const auto& [sequence, begin, end] = plan_.ranges[i];
     const kvcache::BlockTable& blocks = sequence->blocks;
-    const bool stores =
-        end - begin == 1 && blocks.num_score_blocks() >= model_.cache->BlocksFor(end);
+    const bool stores = end - begin == 1 && model_.cache->ScoresCover(blocks, end);
     batch_.sequences.push_back({.first_row = batch_.num_rows(),
                                 .num_rows = end - begin,
                                 .first_position = begin,
@@ -191,14 +210,18 @@ void EngineCore::Flatten() {
                                 .score_table = stores ? blocks.score_ids().data() : nullptr});
     const bool all_logits = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
-      if (all_logits || position + 1 == sequence->size()) {
+      const bool is_last = position + 1 == sequence->size();
+      if (all_logits || is_last) {
         batch_.logit_rows.push_back(static_cast<int32_t>(batch_.num_rows()));
       }
-      batch_.token_ids.push_back(sequence->tokens[static_cast<size_t>(position)]);
+      batch_.token_ids.push_back(is_last ? sequence->newest
+                                         : sequence->tokens[static_cast<size_t>(position)]);
       batch_.positions.push_back(position);
       batch_.slots.push_back(model_.cache->Slot(blocks, position));
     }
-    if (end == sequence->size()) AddProbes(sequence->request().attention, end);
+    if (sequence->state->wants_attention && end == sequence->size()) {
+      AddProbes(sequence->request().attention, end);
+    }
     const bool decode = sequence->num_generated() > 0 && end - begin == 1;
     (decode ? stats_.decode_tokens : stats_.prefill_tokens) += end - begin;
     stats_.recomputed_tokens += std::max(0, std::min(end, sequence->most_computed) - begin);
@@ -226,13 +249,18 @@ void EngineCore::Commit(std::span<const float> logits) {
     all = all.subspan(count);
     return first;
   };
-  for (const ScheduledRange& range : plan_.ranges) {
+  for (size_t i = 0; i < plan_.ranges.size(); ++i) {
+    if (const Sequence* far = Ahead(i, 3)) far->Prefetch();
+    if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
+    if (const Sequence* near = Ahead(i, 1)) near->PrefetchSink();
+    const ScheduledRange& range = plan_.ranges[i];
     const Sequence& sequence = *range.sequence;
     const bool ends = range.end == sequence.size();
     const size_t rows = sequence.state->owes_prompt_logprobs
                             ? static_cast<size_t>(range.end - range.begin)
                             : (ends ? 1 : 0);
-    const size_t heads = ends ? sequence.request().attention.size() : 0;
+    const size_t heads =
+        ends && sequence.state->wants_attention ? sequence.request().attention.size() : 0;
     const auto of_range = take(logits, rows * vocab_size);
     CommitRange(range, of_range, take(probabilities, heads * static_cast<size_t>(range.end)));
   }
@@ -257,7 +285,10 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
   Accept(sequence, last, probabilities, now);
-  for (Sequence* fork : forks) Accept(*fork, last, probabilities, now);
+  for (Sequence* fork : forks) {
+    if (fork->computed == 0) SetPhase(*fork, Phase::kPreempted, now);  // there was no room for it
+    Accept(*fork, last, probabilities, now);
+  }
 }
 
 void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
@@ -276,20 +307,40 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
-                        std::span<const float> probabilities, Request::Time now) {
+void EngineCore::SetPhase(Sequence& sequence, Phase phase, Request::Time now) {
+  sequence.phase = phase;
+  if (observer_ == nullptr) return;
+  observer_->OnPhase(
+      {.request_id = sequence.id(), .index = sequence.index, .phase = phase, .time = now});
+}
+
+SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float> logits) {
   if (logits_hook_) logits_hook_(sequence, logits);
-  const double uniform = UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
-                                   static_cast<uint64_t>(sequence.size()));
+  const Request::Time begin = times_sampling_ ? Clock::now() : Request::Time();
+  const double uniform =
+      sequence.sampling().temperature == 0
+          ? 0  // greedy: asks for none
+          : UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
+                      static_cast<uint64_t>(sequence.size()));
   SampledToken sampled = sampler_.Sample(logits, sequence.sampling(),
                                          {.history = sequence.history,
                                           .eos_ids = model_.info.eos_ids,
                                           .num_generated = sequence.num_generated(),
                                           .uniform = uniform});
+  if (times_sampling_) stats_.sample_seconds += Seconds(begin, Clock::now());
+  return sampled;
+}
+
+void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
+                        std::span<const float> probabilities, Request::Time now) {
+  SampledToken sampled = Sample(sequence, logits);
   const int32_t token = sampled.token;
   if (EndsOutput(sequence, token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus());
     return;
+  }
+  if (sequence.phase != Phase::kDecode && sequence.computed > 0) {
+    SetPhase(sequence, Phase::kDecode, now);
   }
   if (sequence.num_generated() == 0) {
     sequence.first_token = now;
@@ -305,8 +356,7 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
                                  .position = sequence.size(),
                                  .logprobs = std::move(sampled.logprobs),
                                  .attention = {probabilities.begin(), probabilities.end()}});
-  sequence.tokens.push_back(token);
-  sequence.history.AddOutput(token);
+  sequence.Append(token);
   if (sequence.num_generated() == sequence.sampling().max_tokens) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
   }

@@ -72,7 +72,10 @@ class EngineCore {
   void Expire(Request::Time now);
   void Flatten();
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
+  const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
+  void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
+  SampledToken Sample(const Sequence& sequence, std::span<const float> logits);
   void CommitRange(const ScheduledRange& range, std::span<const float> logits,
                    std::span<const float> probabilities);
   void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
@@ -85,6 +88,7 @@ class EngineCore {
   const LoadedModel model_;
   const std::chrono::milliseconds priority_ageing_;
   EngineObserver* const observer_;  // may be null
+  const bool times_sampling_;
   Scheduler scheduler_;
   Sampler sampler_;
   StepPlan plan_;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/logits.h"
+
 namespace strata::engine {
 namespace {
 
@@ -34,21 +36,20 @@ TokenLogprobs LogprobsOf(std::span<const float> logits, int32_t token, int32_t t
   const auto count = static_cast<size_t>(top);
   TokenLogprobs result = {.logprob = kImpossible, .rank = 1, .top = {}};
   result.top.reserve(count);
-  float highest = kImpossible;
+  // What is no higher than this changes nothing.
+  float bar = count == 0 ? own : kImpossible;
   for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] < bar) continue;  // not so for NaN
     const float logit = Possible(logits[i]);
     const auto id = static_cast<int32_t>(i);
-    highest = std::max(highest, logit);
     if (logit > own || (logit == own && id < token)) ++result.rank;
     Offer(id, logit, count, &result.top);  // logits for now
+    if (count > 0 && result.top.size() == count) bar = std::min(own, result.top.back().logprob);
   }
-  if (highest == kImpossible) return result;
-
-  double total = 0;
-  for (const float logit : logits) {
-    total += std::exp(static_cast<double>(Possible(logit)) - highest);  // exp(-inf) is 0
-  }
-  const double log_total = std::log(total);
+  const int64_t highest_place = kernels::ArgMaxLogit(logits);
+  if (highest_place < 0) return result;
+  const float highest = logits[static_cast<size_t>(highest_place)];
+  const double log_total = std::log(kernels::SumExpLogits(logits, highest));
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - highest - log_total);
   };

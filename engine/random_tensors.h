@@ -11,8 +11,8 @@
 namespace strata::engine {
 
 // Weights of a model that has only a shape, for benchmarks: every projection in full, drawn with
-// deviation 0.02, norms and learnable mixes of 1, in bf16. Tensors overlap in memory, which holds little more than the
-// largest of them.
+// deviation 0.02, norms and learnable mixes of 1, in bf16. Tensors overlap in memory, which holds
+// little more than the largest of them.
 class RandomTensors final : public TensorSource {
  public:
   explicit RandomTensors(const ModelConfig& config);

@@ -22,18 +22,6 @@ constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 constexpr size_t kFirstSorted = 128;
 constexpr size_t kSortedGrowth = 8;
 
-int32_t ArgMax(std::span<const float> logits) {
-  int32_t best = 0;
-  float best_logit = kImpossible;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > best_logit && logits[i] <= kMaxFloat) {  // false for what is not finite
-      best = static_cast<int32_t>(i);
-      best_logit = logits[i];
-    }
-  }
-  return best;
-}
-
 // A possible token stays possible, however large the sum.
 float Saturated(double logit) {
   return static_cast<float>(std::clamp<double>(logit, -kMaxFloat, kMaxFloat));
@@ -102,50 +90,85 @@ std::span<const float> Sampler::Adjust(std::span<const float> logits, const Samp
   return adjusted_;
 }
 
+// Tokens go into bins by likelihood in one pass, so that whole bins are kept, dropped or stepped
+// over, and only those at a border are opened and sorted. A bin's mass is summed in the order of
+// ids.
 int32_t Sampler::Choose(std::span<const float> logits, const SamplingParams& params,
                         double uniform) {
-  const int32_t greedy = ArgMax(logits);
+  const auto greedy = static_cast<int32_t>(std::max<int64_t>(kernels::ArgMaxLogit(logits), 0));
   const float top = logits[static_cast<size_t>(greedy)];
   if (params.temperature == 0 || !std::isfinite(top)) return greedy;
 
-  const double temperature = params.temperature;
-  const auto scaled = [&](float logit) { return (static_cast<double>(logit) - top) / temperature; };
-  // min-p before any sorting: p >= min_p * p_max  <=>  (logit - top) / T >= log(min_p).
-  const double floor =
-      params.min_p > 0 ? std::log(static_cast<double>(params.min_p)) : double{kImpossible};
+  // min-p: p >= min_p * p_max  <=>  (logit - top) / T >= log(min_p).
+  const float floor = params.min_p > 0 ? std::log(params.min_p) : kImpossible;
+  size_t num_bins =
+      FillBins(logits, {.top = top, .temperature = params.temperature, .floor = floor});
+  if (params.top_k > 0) num_bins = KeepTopK(logits, static_cast<size_t>(params.top_k), num_bins);
+  double total = 0;
+  for (size_t bin = 0; bin < num_bins; ++bin) total += bins_[bin].mass;
+  if (params.top_p < 1) {
+    num_bins = KeepTopP(logits, total * static_cast<double>(params.top_p), num_bins);
+    total = 0;
+    for (size_t bin = 0; bin < num_bins; ++bin) total += bins_[bin].mass;
+  }
+  while (bins_[num_bins - 1].mass == 0) --num_bins;  // the first has the likeliest token's
+  double left = uniform * total;
+  size_t bin = 0;
+  while (bin + 1 < num_bins && left >= bins_[bin].mass) left -= bins_[bin++].mass;
+  Open(logits, bin);
+  size_t place = 0;
+  for (; place + 1 < static_cast<size_t>(bins_[bin].count); ++place) {
+    left -= WeightOf(Likeliest(place));
+    if (left < 0) break;
+  }
+  return Likeliest(place).id;
+}
+
+size_t Sampler::FillBins(std::span<const float> logits, const kernels::LogitWeighing& weighing) {
+  weights_.resize(logits.size());
+  places_.resize(logits.size());
+  kernels::WeighLogits(logits, weighing, weights_, places_);
+  bins_.fill({});
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (places_[i] == kernels::kNumLogitBins) continue;
+    Bin& bin = bins_[places_[i]];
+    bin.mass += static_cast<double>(weights_[i]);
+    ++bin.count;
+  }
+  return kernels::kNumLogitBins;
+}
+
+size_t Sampler::KeepTopK(std::span<const float> logits, size_t top_k, size_t num_bins) {
+  size_t bin = 0;
+  for (; bin < num_bins && static_cast<size_t>(bins_[bin].count) <= top_k; ++bin) {
+    top_k -= static_cast<size_t>(bins_[bin].count);
+  }
+  if (bin == num_bins || top_k == 0) return bin;
+  Open(logits, bin);
+  bins_[bin] = {.mass = 0, .count = static_cast<int32_t>(top_k)};
+  for (size_t place = 0; place < top_k; ++place) bins_[bin].mass += WeightOf(Likeliest(place));
+  return bin + 1;
+}
+
+size_t Sampler::KeepTopP(std::span<const float> logits, double wanted, size_t num_bins) {
+  size_t bin = 0;
+  for (; bin + 1 < num_bins && bins_[bin].mass < wanted; ++bin) wanted -= bins_[bin].mass;
+  Open(logits, bin);
+  Bin kept;
+  while (kept.count < bins_[bin].count && (kept.count == 0 || kept.mass < wanted)) {
+    kept.mass += WeightOf(Likeliest(static_cast<size_t>(kept.count++)));
+  }
+  bins_[bin] = kept;
+  return bin + 1;
+}
+
+void Sampler::Open(std::span<const float> logits, size_t bin) {
   candidates_.clear();
   num_sorted_ = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!std::isfinite(logits[i]) || scaled(logits[i]) < floor) continue;
-    candidates_.push_back({logits[i], static_cast<int32_t>(i)});
+  const auto wanted = static_cast<uint16_t>(bin);
+  for (size_t i = 0; i < places_.size(); ++i) {
+    if (places_[i] == wanted) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
   }
-  const auto top_k = static_cast<size_t>(params.top_k);
-  if (top_k > 0 && top_k < candidates_.size()) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + params.top_k, candidates_.end(),
-                     Likelier);
-    candidates_.resize(top_k);
-    // nth_element leaves them in an order of its own; what is summed below must not depend on it.
-    std::sort(candidates_.begin(), candidates_.end(), Likelier);
-    num_sorted_ = top_k;
-  }
-
-  double total = 0;
-  for (const Candidate& candidate : candidates_) total += std::exp(scaled(candidate.logit));
-  size_t count = candidates_.size();
-  if (params.top_p < 1) {
-    const double wanted = total * static_cast<double>(params.top_p);
-    double kept = 0;
-    size_t fewest = 0;
-    while (fewest < count && kept < wanted) kept += std::exp(scaled(Likeliest(fewest++).logit));
-    count = fewest;
-    total = kept;
-  }
-  double left = uniform * total;
-  for (size_t place = 0; place + 1 < count; ++place) {
-    left -= std::exp(scaled(Likeliest(place).logit));
-    if (left < 0) return Likeliest(place).id;
-  }
-  return Likeliest(count - 1).id;
 }
 
 // Sorts no further than it is asked for, in helpings that grow.

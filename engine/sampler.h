@@ -9,6 +9,7 @@
 
 #include "engine/token_history.h"
 #include "engine/types.h"
+#include "kernels/cpu/logits.h"
 
 namespace strata::engine {
 
@@ -51,12 +52,30 @@ class Sampler {
   std::span<const float> Adjust(std::span<const float> logits, const SamplingParams& params,
                                 const SamplingState& state);
   int32_t Choose(std::span<const float> logits, const SamplingParams& params, double uniform);
+  struct Bin {
+    double mass = 0;    // the sum of its tokens' weights
+    int32_t count = 0;  // of tokens
+  };
+  // Sorts all tokens into bins by likelihood; returns the number of bins that any may be in.
+  size_t FillBins(std::span<const float> logits, const kernels::LogitWeighing& weighing);
+  // The bins that top-k leaves; the last may lose some of its tokens.
+  size_t KeepTopK(std::span<const float> logits, size_t top_k, size_t num_bins);
+  // The bins that top-p leaves, likewise, of those that have this mass together.
+  size_t KeepTopP(std::span<const float> logits, double wanted, size_t num_bins);
+  // Makes the tokens of a bin the candidates.
+  void Open(std::span<const float> logits, size_t bin);
   // The candidate at this place in order of likelihood. REQUIRES: there is one.
   const Candidate& Likeliest(size_t place);
+  double WeightOf(const Candidate& candidate) const {
+    return static_cast<double>(weights_[static_cast<size_t>(candidate.id)]);
+  }
   static bool Likelier(const Candidate& a, const Candidate& b);
 
-  std::vector<float> adjusted_;        // logits after penalties, bias and barred ids
-  std::vector<Candidate> candidates_;  // the first num_sorted_ most likely first
+  std::vector<float> adjusted_;   // logits after penalties, bias and barred ids
+  std::vector<float> weights_;    // [vocab] exp((logit - highest) / temperature), or 0
+  std::vector<uint16_t> places_;  // [vocab] the bin of each token
+  std::array<Bin, kernels::kNumLogitBins> bins_;  // likeliest first
+  std::vector<Candidate> candidates_;  // of one bin; the first num_sorted_ most likely first
   size_t num_sorted_ = 0;
 };
 

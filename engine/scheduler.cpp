@@ -27,34 +27,35 @@ void Scheduler::Enqueue(std::unique_ptr<Sequence> sequence) {
   waiting_.insert(std::move(sequence));
 }
 
-StepPlan Scheduler::Next() {
-  StepPlan plan;
+void Scheduler::Next(StepPlan* plan) {
+  plan->Clear();
   ++step_;
   int32_t budget = options_.max_batch_tokens;
   const auto schedule = [&](Sequence& sequence, int32_t limit) {
     const int32_t pending = sequence.size() - sequence.computed;
     const int32_t count = std::min({pending, limit, budget});
     if (count <= 0) return;
-    plan.ranges.push_back({&sequence, sequence.computed, sequence.computed + count});
+    plan->ranges.push_back({&sequence, sequence.computed, sequence.computed + count});
     sequence.step = step_;
     budget -= count;
   };
   // Preempting takes from the end of running_, never what is scheduled already.
   for (size_t i = 0; i < running_.size() && budget > 0;) {
+    if (i + kPrefetchAhead < running_.size()) running_[i + kPrefetchAhead]->Prefetch();
     if (IsDecode(*running_[i])) {
-      if (!GrowOrPreempt(i, &plan)) continue;
+      if (!GrowOrPreempt(i, plan)) continue;
       schedule(*running_[i], 1);
     }
     ++i;
   }
-  if (plan.preemptions == 0) AdmitWaiting(&plan);
+  if (plan->preempted.empty()) AdmitWaiting(plan);
+  if (plan->ranges.size() == running_.size()) return;
   for (const auto& sequence : running_) {
     if (sequence->step == step_) continue;
     schedule(*sequence, sequence->state->owes_prompt_logprobs
                             ? std::min(options_.max_prefill_chunk, kLogprobChunk)
                             : options_.max_prefill_chunk);
   }
-  return plan;
 }
 
 // Gives running_[place] the blocks of its newest token, scores included, if need be at the cost of
@@ -79,7 +80,7 @@ void Scheduler::Preempt(size_t place, StepPlan* plan) {
   sequence->blocks.Clear();
   sequence->computed = 0;
   ++sequence->preemptions;
-  ++plan->preemptions;
+  plan->preempted.push_back(sequence.get());
   waiting_.insert(std::move(sequence));
 }
 
@@ -123,10 +124,8 @@ bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
   STRATA_CHECK(cache_->Reserve(sequence.blocks, reserved, needed_scores), "counted above");
   STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted above");
   plan->cached_tokens += sequence.computed;
-  if (!sequence.state->has_started()) {
-    sequence.state->cached_tokens = sequence.computed;
-    plan->started.push_back(&sequence);
-  }
+  if (!sequence.state->has_started()) sequence.state->cached_tokens = sequence.computed;
+  plan->admitted.push_back(&sequence);
   return true;
 }
 
@@ -152,6 +151,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
     fork->index = index;
     fork->forked = true;
     fork->tokens = sequence.tokens;
+    fork->newest = sequence.newest;
     fork->history = sequence.history;
     fork->preemptions = sequence.preemptions;
     forks.push_back(fork.get());
@@ -171,6 +171,9 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
 }
 
 void Scheduler::Publish(Sequence& sequence) {
+  // Mostly no block has become full: then nothing of the request is read.
+  const int64_t published = sequence.blocks.num_published();
+  if (sequence.computed < (published + 1) * cache_->planes().block_tokens()) return;
   if (!options_.prefix_cache || sequence.request().bypass_prefix_cache) return;
   cache_->Publish(sequence.blocks, sequence.tokens, sequence.request().cache_salt,
                   sequence.computed);

@@ -30,9 +30,16 @@ struct ScheduledRange {
 
 struct StepPlan {
   std::vector<ScheduledRange> ranges;
-  std::vector<Sequence*> started;  // admitted for the first time
-  int32_t preemptions = 0;
+  std::vector<Sequence*> admitted;
+  std::vector<Sequence*> preempted;
   int32_t cached_tokens = 0;  // of those admitted, found in the prefix cache
+
+  void Clear() {
+    ranges.clear();
+    admitted.clear();
+    preempted.clear();
+    cached_tokens = 0;
+  }
 };
 
 // Who runs when, in the order of ServedBefore.
@@ -59,8 +66,9 @@ class Scheduler {
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
   // Decides the next step: decodes first, then chunks of prompts, up to max_batch_tokens rows;
-  // preempts and admits on the way. Empty when nothing is left to run.
-  StepPlan Next();
+  // preempts and admits on the way. Empty when nothing is left to run. Takes the last plan, whose
+  // memory it uses again.
+  void Next(StepPlan* plan);
   // REQUIRES: running, its prompt computed, not forked. Makes the sequences 1..n-1 of its request.
   // One for whose copied block there is no room waits as if it were preempted.
   std::vector<Sequence*> Fork(Sequence& sequence);

@@ -123,6 +123,7 @@ int32_t CacheManager::AttachPrefix(BlockTable& table, std::span<const int32_t> t
 void CacheManager::Publish(BlockTable& table, std::span<const int32_t> tokens,
                            std::string_view salt, int32_t computed) {
   const auto block_tokens = static_cast<size_t>(planes_.block_tokens());
+  if (computed < (int64_t{table.published_} + 1) * planes_.block_tokens()) return;
   const int32_t full = computed / planes_.block_tokens();
   STRATA_CHECK(full <= table.num_blocks(), "computed tokens are in the table");
   for (; table.published_ < full; ++table.published_) {
@@ -146,11 +147,13 @@ void CacheManager::EvictOldest() {
 }
 
 bool CacheManager::Grow(BlockTable& table, int64_t num_tokens) {
+  // Most calls need nothing: they cost no division.
+  if (num_tokens <= int64_t{table.num_blocks()} * planes_.block_tokens()) return true;
   return blocks_.Grow(table.planes_, BlocksFor(num_tokens), [this] { EvictOldest(); });
 }
 
 bool CacheManager::GrowScores(BlockTable& table, int64_t num_tokens) {
-  if (!stores_scores()) return true;
+  if (!stores_scores() || ScoresCover(table, num_tokens)) return true;
   return score_blocks_.Grow(table.scores_, BlocksFor(num_tokens), [] {});
 }
 
@@ -187,10 +190,12 @@ std::optional<BlockTable> CacheManager::Fork(BlockTable& table, int64_t num_toke
 
 int64_t CacheManager::Slot(const BlockTable& table, int64_t position) const {
   const int64_t block_tokens = planes_.block_tokens();
-  STRATA_CHECK(position >= 0 && position / block_tokens < table.num_blocks(),
+  STRATA_CHECK(position >= 0 && position < table.num_blocks() * block_tokens,
                "a position that the table covers");
-  const auto block = static_cast<size_t>(position / block_tokens);
-  return int64_t{table.ids()[block]} * block_tokens + position % block_tokens;
+  // Of 32 bits: a division of 64 takes as long as all the rest.
+  const auto place = static_cast<uint32_t>(position);
+  const uint32_t block = place / static_cast<uint32_t>(block_tokens);
+  return int64_t{table.ids()[block]} * block_tokens + place % static_cast<uint32_t>(block_tokens);
 }
 
 kernels::PagedArena CacheManager::arena() const {

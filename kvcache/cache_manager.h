@@ -29,6 +29,8 @@ class BlockTable {
   void Clear();
   std::span<const int32_t> ids() const { return planes_.ids(); }
   int32_t num_blocks() const { return planes_.size(); }
+  // The first blocks, as many, are known to the prefix cache.
+  int32_t num_published() const { return published_; }
   std::span<const int32_t> score_ids() const { return scores_.ids(); }
   int32_t num_score_blocks() const { return scores_.size(); }
   // Blocks promised by Reserve and not drawn yet.
@@ -38,8 +40,8 @@ class BlockTable {
  private:
   friend class CacheManager;
   BlockHolding planes_;
-  BlockHolding scores_;
   int32_t published_ = 0;  // the first blocks of planes, which have entries in the prefix cache
+  BlockHolding scores_;
 };
 
 struct CacheOptions {
@@ -103,7 +105,11 @@ class CacheManager {
   // Grows `table` until it covers positions [0, num_tokens), evicting what is cached if need be.
   // False, and nothing changed, when too few blocks are available.
   bool Grow(BlockTable& table, int64_t num_tokens);
-  // The same for its score blocks. True where no scores are stored.
+  // Whether the table's score blocks cover positions [0, num_tokens).
+  bool ScoresCover(const BlockTable& table, int64_t num_tokens) const {
+    return num_tokens <= int64_t{table.num_score_blocks()} * planes_.block_tokens();
+  }
+  // As Grow, for its score blocks. True where no scores are stored.
   bool GrowScores(BlockTable& table, int64_t num_tokens);
   // Promises `table` as many blocks beside those it has: Grow cannot fail for it until they are
   // drawn. False, and nothing changed, when too few are available.

@@ -62,10 +62,10 @@ AccessLog::AccessLog(int file, Metrics* metrics)
 
 AccessLog::~AccessLog() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
   thread_.join();
   close(file_);
 }
@@ -73,33 +73,39 @@ AccessLog::~AccessLog() {
 void AccessLog::Append(AccessLine line) {
   std::string text = AccessLineJson(line, std::chrono::system_clock::now());
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (lines_.size() < kMaxWaiting) {
       lines_.push_back(std::move(text));
       text.clear();
     }
   }
   if (text.empty()) {
-    wake_.notify_one();
+    wake_.NotifyOne();
   } else {
     metrics_->CountDroppedLogLine();
   }
 }
 
 void AccessLog::Run() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    wake_.wait(lock, [this] { return stopping_ || !lines_.empty(); });
-    if (lines_.empty()) return;
-    const std::string line = std::exchange(lines_.front(), {});
-    lines_.pop_front();
-    const bool last_chance = stopping_;
-    lock.unlock();
+  std::string line;
+  bool last_chance = false;
+  while (Take(&line, &last_chance)) {
     const bool written = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
-    if (!written) metrics_->CountDroppedLogLine();
-    lock.lock();
-    if (!written && last_chance) return;
+    if (written) continue;
+    metrics_->CountDroppedLogLine();
+    if (last_chance) return;
   }
+}
+
+// Waits for the next line; false when there will be none.
+bool AccessLog::Take(std::string* line, bool* stopping) {
+  const MutexLock lock(mutex_);
+  while (!stopping_ && lines_.empty()) wake_.Wait(mutex_);
+  if (lines_.empty()) return false;
+  *line = std::move(lines_.front());
+  lines_.pop_front();
+  *stopping = stopping_;
+  return true;
 }
 
 // Bytes that a file or a pipe has room for are taken at once; a reader that stands still costs this

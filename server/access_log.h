@@ -1,15 +1,14 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 #include "engine/types.h"
 #include "server/metrics.h"
 
@@ -47,16 +46,17 @@ class AccessLog {
  private:
   AccessLog(int file, Metrics* metrics);
   void Run();
+  bool Take(std::string* line, bool* stopping);
   bool Write(const std::string& text);
 
   const int file_;
   Metrics* const metrics_;
   bool torn_ = false;  // the thread's: the last line was written in part
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::string> lines_;  // guarded by mutex_
-  bool stopping_ = false;          // guarded by mutex_
-  std::thread thread_;             // last: starts when the rest stands
+  Mutex mutex_;
+  CondVar wake_;
+  std::deque<std::string> lines_ STRATA_GUARDED_BY(mutex_);
+  bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: starts when the rest stands
 };
 
 }  // namespace strata::server

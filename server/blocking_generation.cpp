@@ -35,13 +35,13 @@ BlockingGeneration::~BlockingGeneration() {
 }
 
 void BlockingGeneration::Push(Event event) {
-  const std::lock_guard lock(mutex_);  // to the end: after the last event the owner may be gone
+  const MutexLock lock(mutex_);  // to the end: after the last event the owner may be gone
   events_.push_back(std::move(event));
   eventfd_write(wake_, 1);
 }
 
 bool BlockingGeneration::Take(Event* event) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (events_.empty()) return false;
   *event = std::move(events_.front());
   events_.pop_front();

@@ -2,13 +2,13 @@
 
 #include <deque>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 #include "server/generation.h"
 
 namespace strata::server {
@@ -54,8 +54,8 @@ class BlockingGeneration final : public GenerationClient {
   bool closed_ = true;                      // nothing runs: not started, or its status was taken
   bool busy_ = false;  // an event was taken that Resume has not been called for
   bool hung_up_ = false;
-  std::mutex mutex_;
-  std::deque<Event> events_;  // guarded by mutex_
+  Mutex mutex_;
+  std::deque<Event> events_ STRATA_GUARDED_BY(mutex_);
 };
 
 }  // namespace strata::server

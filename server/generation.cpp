@@ -45,14 +45,14 @@ absl::Status Generation::Start() {
 }
 
 void Generation::Resume() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   busy_since_.reset();
-  WakeLocked();
+  Wake();
 }
 
 void Generation::Cancel() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (cancelled_) return;
     cancelled_ = true;
     if (outbox_.num_finished == n_) return;
@@ -61,31 +61,31 @@ void Generation::Cancel() {
 }
 
 void Generation::OnStarted(const engine::StartedEvent& event) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   outbox_.started = event;
-  WakeLocked();
+  Wake();
 }
 
 void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   outbox_.prompt_logprobs = std::move(logprobs);
-  WakeLocked();
+  Wake();
 }
 
 void Generation::OnToken(const engine::TokenEvent& event) {
-  const std::lock_guard lock(mutex_);
-  OutboxOfLocked(event.index).tokens.push_back(event);
-  if (!busy_since_) WakeLocked();  // else Resume does
+  const MutexLock lock(mutex_);
+  OutboxOf(event.index).tokens.push_back(event);
+  if (!busy_since_) Wake();  // else Resume does
 }
 
 void Generation::OnFinished(const engine::FinishedEvent& event) {
-  const std::lock_guard lock(mutex_);
-  OutboxOfLocked(event.index).finished = event;
+  const MutexLock lock(mutex_);
+  OutboxOf(event.index).finished = event;
   ++outbox_.num_finished;
-  WakeLocked();
+  Wake();
 }
 
-Generation::SequenceOutbox& Generation::OutboxOfLocked(int32_t index) {
+Generation::SequenceOutbox& Generation::OutboxOf(int32_t index) {
   const auto place = static_cast<size_t>(index);
   if (place >= outbox_.sequences.size()) outbox_.sequences.resize(place + 1);
   return outbox_.sequences[place];
@@ -93,10 +93,10 @@ Generation::SequenceOutbox& Generation::OutboxOfLocked(int32_t index) {
 
 // Under the lock, so that the pump cannot end this stream, and its owner destroy the pump, while
 // the pump is still being called.
-void Generation::WakeLocked() { context_.pump->Wake(shared_from_this()); }
+void Generation::Wake() { context_.pump->Wake(shared_from_this()); }
 
 void Generation::SetBusy() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   busy_since_ = StreamPump::Clock::now();
 }
 
@@ -112,9 +112,9 @@ bool Generation::Pump() {
   for (;;) {
     Parcel parcel;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (busy_since_) return false;
-      if (cancelled_ || !TakeLocked(&parcel)) {
+      if (cancelled_ || !Take(&parcel)) {
         if (outbox_.num_finished < n_) return false;
         break;
       }
@@ -126,8 +126,8 @@ bool Generation::Pump() {
 }
 
 // Takes what the client may be told next; false if there is nothing.
-bool Generation::TakeLocked(Parcel* parcel) {
-  if (TakeStartedLocked(parcel)) return true;
+bool Generation::Take(Parcel* parcel) {
+  if (TakeStarted(parcel)) return true;
   for (size_t turn = 0; turn < sequences_.size(); ++turn) {
     const size_t index = (next_sequence_ + turn) % sequences_.size();
     if (index >= outbox_.sequences.size() || sequences_[index].closed) continue;
@@ -142,7 +142,7 @@ bool Generation::TakeLocked(Parcel* parcel) {
   return false;
 }
 
-bool Generation::TakeStartedLocked(Parcel* parcel) {
+bool Generation::TakeStarted(Parcel* parcel) {
   parcel->started = std::exchange(outbox_.started, std::nullopt);
   if (!parcel->started && !told_started_) {
     // A time limit may end well what never started.
@@ -216,7 +216,7 @@ void Generation::Close() {
   for (const Sequence& sequence : sequences_) num_tokens += sequence.text.num_tokens();
   engine::RequestMetrics metrics;  // of the first sequence
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     metrics = outbox_.sequences[0].finished->metrics;
     if (cancelled_) {  // the ends that were not delivered count too
       for (const SequenceOutbox& box : outbox_.sequences) {
@@ -253,7 +253,7 @@ void Generation::LogEnd(const absl::Status& status, engine::RequestMetrics metri
 
 void Generation::Tick(StreamPump::Clock::time_point now) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (stalled_ || !busy_since_ || now - *busy_since_ < context_.write_timeout) return;
     stalled_ = true;
   }

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
 #include "engine/types.h"
 #include "server/access_log.h"
 #include "server/generation_request.h"
@@ -148,12 +148,12 @@ class Generation final : public engine::RequestSink,
 
   Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
              GenerationClient* client);
-  SequenceOutbox& OutboxOfLocked(int32_t index);
-  void WakeLocked();
+  SequenceOutbox& OutboxOf(int32_t index) STRATA_REQUIRES(mutex_);
+  void Wake() STRATA_REQUIRES(mutex_);
   void SetBusy();
   void MakeSequences();
-  bool TakeLocked(Parcel* parcel);
-  bool TakeStartedLocked(Parcel* parcel);
+  bool Take(Parcel* parcel) STRATA_REQUIRES(mutex_);
+  bool TakeStarted(Parcel* parcel) STRATA_REQUIRES(mutex_);
   bool Deliver(Parcel parcel);
   bool DeliverSequence(int32_t index, SequenceOutbox box);
   void Close();
@@ -177,12 +177,12 @@ class Generation final : public engine::RequestSink,
   absl::Status status_;                                        // of the first sequence that failed
   engine::FinishReason reason_ = engine::FinishReason::kNone;  // of sequence 0, once told
 
-  std::mutex mutex_;
-  Outbox outbox_;           // guarded by mutex_
-  bool cancelled_ = false;  // guarded by mutex_
-  bool stalled_ = false;    // guarded by mutex_
+  Mutex mutex_;
+  Outbox outbox_ STRATA_GUARDED_BY(mutex_);
+  bool cancelled_ STRATA_GUARDED_BY(mutex_) = false;
+  bool stalled_ STRATA_GUARDED_BY(mutex_) = false;
   // Since when the client has been busy with what it was told; absent: it can take more.
-  std::optional<StreamPump::Clock::time_point> busy_since_;  // guarded by mutex_
+  std::optional<StreamPump::Clock::time_point> busy_since_ STRATA_GUARDED_BY(mutex_);
 };
 
 }  // namespace strata::server

@@ -96,7 +96,7 @@ void HttpListener::Accept() {
     const int socket = accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC);
     const int error = errno;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       if (stopping_) {
         if (socket >= 0) close(socket);
         return;
@@ -113,32 +113,25 @@ void HttpListener::Accept() {
 
 // Starts the connection's thread, which owns it.
 void HttpListener::Take(int socket) {
-  std::unique_lock lock(mutex_);
-  if (connections_.size() >= max_connections_) {
-    CloseIdleLocked();
-    changed_.wait_for(lock, kPause, [this] { return connections_.size() < max_connections_; });
-  }
+  const auto patience = std::chrono::steady_clock::now() + kPause;
   bool taken = false;
+  MutexLock lock(mutex_);
+  if (connections_.size() >= max_connections_) CloseIdle();
+  while (connections_.size() >= max_connections_) {
+    if (!changed_.WaitUntil(mutex_, patience)) break;
+  }
   if (connections_.size() < max_connections_) {
     auto* connection = new Connection(this, socket);
-    connections_.insert(connection);
+    connections_.emplace(connection, true);
     try {
-      std::thread([this, connection] {
-        serve_(connection);
-        shutdown(connection->socket_, SHUT_RDWR);
-        const std::lock_guard done(mutex_);
-        close(connection->socket_);
-        connections_.erase(connection);
-        delete connection;
-        changed_.notify_all();
-      }).detach();
+      std::thread([this, connection] { Run(connection); }).detach();
       taken = true;
     } catch (const std::system_error& error) {  // no more threads
       connections_.erase(connection);
       delete connection;
     }
   }
-  lock.unlock();
+  lock.Unlock();
   if (taken) return;
   spdlog::warn("http: {} connections are open, one more was refused", max_connections_);
   send(socket, kFull.data(), kFull.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -149,50 +142,68 @@ void HttpListener::Take(int socket) {
   close(socket);
 }
 
+void HttpListener::Run(Connection* connection) {
+  serve_(connection);
+  shutdown(connection->socket_, SHUT_RDWR);
+  const MutexLock lock(mutex_);
+  close(connection->socket_);
+  connections_.erase(connection);
+  delete connection;
+  changed_.NotifyAll();
+}
+
 // Has one idle connection's thread end it.
-void HttpListener::CloseIdleLocked() {
-  for (Connection* connection : connections_) {
-    if (!connection->idle_) continue;
-    connection->idle_ = false;
+void HttpListener::CloseIdle() {
+  for (auto& [connection, idle] : connections_) {
+    if (!std::exchange(idle, false)) continue;
     shutdown(connection->socket_, SHUT_RDWR);
     return;
   }
 }
 
+bool HttpListener::SetIdle(Connection* connection) {
+  const MutexLock lock(mutex_);
+  if (stopping_) return false;
+  connections_[connection] = true;
+  return true;
+}
+
+bool HttpListener::ClearIdle(Connection* connection) {
+  const MutexLock lock(mutex_);
+  return std::exchange(connections_[connection], false);
+}
+
 bool HttpListener::Connection::WaitForRequest(milliseconds limit) {
-  {
-    const std::lock_guard lock(listener_->mutex_);
-    if (listener_->stopping_) return false;
-    idle_ = true;
-  }
+  if (!listener_->SetIdle(this)) return false;
   pollfd wait{.fd = socket_, .events = POLLIN, .revents = 0};
   int ready = 0;
   do {
     ready = poll(&wait, 1, static_cast<int>(limit.count()));
   } while (ready < 0 && errno == EINTR);
-  const std::lock_guard lock(listener_->mutex_);
-  return std::exchange(idle_, false) && ready > 0;
+  return listener_->ClearIdle(this) && ready > 0;
 }
 
 bool HttpListener::Connection::stopping() const {
-  const std::lock_guard lock(listener_->mutex_);
+  const MutexLock lock(listener_->mutex_);
   return listener_->stopping_;
 }
 
 void HttpListener::Stop(milliseconds limit) {
-  std::unique_lock lock(mutex_);
-  stopping_ = true;
-  shutdown(socket_, SHUT_RDWR);  // wakes Accept, takes no more
-  for (Connection* connection : connections_) {
-    if (std::exchange(connection->idle_, false)) shutdown(connection->socket_, SHUT_RDWR);
+  const auto end = std::chrono::steady_clock::now() + limit;
+  {
+    const MutexLock lock(mutex_);
+    stopping_ = true;
+    shutdown(socket_, SHUT_RDWR);  // wakes Accept, takes no more
+    for (auto& [connection, idle] : connections_) {
+      if (std::exchange(idle, false)) shutdown(connection->socket_, SHUT_RDWR);
+    }
+    while (!connections_.empty()) {
+      if (!changed_.WaitUntil(mutex_, end)) break;
+    }
+    for (const auto& [connection, idle] : connections_) shutdown(connection->socket_, SHUT_RDWR);
+    while (!connections_.empty()) changed_.Wait(mutex_);
   }
-  const auto gone = [this] { return connections_.empty(); };
-  if (!changed_.wait_for(lock, limit, gone)) {
-    for (Connection* connection : connections_) shutdown(connection->socket_, SHUT_RDWR);
-    changed_.wait(lock, gone);
-  }
-  lock.unlock();
-  const std::lock_guard join_lock(join_mutex_);
+  const MutexLock join_lock(join_mutex_);
   if (thread_.joinable()) thread_.join();
 }
 

@@ -1,16 +1,15 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <memory>
-#include <mutex>
-#include <set>
 #include <string>
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "engine/mutex.h"
 
 namespace strata::server {
 
@@ -34,7 +33,6 @@ class HttpListener {
     Connection(HttpListener* listener, int socket) : listener_(listener), socket_(socket) {}
     HttpListener* const listener_;
     const int socket_;
-    bool idle_ = true;  // guarded by the listener's mutex
   };
   // Serves one connection; it is closed when this returns.
   using Serve = std::function<void(Connection* connection)>;
@@ -56,17 +54,23 @@ class HttpListener {
   HttpListener(int socket, std::string address, size_t max_connections, Serve serve);
   void Accept();
   void Take(int socket);
-  void CloseIdleLocked();
+  void CloseIdle() STRATA_REQUIRES(mutex_);
+  void Run(Connection* connection);
+  // Marks a connection as waiting for a request; false when the listener stops.
+  bool SetIdle(Connection* connection);
+  // Undoes it; false when the listener has taken that for the connection's end.
+  bool ClearIdle(Connection* connection);
 
   const int socket_;
   const std::string address_;
   const size_t max_connections_;
   const Serve serve_;
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  std::set<Connection*> connections_;  // guarded by mutex_: each owned by its thread
-  bool stopping_ = false;              // guarded by mutex_
-  std::mutex join_mutex_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  // Whether each is idle; each owned by its thread.
+  std::map<Connection*, bool> connections_ STRATA_GUARDED_BY(mutex_);
+  bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
+  Mutex join_mutex_;    // held while thread_ is joined
   std::thread thread_;  // last: starts when the rest stands
 };
 

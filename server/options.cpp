@@ -56,6 +56,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                "Health says NOT_SERVING when work waits and no step ends for this long");
   set.Text("--access-log", "FILE", &options->access_log,
            "A line of JSON for each request; - is stdout; none if not given");
+  set.Text("--trace", "FILE", &options->trace,
+           "A timeline of steps and requests that Perfetto opens; none if not given");
   set.Choice("--log-level", {"trace", "debug", "info", "warn", "error", "off"}, &options->log_level,
              "Of the lines on stderr");
 }

@@ -25,6 +25,7 @@ struct ServeOptions {
   std::chrono::milliseconds write_timeout{60000};
   std::chrono::milliseconds watchdog{60000};
   std::string access_log = {};  // a file, "-" for stdout; empty: none
+  std::string trace = {};       // a file; empty: none
   std::string log_level = "info";
 };
 

@@ -1,6 +1,5 @@
-#include <condition_variable>
-#include <mutex>
 
+#include "engine/mutex.h"
 #include "server/commands.h"
 #include "server/model_dir.h"
 #include "server/server.h"
@@ -15,20 +14,20 @@ class Event {
  public:
   void Set() {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       set_ = true;
     }
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   void Wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return set_; });
+    const MutexLock lock(mutex_);
+    while (!set_) changed_.Wait(mutex_);
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool set_ = false;  // guarded by mutex_
+  Mutex mutex_;
+  CondVar changed_;
+  bool set_ STRATA_GUARDED_BY(mutex_) = false;
 };
 
 void LogToStderr(const std::string& level) {

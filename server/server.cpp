@@ -36,6 +36,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
     if (!log.ok()) return log.status();
     parts.access_log = *std::move(log);
   }
+  if (!options.trace.empty()) {
+    auto trace = Trace::Open(options.trace, parts.metrics.get());
+    if (!trace.ok()) return trace.status();
+    parts.trace = *std::move(trace);
+  }
   if (!options.http_address.empty()) {
     auto http = HttpFront::Start(options.http_address, options.write_timeout, parts.metrics.get());
     if (!http.ok()) return http.status();
@@ -48,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   engine_options.model_dir = options.model_dir;
   engine_options.prefix_cache = options.prefix_cache == "on";
   engine_options.observer = parts.metrics.get();
+  if (parts.trace) engine_options.observer = parts.trace.get();
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
   const engine::ModelInfo& model = (*engine)->model();
@@ -94,7 +100,7 @@ GenerationContext Server::ContextFor(const char* front) const {
 
 // Every front says the same; draining is for good.
 void Server::SetHealth(Health health) {
-  const std::lock_guard lock(health_mutex_);
+  const MutexLock lock(health_mutex_);
   if (draining_) return;
   draining_ = health == Health::kDraining;
   grpc_->SetServing(health == Health::kServing);

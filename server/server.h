@@ -2,11 +2,11 @@
 
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
+#include "engine/mutex.h"
 #include "server/access_log.h"
 #include "server/grpc_server.h"
 #include "server/grpc_service.h"
@@ -16,6 +16,7 @@
 #include "server/options.h"
 #include "server/stream_pump.h"
 #include "server/tokenizer.h"
+#include "server/trace.h"
 #include "server/watchdog.h"
 
 namespace strata::server {
@@ -42,6 +43,7 @@ class Server {
   struct Parts {
     std::unique_ptr<Metrics> metrics;
     std::unique_ptr<AccessLog> access_log;  // may be null
+    std::unique_ptr<Trace> trace;           // may be null
     std::unique_ptr<engine::Engine> engine;
     std::unique_ptr<Tokenizer> tokenizer;
     std::unique_ptr<StreamPump> pump;
@@ -55,8 +57,8 @@ class Server {
   const std::chrono::milliseconds write_timeout_;
   GrpcService service_;
   std::unique_ptr<GrpcServer> grpc_;  // constant after Start
-  std::mutex health_mutex_;
-  bool draining_ = false;               // guarded by health_mutex_
+  Mutex health_mutex_;
+  bool draining_ STRATA_GUARDED_BY(health_mutex_) = false;
   std::unique_ptr<Watchdog> watchdog_;  // constant after Start; gone first
 };
 

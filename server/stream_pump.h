@@ -1,13 +1,13 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <unordered_set>
 #include <vector>
+
+#include "engine/mutex.h"
 
 namespace strata::server {
 
@@ -31,8 +31,9 @@ class StreamPump {
 
    private:
     friend class StreamPump;
-    bool queued_ = false;  // guarded by StreamPump::mutex_: stands in ready_
-    bool known_ = false;   // guarded by StreamPump::mutex_: stands, or stood, in streams_
+    // The first two belong to the pump's mutex, which a declaration here cannot name.
+    bool queued_ = false;  // stands in ready_
+    bool known_ = false;   // stands, or stood, in streams_
     bool ended_ = false;   // the pump's thread
   };
 
@@ -50,17 +51,18 @@ class StreamPump {
   using Streams = std::vector<std::shared_ptr<Stream>>;
 
   void Run();
+  Streams WaitForReady(Clock::time_point next_tick, bool* stopping);
   void PumpAll(const Streams& ready);
   Streams StreamsNow();
 
   const std::chrono::milliseconds tick_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::condition_variable idle_;
-  Streams ready_;                                        // guarded by mutex_
-  std::unordered_set<std::shared_ptr<Stream>> streams_;  // guarded by mutex_
-  bool stopping_ = false;                                // guarded by mutex_
-  std::thread thread_;                                   // last: starts when the rest stands
+  Mutex mutex_;
+  CondVar wake_;
+  CondVar idle_;
+  Streams ready_ STRATA_GUARDED_BY(mutex_);
+  std::unordered_set<std::shared_ptr<Stream>> streams_ STRATA_GUARDED_BY(mutex_);
+  bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: starts when the rest stands
 };
 
 }  // namespace strata::server

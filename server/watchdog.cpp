@@ -34,18 +34,17 @@ Watchdog::Watchdog(const engine::Engine* engine, milliseconds limit,
 
 Watchdog::~Watchdog() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  wake_.notify_one();
+  wake_.NotifyOne();
   thread_.join();
 }
 
 void Watchdog::Run(milliseconds limit) {
   const milliseconds interval = std::clamp(limit / 8, milliseconds(5), milliseconds(1000));
   StallDetector detector(limit);
-  std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, interval, [this] { return stopping_; })) {
+  while (!StopsWithin(interval)) {
     const engine::Engine::Load load = engine_->load();
     const auto now = std::chrono::steady_clock::now();
     const bool was_stalled = detector.stalled();
@@ -57,6 +56,15 @@ void Watchdog::Run(milliseconds limit) {
     }
     on_change_(!was_stalled);
   }
+}
+
+bool Watchdog::StopsWithin(milliseconds interval) {
+  const auto end = std::chrono::steady_clock::now() + interval;
+  const MutexLock lock(mutex_);
+  while (!stopping_) {
+    if (!wake_.WaitUntil(mutex_, end)) break;
+  }
+  return stopping_;
 }
 
 }  // namespace strata::server

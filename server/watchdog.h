@@ -1,13 +1,12 @@
 #pragma once
 
 #include <chrono>
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <thread>
 
 #include "engine/engine.h"
+#include "engine/mutex.h"
 
 namespace strata::server {
 
@@ -43,13 +42,14 @@ class Watchdog {
 
  private:
   void Run(std::chrono::milliseconds limit);
+  bool StopsWithin(std::chrono::milliseconds interval);
 
   const engine::Engine* const engine_;
   const std::function<void(bool stalled)> on_change_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool stopping_ = false;  // guarded by mutex_
-  std::thread thread_;     // last: starts when the rest stands
+  Mutex mutex_;
+  CondVar wake_;
+  bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: starts when the rest stands
 };
 
 }  // namespace strata::server

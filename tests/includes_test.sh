@@ -18,4 +18,9 @@ forbid engine 'server/|proto/|strata/v1/|grpc|google/protobuf|prometheus|httplib
 forbid server 'kvcache/|kernels/'
 forbid deploy '.*'
 for folder in kvcache engine server kernels/cpu; do forbid "$folder" 'cuda|cublas'; done
+# Deadlines and ages are the steady clock's: the system's may be set at any time.
+if grep -rn --include='*.h' --include='*.cpp' 'system_clock' kernels kvcache engine; then
+  echo "^ the engine's times are the steady clock's"
+  violations=1
+fi
 exit "$violations"

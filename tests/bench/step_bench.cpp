@@ -1,18 +1,18 @@
 // What a step costs beside the model: planning, flattening, sampling, handing over. The backend
 // does nothing, so what is left is the engine thread's own work.
 //
-//   build/bin/strata-step-bench [--blocks 1000000]
+//   build/bin/strata-step-bench [--blocks 1000000] [--sequences 64]
 //
 // A row for each number of running sequences, all decoding: medians over steps, in microseconds.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "engine/engine_core.h"
+#include "engine/mutex.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
@@ -30,14 +30,14 @@ class Outbox final : public engine::RequestSink {
   void OnStarted(const engine::StartedEvent&) override {}
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
   void OnToken(const engine::TokenEvent& event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     tokens_.push_back(event.token);
   }
   void OnFinished(const engine::FinishedEvent&) override {}
 
  private:
-  std::mutex mutex_;
-  std::vector<int32_t> tokens_;
+  Mutex mutex_;
+  std::vector<int32_t> tokens_ STRATA_GUARDED_BY(mutex_);
 };
 
 class Keeper final : public engine::EngineObserver {
@@ -90,7 +90,11 @@ void Measure(const std::filesystem::path& model_dir, int32_t blocks, int32_t seq
 int main(int argc, char** argv) {
   using namespace strata::testing;
   int32_t blocks = 1000000;
-  if (argc == 3 && std::string(argv[1]) == "--blocks") blocks = std::atoi(argv[2]);
+  std::vector<int32_t> batches = {1, 16, 64, 256, 1024, 4096};
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::string(argv[i]) == "--blocks") blocks = std::atoi(argv[i + 1]);
+    if (std::string(argv[i]) == "--sequences") batches = {std::atoi(argv[i + 1])};
+  }
   const ScratchDir scratch;
   const auto dir = WriteModelDir(
       MakeTinyModel(
@@ -104,5 +108,5 @@ int main(int argc, char** argv) {
               kSteps);
   std::printf("%9s  %8s  %8s  %8s  %12s\n", "sequences", "plan", "commit", "together",
               "a sequence");
-  for (const int32_t sequences : {1, 16, 64, 256, 1024, 4096}) Measure(dir, blocks, sequences);
+  for (const int32_t sequences : batches) Measure(dir, blocks, sequences);
 }

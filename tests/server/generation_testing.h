@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/mutex.h"
 #include "gtest/gtest.h"
 #include "server/generation.h"
 #include "server/unicode.h"
@@ -24,17 +23,17 @@ class RecordingClient final : public server::GenerationClient {
   explicit RecordingClient(bool prompt_reader) : prompt_reader_(prompt_reader) {}
 
   void OnStarted(server::GenerationStarted event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     started = std::move(event);
     Told("started");
   }
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     prompt_logprobs = std::move(event);
     Told("prompt logprobs");
   }
   void OnDelta(server::GenerationDelta delta) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     EXPECT_EQ(server::FindInvalidUtf8(delta.text), std::nullopt);
     Sequence& sequence = sequences[delta.index];
     EXPECT_EQ(sequence.finished.reason, engine::FinishReason::kNone);
@@ -48,35 +47,37 @@ class RecordingClient final : public server::GenerationClient {
     Told("delta");
   }
   void OnFinished(const server::GenerationFinished& event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     sequences[event.index].finished = event;
     if (event.index == 0) finished = event;
     Told("finished");
   }
   void OnStalled() override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     Told("stalled");
   }
   void OnClosed(const absl::Status& event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     status = event;
     told.push_back("closed");
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
 
   void Attach(std::shared_ptr<server::Generation> generation) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     generation_ = std::move(generation);
   }
   bool WaitFor(const std::string& what) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(60), [&] {
-      return std::find(told.begin(), told.end(), what) != told.end();
-    });
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    const MutexLock lock(mutex_);
+    while (std::find(told.begin(), told.end(), what) == told.end()) {
+      if (!changed_.WaitUntil(mutex_, end)) return false;
+    }
+    return true;
   }
 
   std::ptrdiff_t NumTold(const std::string& what) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return std::count(told.begin(), told.end(), what);
   }
 
@@ -99,13 +100,13 @@ class RecordingClient final : public server::GenerationClient {
  private:
   void Told(const std::string& what) {
     told.push_back(what);
-    changed_.notify_all();
+    changed_.NotifyAll();
     if (prompt_reader_) generation_->Resume();
   }
 
   const bool prompt_reader_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  CondVar changed_;
   std::shared_ptr<server::Generation> generation_;
 };
 

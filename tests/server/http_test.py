@@ -311,6 +311,26 @@ class Observed(unittest.TestCase):
             wait_for(lambda: metrics(server)['strata_access_log_dropped_lines_total'] == 3)
 
 
+    def test_a_trace_is_whole_after_sigterm(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, 'trace.json')
+            with Served(BINARY, '--trace', path, '--drain-timeout', '10ms') as server:
+                reader = threading.Thread(
+                    target=lambda: events(server, max_tokens=400, ignore_eos=True))
+                reader.start()
+                wait_for(lambda: metrics(server)['vllm:num_requests_running'] > 0)
+                server.send(signal.SIGTERM)
+                reader.join()
+                self.assertEqual(server.wait(), 0)
+            with open(path) as trace:
+                seen = json.load(trace)
+        began = [e['id'] for e in seen if e['ph'] == 'b' and e['name'] == 'request']
+        ended = [e['id'] for e in seen if e['ph'] == 'e' and e['name'] == 'request']
+        self.assertEqual((began, ended), ([1], [1]))
+        self.assertGreater(sum(e['name'] == 'step' for e in seen), 0)
+        self.assertEqual(seen[-1]['args'], {'dropped_events': 0})
+
+
 class Drain(unittest.TestCase):
 
     def test_streams_end_and_readyz_says_no(self):

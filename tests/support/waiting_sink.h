@@ -1,11 +1,10 @@
 #pragma once
 
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "engine/mutex.h"
 #include "engine/types.h"
 #include "tests/support/engine_runner.h"
 
@@ -15,19 +14,19 @@ namespace strata::testing {
 class Gate {
  public:
   void Open() {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     open_ = true;
-    changed_.notify_all();
+    changed_.NotifyAll();
   }
   void Pass() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return open_; });
+    const MutexLock lock(mutex_);
+    while (!open_) changed_.Wait(mutex_);
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ STRATA_GUARDED_BY(mutex_) = false;
 };
 
 // Records, and lets the test hold the engine's thread inside a call.
@@ -37,17 +36,17 @@ class WaitingSink final : public engine::RequestSink {
   std::function<void()> on_finished = [] {};
 
   void OnStarted(const engine::StartedEvent& event) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     recording_.OnStarted(event);
   }
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     recording_.OnPromptLogprobs(std::move(logprobs));
   }
   void OnToken(const engine::TokenEvent& event) override {
     size_t count = 0;
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       recording_.OnToken(event);
       count = recording_.tokens.size();
     }
@@ -55,7 +54,7 @@ class WaitingSink final : public engine::RequestSink {
   }
   void OnFinished(const engine::FinishedEvent& event) override {
     {
-      const std::lock_guard lock(mutex_);
+      const MutexLock lock(mutex_);
       recording_.OnFinished(event);
     }
     finished_.Open();
@@ -68,13 +67,13 @@ class WaitingSink final : public engine::RequestSink {
     return Now();
   }
   Recording Now() const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     return recording_;
   }
 
  private:
-  mutable std::mutex mutex_;
-  Recording recording_;
+  mutable Mutex mutex_;
+  Recording recording_ STRATA_GUARDED_BY(mutex_);
   Gate finished_;
 };
 
