@@ -2,7 +2,6 @@
 """HTTP as a client sees it, on the model that ships: http_test.py BUILD/bin/strata README."""
 
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -13,29 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 
+from strata_http import call, connect, metrics, wait_for
 from strata_process import TIMEOUT, Served, run, without_strata_variables
 
 BINARY, README = sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
 PROMPT = 'Once upon a time'
-
-
-def connect(server):
-    host, port = server.http_address.rsplit(':', 1)
-    return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
-
-
-def call(server, method, path, body=None, headers=None):
-    """Status, headers and text of one exchange; `body` is made JSON unless it is bytes."""
-    with contextlib.closing(connect(server)) as connection:
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body)
-        connection.request(method, path, body, {'Content-Type': 'application/json',
-                                                **(headers or {})})
-        response = connection.getresponse()
-        return response.status, response.headers, response.read().decode()
 
 
 def complete(server, **parameters):
@@ -54,21 +37,6 @@ def events(server, **parameters):
     assert blocks.pop() == ''
     assert all(block.startswith('data: ') for block in blocks), blocks
     return [block[len('data: '):] for block in blocks]
-
-
-def metrics(server):
-    """{series with its labels: value} of a scrape."""
-    status, _, text = call(server, 'GET', '/metrics')
-    assert status == 200
-    lines = [line for line in text.splitlines() if not line.startswith('#')]
-    return {name: float(value) for name, value in (line.rsplit(' ', 1) for line in lines)}
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, 'it did not come to pass'
-        time.sleep(0.01)
 
 
 class Http(unittest.TestCase):
