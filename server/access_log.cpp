@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
+#include "spdlog/spdlog.h"
 
 namespace strata::server {
 namespace {
@@ -96,6 +97,7 @@ void AccessLog::Run() {
     const bool last_chance = stopping_;
     lock.unlock();
     const bool written = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
+    Tell(written);
     if (!written) metrics_->CountDroppedLogLine();
     lock.lock();
     if (!written && last_chance) return;
@@ -106,11 +108,27 @@ void AccessLog::Run() {
 // thread a second a line, and nobody else.
 bool AccessLog::Write(const std::string& text) {
   pollfd room{.fd = file_, .events = POLLOUT, .revents = 0};
-  if (poll(&room, 1, kWriteTimeoutMs) <= 0) return false;
+  if (poll(&room, 1, kWriteTimeoutMs) <= 0) {
+    errno = ETIMEDOUT;
+    return false;
+  }
   const ssize_t written = write(file_, text.data(), text.size());
   const bool whole = written == static_cast<ssize_t>(text.size());
   if (whole || written > 0) torn_ = !whole;
+  if (!whole && written >= 0) errno = ENOSPC;  // a part fitted
   return whole;
+}
+
+// REQUIRES: errno is the last Write's, if that failed.
+void AccessLog::Tell(bool written) {
+  if (losing_ != written) return;
+  losing_ = !written;
+  if (losing_) {
+    spdlog::warn("access log: {}; lines are dropped, and counted in the metrics",
+                 std::generic_category().message(errno));
+  } else {
+    spdlog::info("access log: lines are written again");
+  }
 }
 
 }  // namespace strata::server

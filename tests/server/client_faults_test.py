@@ -129,6 +129,8 @@ class ClientFaults(unittest.TestCase):
         refused = sum(line['reason'] == 'refused' for line in lines)
         self.assertEqual(total(seen, 'strata_requests_total'), len(ids))
         self.assertEqual(total(seen, 'strata_rejections_total'), refused)
+        self.assertEqual(total(seen, 'strata_generated_tokens_total'),
+                         sum(line['generated_tokens'] for line in lines))
         self.statuses = collections.Counter(line['status'] for line in lines)
         print(f'{len(ids)} requests, {refused} refused: {dict(self.statuses)}', file=sys.stderr)
         self.assertLessEqual(set(self.statuses), {'OK', 'CANCELLED', 'RESOURCE_EXHAUSTED'})

@@ -277,6 +277,12 @@ class Observed(unittest.TestCase):
             for _ in range(3):
                 complete(server, max_tokens=1)
             wait_for(lambda: metrics(server)['strata_access_log_dropped_lines_total'] == 3)
+            complete(server, max_tokens=1)
+            server.send(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            warning, = [line for line in server.log if 'access log' in line]
+            self.assertIn('No space left on device', warning)
+            self.assertIn('warn', warning)
 
 
 class Drain(unittest.TestCase):
