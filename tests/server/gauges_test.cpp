@@ -99,8 +99,8 @@ class GaugesTest : public ::testing::Test {
     is("strata_cache_blocks{state=\"used\"}", used);
     is("strata_cache_blocks{state=\"cached\"}", 0);
     is("strata_cache_blocks{state=\"free\"}", total_ - used);
-    EXPECT_EQ(std::stod(ValueOf(text, "vllm:kv_cache_usage_perc")),
-              static_cast<double>(used) / total_);
+    EXPECT_NEAR(std::stod(ValueOf(text, "vllm:kv_cache_usage_perc")),
+                static_cast<double>(used) / total_, 1e-9);
     const int64_t block_keys = int64_t{kBlockTokens} * 4 * 4 * 8 * 4;  // layers, heads, head, float
     is("strata_cache_bytes{pool=\"keys\",state=\"used\"}", used * block_keys);
     // Every layer has the values of the first.

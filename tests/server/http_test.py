@@ -74,6 +74,14 @@ class Http(unittest.TestCase):
         models = json.loads(text)
         self.assertEqual(models['object'], 'list')
         self.assertEqual([model['object'] for model in models['data']], ['model'])
+        model, = models['data']
+        status, _, text = call(self.server, 'GET', '/v1/models/' + model['id'])
+        self.assertEqual((status, json.loads(text)), (200, model))
+        for other in ('gpt-4', 'x' * 8000, '', 'a%2Fb%0A', model['id'] + '/'):
+            status, _, text = call(self.server, 'GET', '/v1/models/' + other)
+            self.assertEqual((status, json.loads(text)['error']['code']),
+                             (404, 'model_not_found'))
+        self.assertEqual(call(self.server, 'POST', '/v1/models/' + model['id'], {})[0], 404)
         answer = complete(self.server, model=models['data'][0]['id'], max_tokens=1)
         self.assertEqual(answer['model'], models['data'][0]['id'])
 

@@ -7,9 +7,12 @@ told to end in the midst of others. 10,000 requests by hand, fewer in the tests.
 
 import asyncio
 import collections
+import contextlib
 import random
+import re
 import signal
 import sys
+import threading
 import unittest
 
 import grpc
@@ -57,7 +60,53 @@ async def alone(address, numbers):
         return {number: await generate(client, make_request(number)) for number in numbers}
 
 
+@contextlib.contextmanager
+def scraping(server):
+    """Yields a list that grows by a scrape after the other."""
+    scrapes, done = [], threading.Event()
+
+    def scrape_on():
+        while not done.is_set():
+            scrapes.append(scrape(server))
+
+    thread = threading.Thread(target=scrape_on)
+    thread.start()
+    try:
+        yield scrapes
+    finally:
+        done.set()
+        thread.join()
+
+
 class Soak(unittest.TestCase):
+
+    def check_gauges(self, scrapes, blocks):
+        """Of scrapes under load: each agrees with itself, and no counter goes down."""
+        before = {}
+        for seen in scrapes:
+            states = {state: seen[f'strata_cache_blocks{{state="{state}"}}']
+                      for state in ('used', 'cached', 'free')}
+            self.assertEqual(sum(states.values()), blocks)
+            self.assertGreaterEqual(min(states.values()), 0)
+            self.assertAlmostEqual(seen['vllm:kv_cache_usage_perc'], states['used'] / blocks)
+            for state, count in states.items():
+                self.assertEqual(sum(seen[f'strata_cache_bytes{{pool="{pool}",state="{state}"}}']
+                                     for pool in ('keys', 'values')), count * BLOCK_BYTES)
+            running, waiting = seen['vllm:num_requests_running'], seen['vllm:num_requests_waiting']
+            self.assertLessEqual(running + waiting, 2 * USERS)  # n is 2 at most
+            self.assertLessEqual(running, states['used'])
+            self.assertEqual(running == 0, states['used'] == 0)
+            self.assertLessEqual(seen['strata_inter_token_latency_seconds_bucket{le="0.00025"}'],
+                                 seen['strata_inter_token_latency_seconds_bucket{le="0.0005"}'])
+            counters = {name: value for name, value in seen.items()
+                        if re.search('_(total|count|sum|bucket)({|$)', name)}
+            for name, value in counters.items():
+                self.assertGreaterEqual(value, before.get(name, 0), name)
+            before = counters
+        busy = [seen for seen in scrapes if seen['vllm:num_requests_running'] > 0]
+        self.assertGreater(len(busy), 3)
+        print(f'{len(scrapes)} scrapes, {len(busy)} under load', file=sys.stderr)
+
     def test_nothing_is_lost_in_a_pool_of_a_tenth(self):
         demand = sum(len(make_request(i).text.split()) * 2 + make_request(i).max_tokens
                      for i in range(USERS))  # tokens, at about two a word
@@ -65,7 +114,8 @@ class Soak(unittest.TestCase):
         results = {}
         with Served(BINARY, '--cache-bytes', str(blocks * BLOCK_BYTES)) as server:
             self.assertEqual(scrape(server)['strata_cache_blocks{state="free"}'], blocks)
-            asyncio.run(users(server.address, range(REQUESTS), results))
+            with scraping(server) as scrapes:
+                asyncio.run(users(server.address, range(REQUESTS), results))
             metrics = scrape(server)
             done = [n for n, outcome in results.items() if outcome.code == grpc.StatusCode.OK]
             again = asyncio.run(alone(server.address, done[:: max(1, len(done) // 100)]))
@@ -75,6 +125,7 @@ class Soak(unittest.TestCase):
               f'{metrics["strata_preemptions_total"]:.0f} preemptions, {steps:.0f} aborts',
               file=sys.stderr)
 
+        self.check_gauges(scrapes, blocks)
         self.assertEqual(len(results), REQUESTS)
         self.assertEqual(set(codes), {'OK', 'CANCELLED'})
         for number in done:
