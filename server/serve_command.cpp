@@ -40,7 +40,7 @@ void LogToStderr(const std::string& level) {
 
 absl::Status RunServe(const ServeOptions& options) {
   LogToStderr(options.log_level);
-  RouteGrpcLog();
+  RouteLibraryLogs();
   Event stop;
   const SignalWatch signals([&stop] {
     spdlog::info("shutting down; a second signal ends at once");

@@ -133,7 +133,8 @@ class ClientFaults(unittest.TestCase):
                          sum(line['generated_tokens'] for line in lines))
         self.statuses = collections.Counter(line['status'] for line in lines)
         print(f'{len(ids)} requests, {refused} refused: {dict(self.statuses)}', file=sys.stderr)
-        self.assertLessEqual(set(self.statuses), {'OK', 'CANCELLED', 'RESOURCE_EXHAUSTED'})
+        self.assertLessEqual(set(self.statuses), {'OK', 'CANCELLED', 'RESOURCE_EXHAUSTED',
+                                                  'INVALID_ARGUMENT'})
 
     def test_clients_killed_in_mid_stream(self):
         python = ('import sys, grpc, strata_grpc\n'
@@ -221,6 +222,20 @@ class ClientFaults(unittest.TestCase):
             while given_up.recv(100):  # the server does not wait for its rest for ever
                 pass
         self.assertGreaterEqual(self.statuses['CANCELLED'], 15)
+
+    def test_messages_that_are_no_requests(self):
+        bad_text = b'\x12\x02\xff\xfe'  # field 2, not UTF-8
+        with self.crowd() as server, grpc.insecure_channel(server.address) as channel:
+            generate_bytes = channel.unary_stream('/strata.v1.Inference/Generate')
+            for message in (bad_text, b'\x12\x7fcut', b'\xff' * 100, b'') * 5:
+                with self.assertRaises(grpc.RpcError) as raised:
+                    list(generate_bytes(message))
+                # What cannot be parsed gRPC answers itself.
+                self.assertEqual(raised.exception.code().name,
+                                 'UNIMPLEMENTED' if message else 'INVALID_ARGUMENT')
+        # Nobody fills the server's log from outside.
+        self.assertEqual([line for line in server.log if 'proto' in line], [])
+        self.assertLess(len(server.log), 12, server.log)
 
     def test_clients_that_leave_the_queue(self):
         with self.crowd('--max-running', '1') as server, contextlib.ExitStack() as stack:
