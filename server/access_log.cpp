@@ -96,36 +96,32 @@ void AccessLog::Run() {
     lines_.pop_front();
     const bool last_chance = stopping_;
     lock.unlock();
-    const bool written = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
-    Tell(written);
-    if (!written) metrics_->CountDroppedLogLine();
+    const int error = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
+    Tell(error);
+    if (error != 0) metrics_->CountDroppedLogLine();
     lock.lock();
-    if (!written && last_chance) return;
+    if (error != 0 && last_chance) return;
   }
 }
 
 // Bytes that a file or a pipe has room for are taken at once; a reader that stands still costs this
-// thread a second a line, and nobody else.
-bool AccessLog::Write(const std::string& text) {
+// thread a second a line, and nobody else. Returns the system's error, 0 for none.
+int AccessLog::Write(const std::string& text) {
   pollfd room{.fd = file_, .events = POLLOUT, .revents = 0};
-  if (poll(&room, 1, kWriteTimeoutMs) <= 0) {
-    errno = ETIMEDOUT;
-    return false;
-  }
+  if (poll(&room, 1, kWriteTimeoutMs) <= 0) return ETIMEDOUT;
   const ssize_t written = write(file_, text.data(), text.size());
+  const int error = written < 0 ? errno : ENOSPC;  // else a part of it found no room
   const bool whole = written == static_cast<ssize_t>(text.size());
   if (whole || written > 0) torn_ = !whole;
-  if (!whole && written >= 0) errno = ENOSPC;  // a part fitted
-  return whole;
+  return whole ? 0 : error;
 }
 
-// REQUIRES: errno is the last Write's, if that failed.
-void AccessLog::Tell(bool written) {
-  if (losing_ != written) return;
-  losing_ = !written;
+void AccessLog::Tell(int error) {
+  if (losing_ == (error != 0)) return;
+  losing_ = error != 0;
   if (losing_) {
     spdlog::warn("access log: {}; lines are dropped, and counted in the metrics",
-                 std::generic_category().message(errno));
+                 std::generic_category().message(error));
   } else {
     spdlog::info("access log: lines are written again");
   }

@@ -48,8 +48,8 @@ class AccessLog {
  private:
   AccessLog(int file, Metrics* metrics);
   void Run();
-  bool Write(const std::string& text);
-  void Tell(bool written);
+  int Write(const std::string& text);
+  void Tell(int error);
 
   const int file_;
   Metrics* const metrics_;

@@ -4,14 +4,12 @@
 
 #include <chrono>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "spdlog/sinks/ostream_sink.h"
-#include "spdlog/spdlog.h"
+#include "tests/server/captured_log.h"
 #include "tests/server/grpc_fixture.h"
 #include "tests/server/http_client.h"
 #include "tests/support/gated_backend.h"
@@ -29,13 +27,14 @@ constexpr int kGenerations = 960;  // over HTTP, at a time
 class StalledEngineTest : public GrpcServiceTest {
  protected:
   void SetUp() override {
-    spdlog::set_default_logger(std::make_shared<spdlog::logger>(
-        "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log_)));
     engine::EngineOptions engine;
     engine.make_backend = [this] { return std::make_unique<GatedBackend>(&gate_); };
     Serve(engine, /*watchdog=*/milliseconds(200));
   }
-  void TearDown() override { gate_.Open(); }
+  void TearDown() override {
+    gate_.Open();
+    server_.reset();  // before what it uses
+  }
 
   std::string Get(const std::string& path) {
     HttpClient client(server_->http_address());
@@ -54,7 +53,7 @@ class StalledEngineTest : public GrpcServiceTest {
            std::to_string(max_tokens) + "}";
   }
 
-  std::ostringstream log_;
+  CapturedLog log_;
   Gate gate_;
 };
 
@@ -75,9 +74,9 @@ TEST_F(StalledEngineTest, HealthSaysSoUntilItGoesOn) {
   EXPECT_EQ(Health(""), HealthCheckResponse::SERVING);
   EXPECT_EQ(Health("strata.v1.Inference"), HealthCheckResponse::SERVING);
   server_.reset();  // nobody writes to the log
-  EXPECT_THAT(log_.str(), HasSubstr("watchdog: step 1 has run for "));
-  EXPECT_THAT(log_.str(), HasSubstr(" (1 sequences run, 0 wait)"));
-  EXPECT_THAT(log_.str(), HasSubstr("watchdog: the engine goes on"));
+  EXPECT_THAT(log_.text(), HasSubstr("watchdog: step 1 has run for "));
+  EXPECT_THAT(log_.text(), HasSubstr(" (1 sequences run, 0 wait)"));
+  EXPECT_THAT(log_.text(), HasSubstr("watchdog: the engine goes on"));
 }
 
 TEST_F(StalledEngineTest, TheRestIsAnsweredWhenNoMoreMayGenerate) {
