@@ -12,7 +12,7 @@ namespace strata::engine {
 using Clock = std::chrono::steady_clock;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
-  auto core = EngineCore::Create(options);
+  auto core = EngineCore::Create(options, options.make_backend ? options.make_backend() : nullptr);
   if (!core.ok()) return core.status();
   return std::unique_ptr<Engine>(new Engine(*std::move(core), options));
 }

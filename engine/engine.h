@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,6 +18,10 @@
 #include "engine/observer.h"
 #include "engine/plan_report.h"
 #include "engine/types.h"
+
+namespace strata::kernels {
+class Backend;
+}
 
 namespace strata::engine {
 
@@ -45,6 +50,8 @@ struct EngineOptions {
   // A priority level is worth so much waiting. Zero: arrival alone decides.
   std::chrono::milliseconds priority_ageing{10000};
   EngineObserver* observer = nullptr;  // outlives the engine; may be null
+  // What runs the model in place of `device`: for tests and benchmarks.
+  std::function<std::unique_ptr<kernels::Backend>()> make_backend = {};
 };
 
 // What a model is and what this server can do with it. Constant after Create.

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
+#include "spdlog/spdlog.h"
 
 namespace strata::server {
 namespace {
@@ -90,8 +91,9 @@ void AccessLog::Run() {
   std::string line;
   bool last_chance = false;
   while (Take(&line, &last_chance)) {
-    const bool written = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
-    if (written) continue;
+    const int error = Write(absl::StrCat(torn_ ? "\n" : "", line, "\n"));
+    Tell(error);
+    if (error == 0) continue;
     metrics_->CountDroppedLogLine();
     if (last_chance) return;
   }
@@ -109,14 +111,26 @@ bool AccessLog::Take(std::string* line, bool* stopping) {
 }
 
 // Bytes that a file or a pipe has room for are taken at once; a reader that stands still costs this
-// thread a second a line, and nobody else.
-bool AccessLog::Write(const std::string& text) {
+// thread a second a line, and nobody else. Returns the system's error, 0 for none.
+int AccessLog::Write(const std::string& text) {
   pollfd room{.fd = file_, .events = POLLOUT, .revents = 0};
-  if (poll(&room, 1, kWriteTimeoutMs) <= 0) return false;
+  if (poll(&room, 1, kWriteTimeoutMs) <= 0) return ETIMEDOUT;
   const ssize_t written = write(file_, text.data(), text.size());
+  const int error = written < 0 ? errno : ENOSPC;  // else a part of it found no room
   const bool whole = written == static_cast<ssize_t>(text.size());
   if (whole || written > 0) torn_ = !whole;
-  return whole;
+  return whole ? 0 : error;
+}
+
+void AccessLog::Tell(int error) {
+  if (losing_ == (error != 0)) return;
+  losing_ = error != 0;
+  if (losing_) {
+    spdlog::warn("access log: {}; lines are dropped, and counted in the metrics",
+                 std::generic_category().message(error));
+  } else {
+    spdlog::info("access log: lines are written again");
+  }
 }
 
 }  // namespace strata::server

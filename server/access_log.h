@@ -32,6 +32,7 @@ std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::ti
 // One line of JSON for each request, written on a thread of its own, so that a slow disk holds up
 // nobody. A line that cannot be written (the disk is full, nobody reads the pipe, 4,096 lines wait
 // already) is dropped and counted; serving goes on, and so does the log when there is room again.
+// The server's own log gets one warning when that begins and one line when it is over.
 //
 // Threads: Append from any thread.
 class AccessLog {
@@ -47,11 +48,14 @@ class AccessLog {
   AccessLog(int file, Metrics* metrics);
   void Run();
   bool Take(std::string* line, bool* stopping);
-  bool Write(const std::string& text);
+  int Write(const std::string& text);
+  void Tell(int error);
 
   const int file_;
   Metrics* const metrics_;
-  bool torn_ = false;  // the thread's: the last line was written in part
+  // The thread's.
+  bool torn_ = false;    // the last line was written in part
+  bool losing_ = false;  // the last line could not be written
   Mutex mutex_;
   CondVar wake_;
   std::deque<std::string> lines_ STRATA_GUARDED_BY(mutex_);

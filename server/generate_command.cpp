@@ -151,7 +151,7 @@ absl::Status RunGenerate(const GenerateOptions& options) {
   if (!prompt.ok()) return prompt.status();
   const v1::GenerateRequest request = MakeRequest(options, *std::move(prompt));
   if (absl::Status status = CheckUtf8(request); !status.ok()) return status;
-  RouteGrpcLog();
+  RouteLibraryLogs();
   grpc::ClientContext context;
   const SignalWatch signals([&context] { context.TryCancel(); });
   const auto channel = Connect(options.server);

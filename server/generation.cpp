@@ -183,6 +183,7 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
     context_.engine->Cancel(id_, index);
   }
   if (!piece.text.empty() || !piece.token_ids.empty()) {
+    if (context_.metrics != nullptr) context_.metrics->CountGeneratedTokens(piece.token_ids.size());
     SetBusy();
     client_->OnDelta({.index = index,
                       .text = std::move(piece.text),

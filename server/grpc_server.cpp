@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -63,10 +64,14 @@ void GrpcServer::Shutdown(std::chrono::milliseconds limit) {
   server_->Wait();
 }
 
-void RouteGrpcLog() {
+void RouteLibraryLogs() {
   gpr_set_log_function([](gpr_log_func_args* line) {
     spdlog::debug("grpc: {}:{}: {}", line->file, line->line, line->message);
   });
+  google::protobuf::SetLogHandler(
+      [](google::protobuf::LogLevel, const char* file, int line, const std::string& message) {
+        spdlog::debug("protobuf: {}:{}: {}", file, line, message);
+      });
 }
 
 }  // namespace strata::server

@@ -36,7 +36,8 @@ class GrpcServer {
   const std::string address_;
 };
 
-// Sends gRPC's own log lines to spdlog at debug level. Call before anything else of gRPC.
-void RouteGrpcLog();
+// Sends the log lines of gRPC and of protobuf, which writes one for each string of a message that
+// is not UTF-8, to spdlog at debug level. Call before anything else of gRPC.
+void RouteLibraryLogs();
 
 }  // namespace strata::server

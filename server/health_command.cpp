@@ -17,7 +17,7 @@ constexpr std::chrono::seconds kAnswerTimeout{3};
 }  // namespace
 
 absl::Status RunHealth(const HealthOptions& options) {
-  RouteGrpcLog();
+  RouteLibraryLogs();
   const auto channel = Connect(options.server);
   if (!channel.ok()) return channel.status();
   const auto stub = health::Health::NewStub(*channel);

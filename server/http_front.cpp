@@ -35,6 +35,12 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(const std::string& a
          const OpenAi* api = self->api_;
          return api == nullptr ? Loading() : api->Models();
        }},
+      {"GET", "/v1/models/",
+       [self](const HttpCall& call) {
+         const OpenAi* api = self->api_;
+         if (api == nullptr) return Loading();
+         return api->Model(std::string(call.path.substr(std::string_view("/v1/models/").size())));
+       }},
       {"POST", "/v1/completions",
        [self](const HttpCall& call) {
          OpenAi* api = self->api_;

@@ -21,6 +21,7 @@ namespace strata::server {
 //   GET  /readyz           200 when it serves, else 503 with the reason in a word
 //   GET  /metrics          Prometheus
 //   GET  /v1/models        OpenAI's API; 503 until the model is loaded
+//   GET  /v1/models/NAME
 //   POST /v1/completions
 //
 // 64 of the 1,024 connections are kept from generating: however many streams are open, the rest is

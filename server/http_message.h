@@ -12,6 +12,7 @@ namespace strata::server {
 // speaks HTTP and those who know what is said.
 struct HttpCall {
   std::string_view body;   // as long as the call
+  std::string_view path;   // decoded; as long as the call
   std::string request_id;  // the client's X-Request-Id; may be empty
   int socket = -1;         // to poll for the client's hanging up; not to be read, written or closed
 };

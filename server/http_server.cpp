@@ -134,20 +134,7 @@ class Connection final : public httplib::Server {
     set_payload_max_length(payload_limit);
     set_keep_alive_max_count(kRequestsAConnection);
     set_keep_alive_timeout(options.idle_timeout.count() / 1000);
-    for (const HttpRoute& route : options.routes) {
-      const auto handle = [&route, socket](const httplib::Request& request,
-                                           httplib::Response& response) {
-        Fill(route.handler({.body = request.body,
-                            .request_id = request.get_header_value("X-Request-Id"),
-                            .socket = socket}),
-             &response);
-      };
-      if (route.method == "GET") {
-        Get(route.path, handle);
-      } else {
-        Post(route.path, handle);
-      }
-    }
+    AddRoutes(options, socket);
     set_error_handler(HandlerWithResponse([this, payload_limit](const httplib::Request& request,
                                                                 httplib::Response& response) {
       if (!response.body.empty()) return HandlerResponse::Unhandled;
@@ -174,6 +161,38 @@ class Connection final : public httplib::Server {
   bool lost() const { return lost_; }
 
  private:
+  void AddRoutes(const HttpOptions& options, int socket) {
+    for (const HttpRoute& route : options.routes) {
+      const auto handle = [&route, socket](const httplib::Request& request,
+                                           httplib::Response& response) {
+        Fill(route.handler({.body = request.body,
+                            .path = request.path,
+                            .request_id = request.get_header_value("X-Request-Id"),
+                            .socket = socket}),
+             &response);
+      };
+      if (route.path.ends_with('/')) {
+        AddPrefix(route.path, handle);
+      } else if (route.method == "GET") {
+        Get(route.path, handle);
+      } else {
+        Post(route.path, handle);
+      }
+    }
+  }
+
+  // Beside the library's router, which would match a pattern against the path: the standard
+  // library's patterns take stack for each character.
+  void AddPrefix(const std::string& prefix, Handler handle) {
+    set_pre_routing_handler([&prefix, handle = std::move(handle)](const httplib::Request& request,
+                                                                  httplib::Response& response) {
+      const bool get = request.method == "GET" || request.method == "HEAD";
+      if (!get || !request.path.starts_with(prefix)) return HandlerResponse::Unhandled;
+      handle(request, response);
+      return HandlerResponse::Handled;
+    });
+  }
+
   bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
 };
 

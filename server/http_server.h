@@ -16,7 +16,7 @@ namespace strata::server {
 
 struct HttpRoute {
   std::string method;  // "GET" (then also HEAD) or "POST"
-  std::string path;    // all of it
+  std::string path;    // all of it; one that ends in a slash stands for all below it, with GET
   HttpHandler handler;
 };
 

@@ -115,8 +115,8 @@ struct Metrics::Series {
       AddOne(&registry, "strata_prompt_tokens_total", "Prompt tokens of requests that have ended");
   Counter& cached_tokens = AddOne(&registry, "strata_cached_tokens_total",
                                   "Of the prompt tokens: taken from the prefix cache");
-  Counter& generated_tokens =
-      AddOne(&registry, "strata_generated_tokens_total", "Tokens handed to their requests");
+  Counter& generated_tokens = AddOne(&registry, "strata_generated_tokens_total",
+                                     "Tokens of the output, up to a stop string");
   Counter& preemptions = AddOne(&registry, "strata_preemptions_total",
                                 "Times that a running sequence gave its blocks to another");
   Counter& recomputed_tokens = AddOne(&registry, "strata_recomputed_tokens_total",
@@ -161,8 +161,6 @@ void Metrics::OnStep(const engine::StepStats& step) {
   s.recomputed_tokens.Increment(step.recomputed_tokens);
   s.bytes_read.Increment(static_cast<double>(step.cache_bytes_read));
   s.bytes_written.Increment(static_cast<double>(step.cache_bytes_written));
-  s.generated_tokens.Increment(
-      static_cast<double>(step.first_token_seconds.size() + step.inter_token_seconds.size()));
   ObserveAll(&s.first_token, kRequestBounds, step.first_token_seconds);
   ObserveAll(&s.inter_token, kTokenBounds, step.inter_token_seconds);
 }
@@ -190,6 +188,10 @@ void Metrics::OnAbort(const engine::AbortStats& abort) {
 
 void Metrics::CountRejection(const absl::Status& status) {
   series_->rejections.Add({{"reason", RejectionOf(status)}}).Increment();
+}
+
+void Metrics::CountGeneratedTokens(size_t count) {
+  series_->generated_tokens.Increment(static_cast<double>(count));
 }
 
 void Metrics::CountDroppedLogLine() { series_->dropped_lines.Increment(); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -16,8 +17,9 @@ namespace strata::server {
 //
 // Tokens are counted, not messages. A request's prompt is counted once, however many sequences it
 // has; sequences and their tokens each for itself. Prompt and cached tokens, and the latencies of a
-// whole sequence, are counted when it ends; generated tokens, time to first token and inter-token
-// latency with the step that made the token.
+// whole sequence, are counted when it ends; time to first token and inter-token latency with the
+// step that made the token. Generated tokens are those that a front is handed: what the engine made
+// after a stop string, or for a client that is gone, is not among them.
 //
 // Threads: every method may be called from any thread; the observer's take a short lock for each
 // histogram, no I/O and no allocation that grows with the batch.
@@ -32,6 +34,8 @@ class Metrics final : public engine::EngineObserver {
 
   // A request that was refused, by a front or by Engine::Submit.
   void CountRejection(const absl::Status& status);
+  // Tokens of the output that a front is handed.
+  void CountGeneratedTokens(size_t count);
   // A line that the access log could not keep.
   void CountDroppedLogLine();
 

@@ -25,6 +25,15 @@ std::string ServerSentEvent(const std::string& data) {
   return absl::StrCat("data: ", data, "\n\n");
 }
 
+absl::Status NotServed(const std::string& asked, const std::string& served) {
+  return absl::NotFoundError(
+      absl::StrCat("model: \"", asked, "\" is not served here; \"", served, "\" is"));
+}
+
+HttpReply UnknownModel(const absl::Status& status) {
+  return HttpError(404, std::string(status.message()), "model", "model_not_found");
+}
+
 template <typename T>
 void MoveBack(std::vector<T>&& from, std::vector<T>* to) {
   to->insert(to->end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
@@ -199,13 +208,18 @@ HttpReply OpenAi::Models() const {
   return {.body = ModelListJson(model.name, created_, model.max_positions)};
 }
 
+HttpReply OpenAi::Model(const std::string& name) const {
+  const engine::ModelInfo& model = context_.engine->model();
+  if (name != model.name) return UnknownModel(NotServed(name, model.name));
+  return {.body = ModelJson(model.name, created_, model.max_positions)};
+}
+
 absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Completion>* completion) {
   auto request = ParseCompletion(call.body);
   if (!request.ok()) return request.status();
   const std::string& name = context_.engine->model().name;
   if (!request->model.empty() && request->model != name) {
-    return absl::NotFoundError(
-        absl::StrCat("model: \"", request->model, "\" is not served here; \"", name, "\" is"));
+    return NotServed(request->model, name);
   }
   request->generation.request_id = call.request_id;
   *completion = std::make_shared<Completion>(this, call);
@@ -220,11 +234,7 @@ HttpReply OpenAi::Complete(const HttpCall& call) {
   std::shared_ptr<Completion> completion;
   if (const absl::Status status = Begin(call, &completion); !status.ok()) {
     RecordRefusal(context_, call.request_id, status);
-    HttpReply reply = StatusReply(status);
-    if (absl::IsNotFound(status)) {
-      reply = HttpError(404, std::string(status.message()), "model", "model_not_found");
-    }
-    return reply;
+    return absl::IsNotFound(status) ? UnknownModel(status) : StatusReply(status);
   }
   if (!completion->streams()) return completion->Whole();
   // Until it is known that the request will run, an error can still be the answer's status.

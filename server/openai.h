@@ -18,8 +18,9 @@ class OpenAi {
   // At most `max_generations` at a time; more are answered with 429.
   OpenAi(const GenerationContext& context, int max_generations);
 
-  HttpReply Models() const;                  // GET /v1/models
-  HttpReply Complete(const HttpCall& call);  // POST /v1/completions
+  HttpReply Models() const;                        // GET /v1/models
+  HttpReply Model(const std::string& name) const;  // GET /v1/models/NAME
+  HttpReply Complete(const HttpCall& call);        // POST /v1/completions
 
  private:
   class Completion;

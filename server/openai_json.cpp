@@ -35,6 +35,14 @@ json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
           {"text_offset", logprobs->text_offset}};
 }
 
+json ModelEntry(const std::string& model, int64_t created, int32_t max_positions) {
+  return {{"id", model},
+          {"object", "model"},
+          {"created", created},
+          {"owned_by", "strata"},
+          {"max_model_len", max_positions}};
+}
+
 int HttpStatusOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
@@ -85,12 +93,12 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
   return Line(document);
 }
 
+std::string ModelJson(const std::string& model, int64_t created, int32_t max_positions) {
+  return Line(ModelEntry(model, created, max_positions));
+}
+
 std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions) {
-  const json entry = {{"id", model},
-                      {"object", "model"},
-                      {"created", created},
-                      {"owned_by", "strata"},
-                      {"max_model_len", max_positions}};
+  const json entry = ModelEntry(model, created, max_positions);
   return Line({{"object", "list"}, {"data", json::array({entry})}});
 }
 

@@ -36,7 +36,8 @@ struct CompletionUsage {
 std::string CompletionJson(const CompletionHead& head, const std::vector<CompletionChoice>& choices,
                            const std::optional<CompletionUsage>& usage);
 
-// The list of the one model that is served.
+// The one model that is served, alone and as a list.
+std::string ModelJson(const std::string& model, int64_t created, int32_t max_positions);
 std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions);
 
 // INVALID_ARGUMENT 400, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED 429, UNAVAILABLE 503,

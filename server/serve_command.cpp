@@ -1,3 +1,4 @@
+#include <sys/resource.h>
 
 #include "engine/mutex.h"
 #include "server/commands.h"
@@ -35,11 +36,21 @@ void LogToStderr(const std::string& level) {
   spdlog::set_level(spdlog::level::from_str(level));
 }
 
+// Each connection is a file, and one that generates over HTTP two: more than the 1,024 that a shell
+// often gives, and less than what it lets a program take.
+void RaiseFileLimit() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 }  // namespace
 
 absl::Status RunServe(const ServeOptions& options) {
   LogToStderr(options.log_level);
-  RouteGrpcLog();
+  RouteLibraryLogs();
+  RaiseFileLimit();
   Event stop;
   const SignalWatch signals([&stop] {
     spdlog::info("shutting down; a second signal ends at once");

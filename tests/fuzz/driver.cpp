@@ -1,8 +1,12 @@
 // Feeds a fuzz target without libFuzzer: every seed as it is, then random mutations of the seeds
 // until the time is up. Not guided by coverage; clang's libFuzzer (-DSTRATA_FUZZ=ON) is, and runs
-// by hand. What it finds is written to ./crash-input before the target sees it.
+// by hand. What it finds is in ./crash-PROGRAM: each input is written there before the
+// target sees it.
 //
 //   safetensors_fuzz [--seconds S] [--seed N] SEED_FILE_OR_FOLDER...
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -90,8 +94,31 @@ void Mutate(Random& random, const std::vector<std::string>& seeds, std::string& 
   }
 }
 
-void Run(const std::string& input) {
-  std::ofstream("crash-input", std::ios::binary) << input;
+// The input under test, in a file that stays open: some file systems write a file that is emptied
+// and filled again to the disk when it is closed, which took most of the time.
+class Keeper {
+ public:
+  explicit Keeper(const std::filesystem::path& program)
+      : path_("crash-" + program.filename().string()),
+        file_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {}
+  ~Keeper() {
+    close(file_);
+    std::filesystem::remove(path_);
+  }
+  void Keep(const std::string& input) {
+    const auto size = static_cast<ssize_t>(input.size());
+    if (ftruncate(file_, size) != 0 || pwrite(file_, input.data(), input.size(), 0) != size) {
+      std::perror(path_.c_str());
+    }
+  }
+
+ private:
+  const std::string path_;
+  const int file_;
+};
+
+void Run(Keeper* keeper, const std::string& input) {
+  keeper->Keep(input);
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
 }
 
@@ -118,7 +145,8 @@ int main(int argc, char** argv) {
   }
   std::printf("%zu seeds, random seed %llu\n", seeds.size(), static_cast<unsigned long long>(seed));
   std::fflush(stdout);
-  for (const std::string& input : seeds) Run(input);
+  Keeper keeper(argv[0]);
+  for (const std::string& input : seeds) Run(&keeper, input);
 
   Random random(seed);
   int64_t runs = 0;
@@ -126,9 +154,8 @@ int main(int argc, char** argv) {
   for (; std::chrono::steady_clock::now() < end; ++runs) {
     std::string input = seeds[Below(random, seeds.size())];
     for (size_t edits = 1 + Below(random, 6); edits > 0; --edits) Mutate(random, seeds, input);
-    Run(input);
+    Run(&keeper, input);
   }
-  std::filesystem::remove("crash-input");
   std::printf("%lld mutated inputs, none broke it\n", static_cast<long long>(runs));
   return 0;
 }

@@ -1,12 +1,19 @@
 #include "server/access_log.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include "gtest/gtest.h"
+#include "gmock/gmock.h"
 #include "nlohmann/json.hpp"
+#include "tests/server/captured_log.h"
 #include "tests/support/engine_runner.h"
 
 namespace strata::testing {
@@ -14,6 +21,7 @@ namespace {
 
 using server::AccessLine;
 using server::AccessLog;
+using ::testing::HasSubstr;
 
 AccessLine Line(const std::string& id) {
   AccessLine line;
@@ -58,6 +66,37 @@ TEST(AccessLogTest, AFullDiskDropsLinesAndCountsThem) {
   while (metrics.Render().find("strata_access_log_dropped_lines_total 1\n") == std::string::npos) {
     std::this_thread::yield();
   }
+}
+
+TEST(AccessLogTest, GoesOnWhenSomebodyReadsThePipeAgain) {
+  const CapturedLog own_log;
+  const ScratchDir dir;
+  const std::string path = dir.path() / "pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int reader = open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  ASSERT_GE(reader, 0);
+  std::vector<char> bytes(size_t{1} << 20);
+  const ssize_t room = write(reader, bytes.data(), bytes.size());  // as much as it holds
+  ASSERT_GT(room, 0);
+  server::Metrics metrics;
+  {
+    auto log = AccessLog::Open(path, &metrics);
+    ASSERT_TRUE(log.ok()) << log.status();
+    for (int i = 0; i < 2; ++i) (*log)->Append(Line("lost"));
+    while (metrics.Render().find("strata_access_log_dropped_lines_total 2\n") ==
+           std::string::npos) {
+      std::this_thread::yield();
+    }
+    ASSERT_EQ(read(reader, bytes.data(), bytes.size()), room);
+    (*log)->Append(Line("kept"));
+  }
+  const std::string kept(bytes.data(), static_cast<size_t>(std::max<ssize_t>(
+                                           read(reader, bytes.data(), bytes.size()), 0)));
+  close(reader);
+  EXPECT_EQ(nlohmann::json::parse(kept)["request_id"], "kept");
+  EXPECT_THAT(own_log.text(), HasSubstr("access log: Connection timed out; lines are dropped"));
+  EXPECT_EQ(own_log.text().find("dropped"), own_log.text().rfind("dropped"));  // said once
+  EXPECT_THAT(own_log.text(), HasSubstr("access log: lines are written again"));
 }
 
 TEST(AccessLogTest, RefusesWhatItCannotOpen) {

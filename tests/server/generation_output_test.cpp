@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "server/detokenizer.h"
 #include "tests/server/generation_testing.h"
+#include "tests/server/metrics_text.h"
 
 namespace strata::testing {
 namespace {
@@ -102,6 +103,27 @@ TEST_F(GenerationOutputTest, AStopStringStopsTheEngine) {
   ASSERT_TRUE(client.WaitFor("closed"));
   EXPECT_TRUE(client.status.ok()) << client.status;
   EXPECT_EQ(client.text, "");
+}
+
+TEST_F(GenerationOutputTest, TokensAfterAStopStringAreNotCounted) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("a", 20);
+  request.stop = {"x"};
+  request.n = 2;
+  const auto generation = MakeUnstarted(request, &client);
+  generation->OnStarted({.prompt_tokens = 1});
+  Say(generation.get(), 0, "abx");
+  Say(generation.get(), 0, "cde");
+  Say(generation.get(), 1, "12345");
+  while (client.NumTold("delta") < 2) std::this_thread::sleep_for(milliseconds(1));
+  Say(generation.get(), 0, "fgh");  // made before the engine hears of the stop
+  End(generation.get(), 0, FinishReason::kCancelled, absl::CancelledError(""), 9);
+  End(generation.get(), 1, FinishReason::kLength, absl::OkStatus(), 5);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.sequences[0].ids.size(), 3U);
+  EXPECT_EQ(client.sequences[0].finished.metrics.generated_tokens, 3);
+  EXPECT_EQ(client.sequences[1].ids.size(), 5U);
+  EXPECT_EQ(ValueOf(metrics_.Render(), "strata_generated_tokens_total"), "8");
 }
 
 TEST_F(GenerationOutputTest, StopStringsWaitForMinTokens) {

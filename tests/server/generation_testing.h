@@ -122,7 +122,10 @@ class GenerationTest : public ::testing::Test {
     auto tokenizer = server::Tokenizer::Load(dir_.path());
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);
-    context_ = {.engine = engine_.get(), .tokenizer = tokenizer_.get(), .pump = &pump_};
+    context_ = {.engine = engine_.get(),
+                .tokenizer = tokenizer_.get(),
+                .pump = &pump_,
+                .metrics = &metrics_};
   }
 
   std::shared_ptr<server::Generation> MustStart(server::GenerationRequest request,
@@ -155,6 +158,7 @@ class GenerationTest : public ::testing::Test {
   TinyModelDir dir_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<server::Tokenizer> tokenizer_;
+  server::Metrics metrics_;
   server::StreamPump pump_;
   server::GenerationContext context_;
 };

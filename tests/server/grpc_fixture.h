@@ -57,12 +57,14 @@ inline v1::GenerateRequest Greedy(const std::string& text, int32_t max_tokens) {
 
 class GrpcServiceTest : public ::testing::Test {
  protected:
-  void Serve(engine::EngineOptions engine) {
+  void Serve(engine::EngineOptions engine,
+             std::chrono::milliseconds watchdog = std::chrono::minutes(1)) {
     engine.threads = 1;
     auto started = server::Server::Start({.model_dir = dir_.path(),
                                           .engine = std::move(engine),
                                           .grpc_address = "127.0.0.1:0",
                                           .http_address = "127.0.0.1:0",
+                                          .watchdog = watchdog,
                                           .log_level = "info"});
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);

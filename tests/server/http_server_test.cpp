@@ -1,9 +1,5 @@
 #include "server/http_server.h"
 
-#include <arpa/inet.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <latch>
 #include <memory>
@@ -12,45 +8,13 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/server/http_client.h"
 
 namespace strata::server {
 namespace {
 
 using std::chrono::milliseconds;
-
-// A connection of a client that says what it is told to.
-class Client {
- public:
-  explicit Client(const std::string& address) : socket_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in peer{};
-    peer.sin_family = AF_INET;
-    peer.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
-    inet_pton(AF_INET, "127.0.0.1", &peer.sin_addr);
-    const timeval limit{.tv_sec = 60, .tv_usec = 0};
-    setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    EXPECT_EQ(connect(socket_, reinterpret_cast<sockaddr*>(&peer), sizeof(peer)), 0);
-  }
-  ~Client() { close(socket_); }
-
-  void Send(const std::string& bytes) {
-    EXPECT_EQ(send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(bytes.size()));
-  }
-  // Until `end` has come, or the connection has ended.
-  std::string Read(const std::string& end) {
-    std::string text;
-    char byte = 0;
-    while (!text.ends_with(end) && recv(socket_, &byte, 1, 0) == 1) text += byte;
-    return text;
-  }
-  std::string Get(const std::string& path, const std::string& end) {
-    Send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
-    return Read(end);
-  }
-
- private:
-  const int socket_;
-};
+using Client = testing::HttpClient;
 
 class HttpServerTest : public ::testing::Test {
  protected:

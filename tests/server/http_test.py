@@ -2,7 +2,6 @@
 """HTTP as a client sees it, on the model that ships: http_test.py BUILD/bin/strata README."""
 
 import contextlib
-import http.client
 import json
 import os
 import pathlib
@@ -13,29 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 
+from strata_http import call, connect, metrics, wait_for
 from strata_process import TIMEOUT, Served, run, without_strata_variables
 
 BINARY, README = sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
 PROMPT = 'Once upon a time'
-
-
-def connect(server):
-    host, port = server.http_address.rsplit(':', 1)
-    return http.client.HTTPConnection(host, int(port), timeout=TIMEOUT)
-
-
-def call(server, method, path, body=None, headers=None):
-    """Status, headers and text of one exchange; `body` is made JSON unless it is bytes."""
-    with contextlib.closing(connect(server)) as connection:
-        if body is not None and not isinstance(body, bytes):
-            body = json.dumps(body)
-        connection.request(method, path, body, {'Content-Type': 'application/json',
-                                                **(headers or {})})
-        response = connection.getresponse()
-        return response.status, response.headers, response.read().decode()
 
 
 def complete(server, **parameters):
@@ -54,21 +37,6 @@ def events(server, **parameters):
     assert blocks.pop() == ''
     assert all(block.startswith('data: ') for block in blocks), blocks
     return [block[len('data: '):] for block in blocks]
-
-
-def metrics(server):
-    """{series with its labels: value} of a scrape."""
-    status, _, text = call(server, 'GET', '/metrics')
-    assert status == 200
-    lines = [line for line in text.splitlines() if not line.startswith('#')]
-    return {name: float(value) for name, value in (line.rsplit(' ', 1) for line in lines)}
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline, 'it did not come to pass'
-        time.sleep(0.01)
 
 
 class Http(unittest.TestCase):
@@ -106,6 +74,14 @@ class Http(unittest.TestCase):
         models = json.loads(text)
         self.assertEqual(models['object'], 'list')
         self.assertEqual([model['object'] for model in models['data']], ['model'])
+        model, = models['data']
+        status, _, text = call(self.server, 'GET', '/v1/models/' + model['id'])
+        self.assertEqual((status, json.loads(text)), (200, model))
+        for other in ('gpt-4', 'x' * 8000, '', 'a%2Fb%0A', model['id'] + '/'):
+            status, _, text = call(self.server, 'GET', '/v1/models/' + other)
+            self.assertEqual((status, json.loads(text)['error']['code']),
+                             (404, 'model_not_found'))
+        self.assertEqual(call(self.server, 'POST', '/v1/models/' + model['id'], {})[0], 404)
         answer = complete(self.server, model=models['data'][0]['id'], max_tokens=1)
         self.assertEqual(answer['model'], models['data'][0]['id'])
 
@@ -309,6 +285,12 @@ class Observed(unittest.TestCase):
             for _ in range(3):
                 complete(server, max_tokens=1)
             wait_for(lambda: metrics(server)['strata_access_log_dropped_lines_total'] == 3)
+            complete(server, max_tokens=1)
+            server.send(signal.SIGTERM)
+            self.assertEqual(server.wait(), 0)
+            warning, = [line for line in server.log if 'access log' in line]
+            self.assertIn('No space left on device', warning)
+            self.assertIn('warn', warning)
 
 
     def test_a_trace_is_whole_after_sigterm(self):

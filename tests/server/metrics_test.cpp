@@ -1,22 +1,15 @@
 #include "server/metrics.h"
 
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/server/metrics_text.h"
 
 namespace strata::server {
 namespace {
 
-// The value behind `series`, such as "a_total" or "a{b=\"c\"}"; "absent" without one.
-std::string ValueOf(const std::string& text, const std::string& series) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.rfind(series + " ", 0) == 0) return line.substr(series.size() + 1);
-  }
-  return "absent";
-}
+using testing::ValueOf;
 
 engine::FinishedEvent Finished(int32_t index, engine::FinishReason reason,
                                const absl::Status& status) {
@@ -61,7 +54,7 @@ TEST(MetricsTest, CountsAStepTokenByToken) {
   EXPECT_EQ(gap("2.5"), "4");
   EXPECT_EQ(gap("+Inf"), "5");
   EXPECT_EQ(ValueOf(text, "strata_time_to_first_token_seconds_count"), "1");
-  EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "6");
+  EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "0");  // a front counts them
   EXPECT_EQ(ValueOf(text, "strata_preemptions_total"), "1");
   EXPECT_EQ(ValueOf(text, "strata_recomputed_tokens_total"), "4");
   EXPECT_EQ(ValueOf(text, "strata_cache_read_bytes_total"), "1000");
@@ -98,7 +91,7 @@ TEST(MetricsTest, CountsARequestOnceAndItsSequencesEach) {
   EXPECT_EQ(ValueOf(text, "strata_request_queue_seconds_bucket{le=\"0.005\"}"), "2");
 }
 
-TEST(MetricsTest, CountsAbortsAndRejections) {
+TEST(MetricsTest, CountsAbortsRejectionsAndTokens) {
   Metrics metrics;
   metrics.OnAbort({.seconds = 0.002, .steps = 1});
   metrics.OnAbort({.seconds = 0.002, .steps = 0});
@@ -106,6 +99,8 @@ TEST(MetricsTest, CountsAbortsAndRejections) {
   metrics.CountRejection(absl::ResourceExhaustedError("queue"));
   metrics.CountRejection(absl::ResourceExhaustedError("queue"));
   metrics.CountDroppedLogLine();
+  metrics.CountGeneratedTokens(3);
+  metrics.CountGeneratedTokens(2);
   const std::string text = metrics.Render();
   EXPECT_EQ(ValueOf(text, "strata_abort_steps_bucket{le=\"0\"}"), "1");
   EXPECT_EQ(ValueOf(text, "strata_abort_steps_bucket{le=\"1\"}"), "2");
@@ -113,6 +108,7 @@ TEST(MetricsTest, CountsAbortsAndRejections) {
   EXPECT_EQ(ValueOf(text, "strata_rejections_total{reason=\"invalid\"}"), "1");
   EXPECT_EQ(ValueOf(text, "strata_rejections_total{reason=\"queue_full\"}"), "2");
   EXPECT_EQ(ValueOf(text, "strata_access_log_dropped_lines_total"), "1");
+  EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "5");
 }
 
 TEST(MetricsTest, GaugesAreTheLoadTheyAreRenderedFrom) {

@@ -7,18 +7,18 @@ told to end in the midst of others. 10,000 requests by hand, fewer in the tests.
 
 import asyncio
 import collections
-import http.client
-import pathlib
+import contextlib
 import random
 import re
 import signal
-import subprocess
 import sys
-import tempfile
+import threading
 import unittest
 
 import grpc
 
+from strata_grpc import generate, pb, stub
+from strata_http import metrics as scrape
 from strata_process import Served
 
 BINARY = sys.argv.pop(1)
@@ -28,15 +28,6 @@ CANCEL_SHARE = 0.2
 BLOCK_BYTES = 16 * 2304  # of the default model
 WORDS = ('once upon a time there was an old king who had a daughter and she said to him that the '
          'road was long and the night was dark but the house stood by the sea').split()
-
-PROTO = pathlib.Path(__file__).resolve().parents[2] / 'proto'
-STUBS = tempfile.TemporaryDirectory()
-subprocess.run(['protoc', f'-I{PROTO}', f'--python_out={STUBS.name}',
-                f'--grpc_out={STUBS.name}', '--plugin=protoc-gen-grpc=/usr/bin/grpc_python_plugin',
-                'strata/v1/inference.proto'], check=True)
-sys.path.insert(0, STUBS.name)
-from strata.v1 import inference_pb2 as pb  # noqa: E402
-from strata.v1 import inference_pb2_grpc  # noqa: E402
 
 
 def make_request(number):
@@ -48,56 +39,74 @@ def make_request(number):
                               n=2 if rng.random() < 0.05 else 1)
 
 
-async def generate(client, number, cancel_after=None):
-    """-> (gRPC code, token ids by index, number of Finished messages)"""
-    tokens, finished, heard = collections.defaultdict(list), 0, 0
-    call = client.Generate(make_request(number))
-    try:
-        async for event in call:
-            if event.HasField('delta'):
-                tokens[event.index].extend(event.delta.token_ids)
-            finished += event.HasField('finished')
-            heard += 1
-            if cancel_after is not None and heard > cancel_after:
-                call.cancel()
-        return grpc.StatusCode.OK, dict(tokens), finished
-    except asyncio.CancelledError:
-        return grpc.StatusCode.CANCELLED, dict(tokens), finished
-    except grpc.aio.AioRpcError as error:
-        return error.code(), dict(tokens), finished
-
-
-def scrape(server):
-    host, port = server.http_address.rsplit(':', 1)
-    connection = http.client.HTTPConnection(host, int(port), timeout=60)
-    connection.request('GET', '/metrics')
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return {name: float(value) for name, value in re.findall(r'^([^#\s]\S*) (\S+)$', text, re.M)}
-
-
 async def users(address, numbers, results):
     queue = collections.deque(numbers)
     async with grpc.aio.insecure_channel(address) as channel:
-        client = inference_pb2_grpc.InferenceStub(channel)
+        client = stub(channel)
 
         async def user():
             while queue:
                 number = queue.popleft()
                 rng = random.Random(-number)
                 cancel_after = rng.randrange(0, 20) if rng.random() < CANCEL_SHARE else None
-                results[number] = await generate(client, number, cancel_after)
+                results[number] = await generate(client, make_request(number), cancel_after)
 
         await asyncio.gather(*(user() for _ in range(USERS)))
 
 
 async def alone(address, numbers):
     async with grpc.aio.insecure_channel(address) as channel:
-        client = inference_pb2_grpc.InferenceStub(channel)
-        return {number: await generate(client, number) for number in numbers}
+        client = stub(channel)
+        return {number: await generate(client, make_request(number)) for number in numbers}
+
+
+@contextlib.contextmanager
+def scraping(server):
+    """Yields a list that grows by a scrape after the other."""
+    scrapes, done = [], threading.Event()
+
+    def scrape_on():
+        while not done.is_set():
+            scrapes.append(scrape(server))
+
+    thread = threading.Thread(target=scrape_on)
+    thread.start()
+    try:
+        yield scrapes
+    finally:
+        done.set()
+        thread.join()
 
 
 class Soak(unittest.TestCase):
+
+    def check_gauges(self, scrapes, blocks):
+        """Of scrapes under load: each agrees with itself, and no counter goes down."""
+        before = {}
+        for seen in scrapes:
+            states = {state: seen[f'strata_cache_blocks{{state="{state}"}}']
+                      for state in ('used', 'cached', 'free')}
+            self.assertEqual(sum(states.values()), blocks)
+            self.assertGreaterEqual(min(states.values()), 0)
+            self.assertAlmostEqual(seen['vllm:kv_cache_usage_perc'], states['used'] / blocks)
+            for state, count in states.items():
+                self.assertEqual(sum(seen[f'strata_cache_bytes{{pool="{pool}",state="{state}"}}']
+                                     for pool in ('keys', 'values')), count * BLOCK_BYTES)
+            running, waiting = seen['vllm:num_requests_running'], seen['vllm:num_requests_waiting']
+            self.assertLessEqual(running + waiting, 2 * USERS)  # n is 2 at most
+            self.assertLessEqual(running, states['used'])
+            self.assertEqual(running == 0, states['used'] == 0)
+            self.assertLessEqual(seen['strata_inter_token_latency_seconds_bucket{le="0.00025"}'],
+                                 seen['strata_inter_token_latency_seconds_bucket{le="0.0005"}'])
+            counters = {name: value for name, value in seen.items()
+                        if re.search('_(total|count|sum|bucket)({|$)', name)}
+            for name, value in counters.items():
+                self.assertGreaterEqual(value, before.get(name, 0), name)
+            before = counters
+        busy = [seen for seen in scrapes if seen['vllm:num_requests_running'] > 0]
+        self.assertGreater(len(busy), 3)
+        print(f'{len(scrapes)} scrapes, {len(busy)} under load', file=sys.stderr)
+
     def test_nothing_is_lost_in_a_pool_of_a_tenth(self):
         demand = sum(len(make_request(i).text.split()) * 2 + make_request(i).max_tokens
                      for i in range(USERS))  # tokens, at about two a word
@@ -105,22 +114,24 @@ class Soak(unittest.TestCase):
         results = {}
         with Served(BINARY, '--cache-bytes', str(blocks * BLOCK_BYTES)) as server:
             self.assertEqual(scrape(server)['strata_cache_blocks{state="free"}'], blocks)
-            asyncio.run(users(server.address, range(REQUESTS), results))
+            with scraping(server) as scrapes:
+                asyncio.run(users(server.address, range(REQUESTS), results))
             metrics = scrape(server)
-            done = [n for n, (code, _, _) in results.items() if code == grpc.StatusCode.OK]
+            done = [n for n, outcome in results.items() if outcome.code == grpc.StatusCode.OK]
             again = asyncio.run(alone(server.address, done[:: max(1, len(done) // 100)]))
-        codes = collections.Counter(code.name for code, _, _ in results.values())
+        codes = collections.Counter(outcome.code.name for outcome in results.values())
         steps = metrics['strata_abort_steps_count']
         print(f'{REQUESTS} requests, {blocks} blocks: {dict(codes)}, '
               f'{metrics["strata_preemptions_total"]:.0f} preemptions, {steps:.0f} aborts',
               file=sys.stderr)
 
+        self.check_gauges(scrapes, blocks)
         self.assertEqual(len(results), REQUESTS)
         self.assertEqual(set(codes), {'OK', 'CANCELLED'})
         for number in done:
-            request, (_, tokens, finished) = make_request(number), results[number]
-            self.assertEqual(finished, request.n)
-            self.assertEqual([len(tokens[i]) for i in range(request.n)],
+            request, outcome = make_request(number), results[number]
+            self.assertEqual(outcome.finished, request.n)
+            self.assertEqual([len(outcome.tokens[i]) for i in range(request.n)],
                              [request.max_tokens] * request.n)
         for number, outcome in again.items():
             self.assertEqual(outcome, results[number], f'request {number} alone')
@@ -144,13 +155,13 @@ class Soak(unittest.TestCase):
 
             asyncio.run(load())
             self.assertEqual(server.wait(), 0)
-        codes = collections.Counter(code.name for code, _, _ in results.values())
+        codes = collections.Counter(outcome.code.name for outcome in results.values())
         print(f'at SIGTERM: {dict(codes)}', file=sys.stderr)
         self.assertLessEqual(set(codes), {'OK', 'CANCELLED', 'UNAVAILABLE'})
         self.assertGreater(codes['UNAVAILABLE'], 0)
-        for number, (code, _, finished) in results.items():
-            if code == grpc.StatusCode.OK:
-                self.assertEqual(finished, make_request(number).n)
+        for number, outcome in results.items():
+            if outcome.code == grpc.StatusCode.OK:
+                self.assertEqual(outcome.finished, make_request(number).n)
 
 
 if __name__ == '__main__':

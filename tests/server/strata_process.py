@@ -46,6 +46,10 @@ class Served:
                 listening.set()
         listening.set()  # it has ended
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def send(self, signal_number):
         self._process.send_signal(signal_number)
 

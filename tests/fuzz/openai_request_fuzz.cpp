@@ -1,0 +1,36 @@
+// The body of a POST to /v1/completions, up to what the engine takes; and that answers with its
+// text or about what is wrong with it are JSON, whatever the bytes.
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "nlohmann/json.hpp"
+#include "server/openai_json.h"
+#include "server/openai_request.h"
+#include "tests/fuzz/request_fuzzing.h"
+
+namespace {
+
+using strata::testing::AbortUnless;
+
+void CheckJson(const std::string& text) {
+  AbortUnless(!nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false).is_discarded());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  auto request = strata::server::ParseCompletion({reinterpret_cast<const char*>(data), size});
+  if (!request.ok()) {
+    CheckJson(strata::server::StatusReply(request.status()).body);
+    strata::testing::FollowToTheEngine(request.status());
+    return 0;
+  }
+  strata::server::CompletionChoice choice;
+  if (const auto* text = std::get_if<std::string>(&request->generation.prompt)) choice.text = *text;
+  CheckJson(strata::server::CompletionJson({.id = "a", .model = request->model}, {choice}, {}));
+  AbortUnless(request->stream || !request->include_usage);
+  strata::testing::FollowToTheEngine(std::move(request->generation));
+  return 0;
+}
