@@ -33,6 +33,7 @@ TEST(MetricsTest, CountsAStepTokenByToken) {
   metrics.OnStep({.number = 1,
                   .begin = {},
                   .plan_seconds = 0.00001,
+                  .forward_begin = {},
                   .forward_seconds = 0.002,
                   .commit_seconds = 0.00002,
                   .sequences = 7,
