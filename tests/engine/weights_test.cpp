@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/tiny_model.h"
