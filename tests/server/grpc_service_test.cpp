@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <future>
+#include <numeric>
 #include <thread>
 
 #include "google/rpc/error_details.pb.h"
@@ -115,6 +116,32 @@ TEST_F(GrpcServiceTest, LogprobsAndBias) {
     EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
     EXPECT_GE(token.top(0).logprob(), token.logprob());
   }
+}
+
+TEST_F(GrpcServiceTest, AttentionComesWithEachToken) {
+  v1::GenerateRequest request = Greedy("once", 6);
+  request.add_attention()->set_head(1);
+  request.add_attention()->set_layer(1);
+  Stream stream(stub_.get(), request);
+  std::vector<v1::TokenAttention> rows;
+  while (stream.Next()) {
+    stream.Collect();
+    const v1::Delta& delta = stream.event.delta();
+    EXPECT_EQ(delta.attention_size(), delta.token_ids_size());
+    rows.insert(rows.end(), delta.attention().begin(), delta.attention().end());
+  }
+  EXPECT_TRUE(stream.reader->Finish().ok());
+  ASSERT_EQ(rows.size(), 6U);
+  int positions = stream.started.prompt_token_ids_size();
+  for (const v1::TokenAttention& row : rows) {
+    ASSERT_EQ(row.probabilities_size(), 2 * positions);
+    const auto begin = row.probabilities().begin();
+    EXPECT_NEAR(std::accumulate(begin, begin + positions, 0.0), 1, 1e-5);
+    EXPECT_NEAR(std::accumulate(begin + positions, row.probabilities().end(), 0.0), 1, 1e-5);
+    ++positions;
+  }
+  request.add_attention()->set_layer(99);
+  EXPECT_EQ(StatusOf(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(GrpcServiceTest, BadInputNamesItsField) {

@@ -119,12 +119,15 @@ TEST(MetricsTest, GaugesAreTheLoadTheyAreRenderedFrom) {
   model.plan.key_bytes_per_token = 20;
   model.plan.value_bytes_per_token = 10;
   model.plan.plain_bytes_per_token = 40;
+  model.plan.score_bytes_per_token = 12;
   const engine::Engine::Load load{.waiting = 2,
                                   .running = 3,
                                   .blocks_total = 8,
                                   .blocks_used = 4,
                                   .blocks_cached = 1,
                                   .blocks_free = 3,
+                                  .score_blocks_total = 8,
+                                  .score_blocks_used = 2,
                                   .step_began = {}};
   const std::string text = Metrics().Render(model, load);
   const std::vector<std::pair<std::string, std::string>> expected = {
@@ -139,6 +142,8 @@ TEST(MetricsTest, GaugesAreTheLoadTheyAreRenderedFrom) {
       {"strata_cache_bytes{pool=\"keys\",state=\"free\"}", "960"},
       {"strata_cache_bytes{pool=\"values\",state=\"used\"}", "640"},
       {"strata_cache_bytes{pool=\"values\",state=\"cached\"}", "160"},
+      {"strata_cache_bytes{pool=\"scores\",state=\"used\"}", "384"},
+      {"strata_cache_bytes{pool=\"scores\",state=\"free\"}", "1152"},
       {"strata_cache_bytes_per_token{cache=\"actual\"}", "30"},
       {"strata_cache_bytes_per_token{cache=\"plain\"}", "40"},
   };

@@ -55,6 +55,7 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
   EXPECT_EQ(serve.engine.cache_bytes, size_t{1} << 30);
   EXPECT_EQ(serve.engine.threads, 3);
   EXPECT_EQ(serve.engine.dtype, "bf16");
+  EXPECT_EQ(serve.engine.score_reuse, "auto");
   EXPECT_EQ(serve.engine.cross_layer, R"({"preset":"plain"})");
   EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(90));
   EXPECT_EQ(std::get<ServeOptions>(Parse({"serve", "--http-address", ""})).http_address, "");
