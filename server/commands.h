@@ -10,6 +10,7 @@ namespace strata::server {
 absl::Status RunServe(const ServeOptions& options);
 absl::Status RunGenerate(const GenerateOptions& options);
 absl::Status RunPlan(const PlanOptions& options);
+absl::Status RunEval(const EvalOptions& options);
 absl::Status RunHealth(const HealthOptions& options);
 
 }  // namespace strata::server

@@ -33,6 +33,7 @@ struct Runner {
   int operator()(const ServeOptions& options) const { return ExitCode(RunServe(options)); }
   int operator()(const GenerateOptions& options) const { return ExitCode(RunGenerate(options)); }
   int operator()(const PlanOptions& options) const { return ExitCode(RunPlan(options)); }
+  int operator()(const EvalOptions& options) const { return ExitCode(RunEval(options)); }
   int operator()(const HealthOptions& options) const { return ExitCode(RunHealth(options)); }
 };
 

@@ -27,19 +27,24 @@ void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_
   set->Count("--block-tokens", 1, block_tokens, "Tokens in a block of the cache");
 }
 
+// What serve and eval both take.
+void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOptions* engine) {
+  AddModelOptions(set, model_dir, &engine->cross_layer, &engine->cache_dtype, &engine->score_reuse,
+                  &engine->cache_bytes, &engine->block_tokens);
+  set->Choice("--device", {"auto", "cpu", "cuda"}, &engine->device, "What runs the model");
+  set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
+  set->Choice("--dtype", {"auto", "f32", "bf16"}, &engine->dtype,
+              "Of the weights; auto: as the checkpoint");
+}
+
 void AddServe(CLI::App* app, ServeOptions* options) {
   OptionSet set(app);
   engine::EngineOptions& engine = options->engine;
-  AddModelOptions(&set, &options->model_dir, &engine.cross_layer, &engine.cache_dtype,
-                  &engine.score_reuse, &engine.cache_bytes, &engine.block_tokens);
+  AddEngineOptions(&set, &options->model_dir, &engine);
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
                             "The same for HTTP: OpenAI's API, metrics; \"\" for none");
-  set.Choice("--device", {"auto", "cpu", "cuda"}, &engine.device, "What runs the model");
-  set.Count("--threads", 0, &engine.threads, "On the CPU; 0: one for each core");
-  set.Choice("--dtype", {"auto", "f32", "bf16"}, &engine.dtype,
-             "Of the weights; auto: as the checkpoint");
   set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
   set.Count("--max-running", 1, &engine.max_running, "Sequences in the batch");
@@ -110,6 +115,16 @@ void AddPlan(CLI::App* app, PlanOptions* options) {
   set.Switch("--json", &options->json, "Print one JSON object");
 }
 
+void AddEval(CLI::App* app, EvalOptions* options) {
+  OptionSet set(app);
+  AddEngineOptions(&set, &options->model_dir, &options->engine);
+  set.Text("--text", "FILE", &options->text, "UTF-8");
+  set.Count("--window", 0, &options->window,
+            "Tokens predicted from those before them; 0: what the model takes, at most 2048");
+  set.Count("--tokens", 0, &options->tokens, "Of the text; 0: all");
+  set.Switch("--json", &options->json, "Print one JSON object");
+}
+
 void AddHealth(CLI::App* app, HealthOptions* options) {
   OptionSet set(app);
   set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
@@ -125,6 +140,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   ServeOptions serve;
   GenerateOptions generate;
   PlanOptions plan;
+  EvalOptions eval;
   HealthOptions health;
   CLI::App app(
       "Strata: an inference server for transformers whose layers share keys, values or\n"
@@ -136,10 +152,12 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
   CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
   CLI::App* plan_app = app.add_subcommand("plan", "Explain what a model's layers share");
+  CLI::App* eval_app = app.add_subcommand("eval", "Measure a model's perplexity on a text");
   CLI::App* health_app = app.add_subcommand("health", "Exit with 0 if a server is serving");
   AddServe(serve_app, &serve);
   AddGenerate(generate_app, &generate);
   AddPlan(plan_app, &plan);
+  AddEval(eval_app, &eval);
   AddHealth(health_app, &health);
   try {
     app.parse(argc, argv);
@@ -153,6 +171,10 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   if (serve_app->parsed()) return serve;
   if (plan_app->parsed()) return plan;
   if (health_app->parsed()) return health;
+  if (eval_app->parsed()) {
+    if (!eval.text.empty()) return eval;
+    return Wrong("--text: a file is needed");
+  }
   if (!generate_app->parsed()) {
     return Wrong("a subcommand is needed, such as serve; strata --help shows all");
   }

@@ -68,6 +68,16 @@ struct PlanOptions {
   bool json = false;
 };
 
+// How well a model predicts a text, in windows that each begin anew.
+struct EvalOptions {
+  std::string model_dir;         // empty: the default model
+  engine::EngineOptions engine;  // but its model_dir
+  std::string text;              // a file
+  int32_t window = 0;            // tokens; 0: what the model takes, at most 2048
+  int32_t tokens = 0;            // of the text; 0: all
+  bool json = false;
+};
+
 struct HealthOptions {
   std::string server = "127.0.0.1:50051";
   std::string service;  // empty: the server as a whole
@@ -79,7 +89,8 @@ struct Answer {
   std::string text;   // for stdout, or for stderr as "strata: text"
 };
 
-using Command = std::variant<Answer, ServeOptions, GenerateOptions, PlanOptions, HealthOptions>;
+using Command =
+    std::variant<Answer, ServeOptions, GenerateOptions, PlanOptions, EvalOptions, HealthOptions>;
 
 // Never exits and never prints.
 Command ParseCommandLine(int argc, const char* const* argv);

@@ -32,7 +32,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_version(self):
         self.assertRegex(strata('--version').stdout, r'^strata \d+\.\d+\.\d+\n$')
         self.assertIn('serve', strata('--help').stdout)
-        for name in ('serve', 'generate', 'plan', 'health'):
+        for name in ('serve', 'generate', 'plan', 'eval', 'health'):
             result = strata(name, '--help')
             self.assertEqual(result.returncode, 0)
             self.assertIn('--', result.stdout)
@@ -50,6 +50,31 @@ class CommandLine(unittest.TestCase):
         layers = len(plan['layers'])
         self.assertAlmostEqual(plan['ratio'], (layers + 1) / (2 * layers))
         self.assertEqual(strata('plan').returncode, 0)
+
+    def test_eval(self):
+        with tempfile.TemporaryDirectory() as folder:
+            text = os.path.join(folder, 'text')
+            with open(text, 'w') as file:
+                file.write('Once upon a time there was a king who had a daughter. ' * 40)
+            result = strata('eval', '--text', text, '--window', '100', '--json')
+            self.assertEqual(result.returncode, 0, result.stderr)
+            whole = json.loads(result.stdout)
+            self.assertGreater(whole['tokens'], 400)
+            # Each window but its first token, whatever runs beside it.
+            alone = json.loads(strata('eval', '--text', text, '--window', '100', '--json',
+                                      '--threads', '1').stdout)
+            self.assertEqual(alone['nats_per_token'], whole['nats_per_token'])
+            exact = json.loads(strata('eval', '--text', text, '--window', '100', '--json',
+                                      '--cache-dtype', 'f32').stdout)
+            self.assertNotEqual(exact['nats_per_token'], whole['nats_per_token'])
+            self.assertAlmostEqual(exact['perplexity'] / whole['perplexity'], 1, delta=0.005)
+            part = json.loads(strata('eval', '--text', text, '--window', '100', '--tokens', '101',
+                                     '--json').stdout)
+            self.assertEqual(part['tokens'], 99)  # the last token has nobody to predict it
+            self.assert_fails(strata('eval', '--text', text, '--window', '513'), 1, '--window',
+                              '513', '2..511')
+            self.assert_fails(strata('eval', '--text', folder + '/none'), 1, folder)
+            self.assert_fails(strata('eval'), 2, '--text')
 
     def test_unknown_model(self):
         for command in ('plan', 'serve'):
