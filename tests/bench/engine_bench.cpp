@@ -36,6 +36,7 @@ struct BenchOptions {
   int32_t gen = 32;
   std::vector<int32_t> batch = {1, 8};
   int32_t threads = 0;
+  int32_t block_tokens = engine::EngineOptions{}.block_tokens;
   bool decode_only = false;
   bool json = false;
   bool profile = false;
@@ -94,16 +95,20 @@ class EngineBench {
     engine_options.cache_dtype = options.cache_dtype;
     engine_options.score_reuse = options.score_reuse;
     engine_options.threads = threads_;
+    engine_options.block_tokens = options.block_tokens;
     engine_options.prefix_cache = false;
     engine_options.max_running = most;
     engine_options.max_batch_tokens = kPromptTokens + most;
     engine_options.observer = &recorder_;
     // Room for the largest batch: what a token holds is known once the plan is.
-    engine_options.cache_bytes = size_t{1} << 20;
+    engine_options.cache_bytes = size_t{64} << 20;
     const size_t token_bytes = Make(engine_options)->model().plan.held_bytes_per_token();
     const auto tokens = static_cast<size_t>(options.prompt + MostTokens(most) + 16);
     // A 64th of the blocks is kept free for those that run.
-    engine_options.cache_bytes = token_bytes * (tokens * static_cast<size_t>(most) * 33 / 32 + 256);
+    engine_options.cache_bytes =
+        token_bytes * ((tokens + static_cast<size_t>(options.block_tokens)) *
+                           static_cast<size_t>(most) * 33 / 32 +
+                       256);
     core_ = Make(engine_options);
     const kernels::PagedArena arena = core_->cache().arena();
     std::memset(arena.arena, 0x3c,
@@ -275,6 +280,7 @@ int Main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::Range(1, 4096));
   app.add_option("--threads", options.threads, "0: all cores");
+  app.add_option("--block-tokens", options.block_tokens, "Tokens in a block of the cache");
   app.add_flag("--decode-only", options.decode_only, "Prompts are not computed");
   app.add_flag("--profile", options.profile, "Seconds of a decode step by kind of operation");
   app.add_flag("--json", options.json, "A list of objects");
