@@ -17,7 +17,8 @@ void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_
                      std::string* cache_dtype, std::string* score_reuse, size_t* cache_bytes,
                      int32_t* block_tokens) {
   set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
-  set->Text("--cross-layer", "JSON", cross_layer, "Sharing plan in place of the model's own");
+  set->Text("--cross-layer", "PLAN", cross_layer,
+            "JSON, or a name such as svformer, in place of the model's own plan");
   set->Choice("--cache-dtype", {"auto", "f32", "bf16"}, cache_dtype,
               "Of the cache; auto: as the weights");
   set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,

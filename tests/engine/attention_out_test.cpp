@@ -139,9 +139,10 @@ TEST(AttentionOutTest, RefusesWhatIsNotThereOrTooMuch) {
   EXPECT_EQ(runner.Submit(Asking({{1, -1}}, 4)).message(),
             "attention: head -1 at 0 is not in 0..3");
   EXPECT_TRUE(runner.Submit(Asking(std::vector<AttentionHead>(142), 63)).ok());
-  EXPECT_EQ(runner.Submit(Asking(std::vector<AttentionHead>(143), 63)).message(),
-            "attention: 143 heads over up to 100 positions for 63 tokens are over the limit of 900000 "
-            "probabilities a request");
+  EXPECT_EQ(
+      runner.Submit(Asking(std::vector<AttentionHead>(143), 63)).message(),
+      "attention: 143 heads over up to 100 positions for 63 tokens are over the limit of 900000 "
+      "probabilities a request");
 }
 
 }  // namespace
