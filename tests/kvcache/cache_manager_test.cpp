@@ -13,7 +13,7 @@
 #include "kvcache/plan_parser.h"
 #include "nlohmann/json.hpp"
 
-namespace strata::kvcache {
+namespace strata::kvcache::cache_manager_test {
 namespace {
 
 constexpr AttentionShape kShape = {
@@ -29,9 +29,14 @@ std::unique_ptr<kernels::Backend> MakeBackend() {
 
 class CacheManagerTest : public testing::Test {
  protected:
+  // Blocks of 16 tokens where the options name no length.
+  static CacheOptions Completed(CacheOptions options) {
+    if (options.block_tokens == 0) options.block_tokens = 16;
+    return options;
+  }
   std::unique_ptr<CacheManager> Make(const SharingPlan& plan, const CacheOptions& options) {
     absl::StatusOr<std::unique_ptr<CacheManager>> cache =
-        CacheManager::Create(backend_.get(), plan, options);
+        CacheManager::Create(backend_.get(), plan, Completed(options));
     EXPECT_TRUE(cache.ok()) << cache.status();
     return *std::move(cache);
   }
@@ -62,7 +67,7 @@ TEST_F(CacheManagerTest, SharingBuysCapacity) {
 }
 
 TEST_F(CacheManagerTest, RefusesABudgetBelowABlock) {
-  const absl::Status status = Refusal({.cache_bytes = kPlainBlock - 1});
+  const absl::Status status = Refusal({.cache_bytes = kPlainBlock - 1, .block_tokens = 16});
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(status.message(), "cache_bytes: 8191 is less than one block of 16 tokens, 8192 bytes");
 }
@@ -298,8 +303,9 @@ TEST_F(CacheManagerTest, ScoresAndPlanesShareTheBudgetInEqualNumbers) {
 TEST_F(CacheManagerTest, ABlockAndItsScoresMustFit) {
   const PlaneMap planes(ReusePlan(), kernels::DType::kF32, 16);
   const absl::Status status =
-      CacheManager::Create(backend_.get(), ReusePlan(),
-                           {.cache_bytes = planes.block_bytes() + 10, .store_scores = true})
+      CacheManager::Create(
+          backend_.get(), ReusePlan(),
+          Completed({.cache_bytes = planes.block_bytes() + 10, .store_scores = true}))
           .status();
   EXPECT_EQ(status.message(),
             "cache_bytes: 5130 is less than one block of 16 tokens, 5120 bytes and 256 of reused "
@@ -369,4 +375,4 @@ TEST_F(CacheManagerTest, SurvivesRandomOperations) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::cache_manager_test

@@ -6,7 +6,7 @@
 #include "gtest/gtest.h"
 #include "server/option_values.h"
 
-namespace strata::server {
+namespace strata::server::options_test {
 namespace {
 
 Command Parse(std::vector<const char*> arguments) {
@@ -41,7 +41,7 @@ TEST(OptionsTest, DefaultsAreTheEngines) {
   EXPECT_EQ(serve.access_log, "");
   EXPECT_EQ(serve.watchdog, std::chrono::seconds(60));
   EXPECT_EQ(serve.engine.cache_bytes, size_t{64} << 20);
-  EXPECT_EQ(serve.engine.block_tokens, 16);
+  EXPECT_EQ(serve.engine.block_tokens, 32);
   EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(30));
   EXPECT_EQ(serve.write_timeout, std::chrono::seconds(60));
 }
@@ -193,4 +193,4 @@ TEST(OptionValuesTest, Duration) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::options_test

@@ -21,6 +21,7 @@ from strata_process import Served
 BINARY = sys.argv.pop(1)
 REQUESTS = 200
 USERS = 48
+BLOCKS = ('--block-tokens', '16')  # the prompts have no more than that in common
 BLOCK_BYTES = 16 * 2304  # of the default model
 SMALL_POOL = 40  # blocks
 PROMPTS = ('Once upon a time there was an old king who had a daughter, and ',
@@ -95,7 +96,7 @@ class Replay(unittest.TestCase):
         assert seen['strata_preemptions_total'] == seen['strata_cached_tokens_total'] == 0
 
     def check(self, *flags):
-        with Served(BINARY, *flags) as server:
+        with Served(BINARY, *BLOCKS, *flags) as server:
             outcomes = asyncio.run(mixed(server.address))
             seen = metrics(server)
         for number, expected in self.expected.items():

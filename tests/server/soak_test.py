@@ -25,6 +25,7 @@ BINARY = sys.argv.pop(1)
 REQUESTS = int(sys.argv.pop(1)) if len(sys.argv) > 1 and sys.argv[1].isdigit() else 600
 USERS = 64
 CANCEL_SHARE = 0.2
+BLOCKS = ('--block-tokens', '16')
 BLOCK_BYTES = 16 * 2304  # of the default model
 WORDS = ('once upon a time there was an old king who had a daughter and she said to him that the '
          'road was long and the night was dark but the house stood by the sea').split()
@@ -112,7 +113,7 @@ class Soak(unittest.TestCase):
                      for i in range(USERS))  # tokens, at about two a word
         blocks = demand // 16 // 10
         results = {}
-        with Served(BINARY, '--cache-bytes', str(blocks * BLOCK_BYTES)) as server:
+        with Served(BINARY, *BLOCKS, '--cache-bytes', str(blocks * BLOCK_BYTES)) as server:
             self.assertEqual(scrape(server)['strata_cache_blocks{state="free"}'], blocks)
             with scraping(server) as scrapes:
                 asyncio.run(users(server.address, range(REQUESTS), results))
