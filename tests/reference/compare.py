@@ -5,17 +5,21 @@
 
 Prints a table (Markdown) and draws loss over cache bytes (tests/reference/loss_over_cache.svg).
 Losses are read from the training logs under --runs; cache bytes and decode speed are measured now,
-with `strata-enginebench` on random weights of the same shape. Needs no package.
+with `strata-enginebench` on random weights of the same shape: medians of --rounds rounds over all
+models. Needs no package.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 
 import svg_plot
 
 BUDGET = 64 << 20
+CONTEXTS = (512, 4096)
+BLOCK = 32  # tokens of the engine's blocks
 SEQUENCE = 512  # tokens of those that are counted into the budget
 ORDER = ["plain", "resformer", "resformer-identity", "svformer", "reuse-half", "reuse",
          "reuse-partial", "sla", "cla-2", "gqa-2", "svformer-reuse"]
@@ -27,6 +31,7 @@ def parse_arguments():
     parser.add_argument("--runs", action="append", required=True,
                         help="a folder of models with training_log.json; may be given again")
     parser.add_argument("--bench", required=True, help="strata-enginebench")
+    parser.add_argument("--rounds", type=int, default=5, help="of measuring (default: %(default)s)")
     parser.add_argument("--plot", default=os.path.join(HERE, "loss_over_cache.svg"))
     return parser.parse_args()
 
@@ -59,14 +64,26 @@ def losses_of(runs):
     return [run["validation"]["nats_per_token"] for run in runs]
 
 
-def row_of(name, runs, config, bench):
-    short, long = measure(bench, config, 512), measure(bench, config, 4096)
-    tokens = int(BUDGET // short["cache_bytes_per_token"])
+def measure_all(bench, configs, rounds):
+    """-> {model: (cache bytes a token, median decode tokens/s at each context)}"""
+    speeds = {name: {context: [] for context in CONTEXTS} for name in configs}
+    cache_bytes = {}
+    for _ in range(rounds):
+        for name, config in configs.items():
+            for context in CONTEXTS:
+                seen = measure(bench, config, context)
+                speeds[name][context].append(seen["decode_tokens_per_second"])
+                cache_bytes[name] = seen["cache_bytes_per_token"]
+    return {name: (cache_bytes[name], [statistics.median(speeds[name][c]) for c in CONTEXTS])
+            for name in configs}
+
+
+def row_of(name, runs, cache_bytes, speeds):
+    tokens = int(BUDGET // (cache_bytes * BLOCK)) * BLOCK
     losses = losses_of(runs)
-    return {"name": name, "losses": losses, "loss": sum(losses) / len(losses),
-            "parameters": runs[0]["parameters"], "bytes": short["cache_bytes_per_token"],
-            "decode": [short["decode_tokens_per_second"], long["decode_tokens_per_second"]],
-            "longest": tokens, "sequences": tokens // SEQUENCE}
+    return {"name": name, "losses": losses, "parameters": runs[0]["parameters"],
+            "bytes": cache_bytes, "decode": speeds, "longest": tokens,
+            "sequences": tokens // SEQUENCE}
 
 
 def table(rows):
@@ -83,7 +100,8 @@ def table(rows):
 def main():
     args = parse_arguments()
     logs, configs = read_runs(args.runs)
-    rows = [row_of(name, logs[name], configs[name], args.bench) for name in ORDER if name in logs]
+    measured = measure_all(args.bench, configs, args.rounds)
+    rows = [row_of(name, logs[name], *measured[name]) for name in ORDER if name in logs]
     table(rows)
     spread = max((max(row["losses"]) - min(row["losses"]) for row in rows), default=0)
     print(f"\nLargest difference between two seeds of one model: {spread:.3f} nats.")

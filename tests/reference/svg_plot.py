@@ -1,6 +1,7 @@
 """One kind of plot as an SVG file, without a plotting package."""
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 760, 460, 70, 56, 20, 130
+LABEL_WIDTH, LABEL_HEIGHT = 90, 13
 COLORS = ["#1b6ca8", "#c8553d", "#3a7d44", "#8e5572", "#b08900", "#4f6d7a"]
 
 
@@ -38,6 +39,7 @@ def scatter(path, points, x_label, y_label):
         left, at = place(x_low, y)
         lines.append(f'<path d="M{left:.1f} {at:.1f}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
         lines.append(f'<text x="{left - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{y:.2f}</text>')
+    labels = []  # where they stand; one that would cover another moves down
     for i, (name, x, runs) in enumerate(points):
         color = COLORS[i % len(COLORS)]
         marks = [place(x, y) for y in runs]
@@ -45,6 +47,9 @@ def scatter(path, points, x_label, y_label):
                      + f'" stroke="{color}"/>')
         lines += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{color}"/>' for a, b in marks]
         a, b = marks[-1]
+        while any(abs(a - c) < LABEL_WIDTH and abs(b - d) < LABEL_HEIGHT for c, d in labels):
+            b += 1
+        labels.append((a, b))
         lines.append(f'<text x="{a + 8:.1f}" y="{b + 4:.1f}" fill="{color}">{name}</text>')
     lines.append(f'<text x="{(WIDTH - RIGHT + LEFT) / 2}" y="{HEIGHT - 12}" '
                  f'text-anchor="middle">{x_label}</text>')
