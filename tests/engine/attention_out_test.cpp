@@ -7,7 +7,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/plan_cases.h"
 
-namespace strata::testing {
+namespace strata::testing::attention_out_test {
 namespace {
 
 using engine::AttentionHead;
@@ -146,4 +146,4 @@ TEST(AttentionOutTest, RefusesWhatIsNotThereOrTooMuch) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::attention_out_test

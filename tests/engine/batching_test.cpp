@@ -8,7 +8,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::batching_test {
 namespace {
 
 using engine::FinishReason;
@@ -249,4 +249,4 @@ TEST_F(BatchingTest, Metrics) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::batching_test

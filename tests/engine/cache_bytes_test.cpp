@@ -10,7 +10,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::cache_bytes_test {
 namespace {
 
 using kernels::DType;
@@ -171,4 +171,4 @@ TEST(CacheBytesTest, BytesTouchedInAPoisonedArena) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::cache_bytes_test

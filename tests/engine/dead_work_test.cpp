@@ -7,7 +7,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::dead_work_test {
 namespace {
 
 using nlohmann::json;
@@ -104,4 +104,4 @@ TEST(DeadWorkTest, OutputsAreTakenAcrossColumns) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::dead_work_test

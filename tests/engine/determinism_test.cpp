@@ -9,7 +9,7 @@
 #include "tests/support/random_plan.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::determinism_test {
 namespace {
 
 using kernels::DType;
@@ -191,4 +191,4 @@ TEST(DeterminismTest, AllSelfIsPlain) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::determinism_test

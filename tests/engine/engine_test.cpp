@@ -11,7 +11,7 @@
 #include "tests/support/tiny_model.h"
 #include "tests/support/waiting_sink.h"
 
-namespace strata::testing {
+namespace strata::testing::engine_test {
 namespace {
 
 using engine::Engine;
@@ -294,4 +294,4 @@ TEST(EngineCreateTest, SaysWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::engine_test

@@ -9,7 +9,7 @@
 #include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::faults_test {
 namespace {
 
 using engine::EngineCore;
@@ -192,4 +192,4 @@ TEST_F(FaultsTest, AClockThatLeapsAnHourEndsWhatHasALimitAndKeepsTheOrder) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::faults_test

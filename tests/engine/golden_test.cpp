@@ -15,7 +15,7 @@
 #include "tests/support/plan_cases.h"
 #include "tests/support/raw_tensors.h"
 
-namespace strata::testing {
+namespace strata::testing::golden_test {
 namespace {
 
 constexpr int kPrompts = 3;
@@ -111,4 +111,4 @@ INSTANTIATE_TEST_SUITE_P(Shipped, GoldenTest,
                          });
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::golden_test

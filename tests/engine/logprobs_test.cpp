@@ -9,7 +9,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::engine {
+namespace strata::engine::logprobs_test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -85,4 +85,4 @@ TEST(LogprobsTest, NonFiniteLogitsAreImpossible) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::logprobs_test

@@ -10,7 +10,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::engine {
+namespace strata::engine::model_config_test {
 namespace {
 
 using ::strata::testing::WriteFile;
@@ -420,4 +420,4 @@ TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::model_config_test

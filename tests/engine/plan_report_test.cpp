@@ -11,7 +11,7 @@
 #include "kvcache/plan_parser.h"
 #include "nlohmann/json.hpp"
 
-namespace strata::engine {
+namespace strata::engine::plan_report_test {
 namespace {
 
 using kernels::DType;
@@ -163,4 +163,4 @@ TEST(PlanReport, TextStaysInAHundredColumns) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::plan_report_test

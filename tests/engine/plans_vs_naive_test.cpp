@@ -28,7 +28,7 @@
 #include "tests/support/random_plan.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::plans_vs_naive_test {
 namespace {
 
 using kernels::DType;
@@ -248,4 +248,4 @@ TEST(PlansVsNaiveTest, TheOracleTellsPlansApart) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::plans_vs_naive_test

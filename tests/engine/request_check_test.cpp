@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::engine {
+namespace strata::engine::request_check_test {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -124,4 +124,4 @@ TEST(RequestCheckTest, RefusesNamingFieldValueAndLimit) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::request_check_test

@@ -5,7 +5,7 @@
 #include "engine/model_config.h"
 #include "gtest/gtest.h"
 
-namespace strata::engine {
+namespace strata::engine::rope_test {
 namespace {
 
 TEST(RopeTableTest, HoldsCosinesThenSinesOfEveryPosition) {
@@ -49,4 +49,4 @@ TEST(RopeTableTest, Llama3SlowsLowFrequenciesOnly) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::rope_test

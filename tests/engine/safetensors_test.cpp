@@ -14,7 +14,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::engine {
+namespace strata::engine::safetensors_test {
 namespace {
 
 using ::strata::testing::SafetensorsBytes;
@@ -318,4 +318,4 @@ TEST_F(SafetensorsDirTest, RefusesWhatIsNotAFile) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::safetensors_test

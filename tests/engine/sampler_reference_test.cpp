@@ -9,7 +9,7 @@
 #include "engine/sampler.h"
 #include "gtest/gtest.h"
 
-namespace strata::engine {
+namespace strata::engine::sampler_reference_test {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -164,4 +164,4 @@ TEST(SamplerReferenceTest, AloneOrAfterOthersTheBitsAreTheSame) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::sampler_reference_test

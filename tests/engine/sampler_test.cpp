@@ -10,7 +10,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::engine {
+namespace strata::engine::sampler_test {
 namespace {
 
 int32_t Pick(Sampler* sampler, const std::vector<float>& logits, const SamplingParams& params,
@@ -212,4 +212,4 @@ TEST(SamplerTest, KeepsNothingBetweenCalls) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::sampler_test

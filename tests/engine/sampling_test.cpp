@@ -12,7 +12,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::sampling_test {
 namespace {
 
 using engine::FinishReason;
@@ -196,4 +196,4 @@ TEST_F(SamplingInEngineTest, LogprobsComeWithTheirToken) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::sampling_test

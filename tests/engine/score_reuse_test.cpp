@@ -12,7 +12,7 @@
 #include "tests/support/plan_cases.h"
 #include "tests/support/random_plan.h"
 
-namespace strata::testing {
+namespace strata::testing::score_reuse_test {
 namespace {
 
 using nlohmann::json;
@@ -297,4 +297,4 @@ TEST(ScoreReuseTest, ConcurrencyFollowsTheBytesATokenHolds) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::score_reuse_test

@@ -9,7 +9,7 @@
 #include "tests/support/random_plan.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::serving_test {
 namespace {
 
 using engine::FinishReason;
@@ -300,4 +300,4 @@ TEST_P(OrderTest, LimitsEndWhatTheyShould) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::serving_test

@@ -14,7 +14,7 @@
 #include "tests/support/hash_backend.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::soak_test {
 namespace {
 
 using engine::FinishReason;
@@ -248,4 +248,4 @@ TEST(SoakTest, EveryRequestEndsOnceWithItsOwnTokens) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::soak_test

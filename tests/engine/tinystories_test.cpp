@@ -8,7 +8,7 @@
 #include "tests/support/plan_cases.h"
 #include "tests/support/raw_tensors.h"
 
-namespace strata::testing {
+namespace strata::testing::tinystories_test {
 namespace {
 
 constexpr double kF32Bound = 1e-4;  // as in plans_vs_naive_test.cpp
@@ -46,4 +46,4 @@ TEST(TinyStoriesTest, GreedyTextOfTheOracle) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::tinystories_test

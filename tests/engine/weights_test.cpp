@@ -15,7 +15,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::engine {
+namespace strata::engine::weights_test {
 namespace {
 
 using ::strata::testing::MakeTinyModel;
@@ -430,4 +430,4 @@ TEST_F(WeightsTest, LoadsTheShippedModels) {
 }
 
 }  // namespace
-}  // namespace strata::engine
+}  // namespace strata::engine::weights_test

@@ -4,7 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/attention_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::attention_test {
 namespace {
 
 // One query against the stored keys and values, in double.
@@ -171,4 +171,4 @@ TEST(AttentionTest, LaterInfinitiesDoNotReachEarlierRows) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::attention_test

@@ -6,7 +6,7 @@
 #include "kernels/cpu/cpu_count.h"
 #include "tests/kernels/kernel_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::backend_test {
 namespace {
 
 TEST(CreateBackendTest, NamesWhatItGot) {
@@ -112,4 +112,4 @@ TEST_F(CgroupTest, VersionOne) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::backend_test

@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/kernel_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::elementwise_test {
 namespace {
 
 constexpr int64_t kRows = 3;
@@ -164,4 +164,4 @@ TEST(RowsTest, BitsDoNotDependOnOtherRows) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::elementwise_test

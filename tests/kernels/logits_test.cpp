@@ -4,7 +4,7 @@
 
 #include "tests/kernels/kernel_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::logits_test {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -144,4 +144,4 @@ TEST(SumExpLogitsTest, MatchesOracleOnEveryInstructionSet) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::logits_test

@@ -3,7 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/kernel_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::matmul_test {
 namespace {
 
 struct Shape {
@@ -206,4 +206,4 @@ TEST(PackTest, WidensEveryHalfExactly) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::matmul_test

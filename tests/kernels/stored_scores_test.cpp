@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/attention_testing.h"
 
-namespace strata::kernels {
+namespace strata::kernels::stored_scores_test {
 namespace {
 
 constexpr int32_t kSlots = kHeads + 2;  // two of them nobody writes
@@ -205,4 +205,4 @@ TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::stored_scores_test

@@ -9,7 +9,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::kernels {
+namespace strata::kernels::thread_pool_test {
 namespace {
 
 TEST(ThreadPoolTest, EveryIndexOnceInRangesOfTheGrain) {
@@ -64,4 +64,4 @@ TEST(ThreadPoolTest, StartsAndStopsIdle) {
 }
 
 }  // namespace
-}  // namespace strata::kernels
+}  // namespace strata::kernels::thread_pool_test

@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::kvcache {
+namespace strata::kvcache::block_pool_test {
 namespace {
 
 TEST(BlockPool, GivesEveryBlockOnce) {
@@ -155,4 +155,4 @@ TEST(BlockPool, SurvivesRandomOperations) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::block_pool_test

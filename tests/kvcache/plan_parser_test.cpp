@@ -11,7 +11,7 @@
 #include "tests/kvcache/plan_invariants.h"
 #include "tests/kvcache/plan_refusals.h"
 
-namespace strata::kvcache {
+namespace strata::kvcache::plan_parser_test {
 namespace {
 
 using nlohmann::json;
@@ -413,4 +413,4 @@ TEST(NamedPlan, AllParseWhereTheShapeAllows) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::plan_parser_test

@@ -4,7 +4,7 @@
 #include "kvcache/plan_parser.h"
 #include "nlohmann/json.hpp"
 
-namespace strata::kvcache {
+namespace strata::kvcache::plane_map_test {
 namespace {
 
 using kernels::DType;
@@ -109,4 +109,4 @@ TEST(PlaneMap, ScoreBytes) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::plane_map_test

@@ -9,7 +9,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::kvcache {
+namespace strata::kvcache::prefix_cache_test {
 namespace {
 
 using Tokens = std::vector<int32_t>;
@@ -123,4 +123,4 @@ TEST(PrefixCache, AgreesWithAMapOfWholePrefixes) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::prefix_cache_test

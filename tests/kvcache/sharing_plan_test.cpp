@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 #include "tests/kvcache/plan_invariants.h"
 
-namespace strata::kvcache {
+namespace strata::kvcache::sharing_plan_test {
 namespace {
 
 constexpr AttentionShape kShape = {
@@ -340,4 +340,4 @@ TEST(SharingPlan, RandomPlansKeepTheirInvariants) {
 }
 
 }  // namespace
-}  // namespace strata::kvcache
+}  // namespace strata::kvcache::sharing_plan_test

@@ -16,7 +16,7 @@
 #include "tests/server/captured_log.h"
 #include "tests/support/engine_runner.h"
 
-namespace strata::testing {
+namespace strata::testing::access_log_test {
 namespace {
 
 using server::AccessLine;
@@ -106,4 +106,4 @@ TEST(AccessLogTest, RefusesWhatItCannotOpen) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::access_log_test

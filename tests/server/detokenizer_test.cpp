@@ -11,7 +11,7 @@
 #include "gtest/gtest.h"
 #include "server/unicode.h"
 
-namespace strata::server {
+namespace strata::server::detokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -163,4 +163,4 @@ TEST(DetokenizerTest, SpecialTokensAndIdsThatAreNone) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::detokenizer_test

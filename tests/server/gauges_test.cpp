@@ -15,7 +15,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/gated_backend.h"
 
-namespace strata::testing {
+namespace strata::testing::gauges_test {
 namespace {
 
 constexpr int32_t kBlockTokens = 16;
@@ -144,4 +144,4 @@ TEST_F(GaugesTest, AreWhatEachSequenceHoldsAtEveryStep) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::gauges_test

@@ -3,7 +3,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
-namespace strata::server {
+namespace strata::server::generate_report_test {
 namespace {
 
 SequenceResult Sequence(const std::string& text, v1::FinishReason reason) {
@@ -59,4 +59,4 @@ TEST(GenerateReportTest, SeveralStandInAnArray) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::generate_report_test

@@ -10,7 +10,7 @@
 #include "tests/server/generation_testing.h"
 #include "tests/server/metrics_text.h"
 
-namespace strata::testing {
+namespace strata::testing::generation_output_test {
 namespace {
 
 using engine::FinishReason;
@@ -261,4 +261,4 @@ TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::generation_output_test

@@ -8,7 +8,7 @@
 #include "server/unicode.h"
 #include "tests/server/generation_testing.h"
 
-namespace strata::testing {
+namespace strata::testing::generation_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -171,4 +171,4 @@ TEST_F(GenerationTest, RefusesBadInputNamingTheField) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::generation_test

@@ -11,7 +11,7 @@
 #include "grpcpp/generic/generic_stub.h"
 #include "tests/server/grpc_fixture.h"
 
-namespace strata::testing {
+namespace strata::testing::grpc_service_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -410,4 +410,4 @@ TEST_F(GrpcServiceTest, APortInUseIsOneLine) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::grpc_service_test

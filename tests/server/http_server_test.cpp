@@ -10,7 +10,7 @@
 #include "gtest/gtest.h"
 #include "tests/server/http_client.h"
 
-namespace strata::server {
+namespace strata::server::http_server_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -144,4 +144,4 @@ TEST_F(HttpServerTest, APortInUseIsAnError) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::http_server_test

@@ -6,7 +6,7 @@
 #include "gtest/gtest.h"
 #include "tests/server/metrics_text.h"
 
-namespace strata::server {
+namespace strata::server::metrics_test {
 namespace {
 
 using testing::ValueOf;
@@ -152,4 +152,4 @@ TEST(MetricsTest, GaugesAreTheLoadTheyAreRenderedFrom) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::metrics_test

@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::server {
+namespace strata::server::openai_request_test {
 namespace {
 
 CompletionRequest MustParse(const std::string& body) {
@@ -118,4 +118,4 @@ TEST(OpenAiRequestTest, RefusesWhatIsNotBuilt) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::openai_request_test

@@ -14,7 +14,7 @@
 #include "tests/server/http_client.h"
 #include "tests/support/gated_backend.h"
 
-namespace strata::testing {
+namespace strata::testing::stalled_engine_test {
 namespace {
 
 using grpc::health::v1::HealthCheckResponse;
@@ -117,4 +117,4 @@ TEST_F(StalledEngineTest, TheRestIsAnsweredWhenNoMoreMayGenerate) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::stalled_engine_test

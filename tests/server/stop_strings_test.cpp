@@ -8,7 +8,7 @@
 #include "gtest/gtest.h"
 #include "server/unicode.h"
 
-namespace strata::server {
+namespace strata::server::stop_strings_test {
 namespace {
 
 StopStrings Make(std::vector<std::string> strings, bool include = false) {
@@ -139,4 +139,4 @@ TEST(StopStringsTest, AgreesWithASearchOfTheWholeText) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::stop_strings_test

@@ -11,7 +11,7 @@
 #include "server/tokenizer.h"
 #include "tests/server/tokenizer_testing.h"
 
-namespace strata::server {
+namespace strata::server::tokenizer_errors_test {
 namespace {
 
 using nlohmann::json;
@@ -116,4 +116,4 @@ TEST(TokenizerErrorTest, ReplacementsThatGrowWithoutEndAreRefused) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::tokenizer_errors_test

@@ -12,7 +12,7 @@
 #include "server/unicode.h"
 #include "tests/server/tokenizer_testing.h"
 
-namespace strata::server {
+namespace strata::server::tokenizer_test {
 namespace {
 
 using nlohmann::json;
@@ -330,4 +330,4 @@ TEST(PostProcessorTest, TemplateAndConfig) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::tokenizer_test

@@ -15,7 +15,7 @@
 #include "server/tokenizer.h"
 #include "tests/server/tokenizer_testing.h"
 
-namespace strata::server {
+namespace strata::server::tokenizer_vectors_test {
 namespace {
 
 using nlohmann::json;
@@ -118,4 +118,4 @@ TEST(ProjectTokenizerTest, Vectors) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::tokenizer_vectors_test

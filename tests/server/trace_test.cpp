@@ -15,7 +15,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::testing {
+namespace strata::testing::trace_test {
 namespace {
 
 using nlohmann::json;
@@ -278,4 +278,4 @@ TEST_F(TraceTest, AFileThatCannotBeOpenedIsNamed) {
 }
 
 }  // namespace
-}  // namespace strata::testing
+}  // namespace strata::testing::trace_test

@@ -2,7 +2,7 @@
 
 #include "gtest/gtest.h"
 
-namespace strata::server {
+namespace strata::server::watchdog_test {
 namespace {
 
 using std::chrono::seconds;
@@ -56,4 +56,4 @@ TEST_F(StallDetectorTest, WaitingWithoutAnyStepStallsToo) {
 }
 
 }  // namespace
-}  // namespace strata::server
+}  // namespace strata::server::watchdog_test
