@@ -18,6 +18,7 @@ T LoadUnaligned(const std::byte* source) {
 float Element(kernels::DType dtype, const std::byte* source) {
   switch (dtype) {
     case kernels::DType::kF32:
+    case kernels::DType::kI8:  // of no checkpoint
       break;
     case kernels::DType::kBF16:
       return kernels::FloatFromBF16(LoadUnaligned<uint16_t>(source));

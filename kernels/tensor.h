@@ -6,9 +6,14 @@
 
 namespace strata::kernels {
 
-enum class DType : uint8_t { kF32, kBF16, kF16 };
+// kI8 is what weights and planes are quantised to: numbers with a scale beside them. No checkpoint
+// holds it.
+enum class DType : uint8_t { kF32, kBF16, kF16, kI8 };
 
-constexpr size_t DTypeSize(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+// Of a number, without its share of a scale.
+constexpr size_t DTypeSize(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kI8 ? 1 : 2;
+}
 
 constexpr std::string_view DTypeName(DType dtype) {
   switch (dtype) {
@@ -18,6 +23,8 @@ constexpr std::string_view DTypeName(DType dtype) {
       return "bf16";
     case DType::kF16:
       return "f16";
+    case DType::kI8:
+      return "int8";
   }
   return "?";
 }

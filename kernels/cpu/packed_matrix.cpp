@@ -49,6 +49,8 @@ void ConvertStrip(const HostRows& part, int64_t row, int64_t begin, int64_t coun
         to[i] = Narrow<T>(FloatFromF16(Load<uint16_t>(from + i * size)));
       }
       return;
+    case DType::kI8:
+      STRATA_CHECK(false, "no checkpoint holds it");
   }
 }
 
