@@ -50,10 +50,11 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
 
 // scores[r, t] = query . key, for kRows rows and every vector of positions. Vectors of several
 // blocks are worked on at once: a block alone has too few chains to keep the units busy.
+constexpr size_t kMaxTogether = 4;
 template <size_t kRows, class K>
 HWY_NOINLINE void ScoreRows(const float* vectors, const K* const* columns, size_t num_columns,
                             size_t stride, size_t head_dim, float* scores) {
-  constexpr size_t kTogether = kRows * 4 <= kSumVectors ? 4 : 2;
+  constexpr size_t kTogether = WaitsForMemory(kRows) ? kMaxTogether : 2;
   size_t v = 0;
   for (; v + kTogether <= num_columns; v += kTogether) {
     TileVectors<kRows, kTogether>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
@@ -67,11 +68,13 @@ HWY_NOINLINE void ScoreRows(const float* vectors, const K* const* columns, size_
 template <class K>
 void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
                 size_t longest, float* scores) {
-  const K* columns[kSpanFloats / kLanes] = {};
+  const K* columns[kSpanFloats / kLanes + kMaxTogether] = {};
   size_t num_columns = 0;
   for (size_t t = 0; t < longest; t += kLanes) {
     columns[num_columns++] = keys.pieces[t / keys.tokens] + t % keys.tokens;
   }
+  const K* const later = keys.pieces[(longest + keys.tokens - 1) / keys.tokens];
+  std::fill_n(columns + num_columns, kMaxTogether, later);
   WithRows(rows, [&](auto count) {
     ScoreRows<count()>(vectors, columns, num_columns, keys.stride, head_dim, scores);
   });
@@ -96,10 +99,12 @@ void TileValues(size_t rows, const float* probabilities, const SpanPieces<T>& va
 // The keys of a unit that finds its scores in score blocks.
 struct StoredScores {};
 
-// Probabilities, up to the span's factor, of the tile's rows from query q on.
+// Probabilities, up to the span's factor, of the tile's rows from query q on. The first piece of
+// the values has been asked for by then; `ahead` is the second.
 template <class Keys>
 void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
-                       const Keys& keys, size_t q, size_t rows, float* scores, float* states) {
+                       const Keys& keys, ReadAhead ahead, size_t q, size_t rows, float* scores,
+                       float* states) {
   const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
   const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
@@ -115,11 +120,13 @@ void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQue
     const int32_t slot = queries.score_slot[q + r];
     if constexpr (kStored) {
       LoadScores(unit, range, slot, s);
+      const int64_t next = range.first + range.count;
+      AskForScores(unit, {next, std::min(kSpan, unit.context() - next)}, slot);
     } else {
       state[0] = ScaleScores(s, visible[r], scale);
       if (slot >= 0 && reused_lse == nullptr) StoreScores(unit, range, slot, s);
     }
-    state[1] = Exponentiate(s, visible[r], reused_lse == nullptr ? state[0] : *reused_lse);
+    state[1] = Exponentiate(s, visible[r], reused_lse == nullptr ? state[0] : *reused_lse, ahead);
   }
 }
 
@@ -128,12 +135,15 @@ void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& 
                  const Keys& keys, const SpanPieces<T>& values, float* scores, float* partial) {
   const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
   const size_t columns = RoundUp(static_cast<size_t>(unit.cache->head_dim), kLanes);
+  const size_t piece_bytes = values.tokens * values.stride * sizeof(T);
   const auto end = static_cast<size_t>(queries.end);
   size_t rows = 0;
   for (auto q = static_cast<size_t>(queries.begin); q < end; q += rows) {
     rows = std::min(kTileRows, end - q);
     float* const states = partial + q * state_floats;
-    TileProbabilities(unit, range, queries, keys, q, rows, scores, states);
+    const ReadAhead second =
+        WaitsForMemory(rows) ? ReadAhead(values.pieces[1], piece_bytes) : ReadAhead();
+    TileProbabilities(unit, range, queries, keys, second, q, rows, scores, states);
     TileValues(rows, scores, values, columns, queries.visible + q, states + kStateValues,
                state_floats);
   }
@@ -202,7 +212,7 @@ void ProbabilitiesOf(const AttentionUnit& unit, int64_t span, float* scratch, fl
   float* scores = scratch + AttentionScratch::kQueries;
   HWY_ALIGN float state[kStateValues];
   WithKeys<T>(unit, range, scores + AttentionScratch::kScores, [&](const auto& keys) {
-    TileProbabilities(unit, range, queries, keys, 0, 1, scores, state);
+    TileProbabilities(unit, range, queries, keys, ReadAhead(), 0, 1, scores, state);
   });
   std::memcpy(out + range.first, scores, static_cast<size_t>(range.count) * sizeof(float));
 }

@@ -40,6 +40,7 @@ namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
 constexpr auto kPanelColumns = static_cast<size_t>(PackedMatrix::kPanel);
+constexpr size_t kAskAhead = 64 * kPanelColumns;  // elements, of a panel and into the next
 
 int64_t MaxTileRows() { return kTileRows; }
 
@@ -62,7 +63,8 @@ void MultiplyPanel(const MatMulTask& task, int64_t row_block, int64_t panel) {
   HWY_ALIGN float sums[MatMulTask::kTilesPerBlock * kTileRows * kPanelColumns];
   for (size_t k = 0; k < depth; k += kTileDepth) {
     const T* weights = task.w->panel<T>(panel) + k * kPanelColumns;
-    const TileRight<T> right{&weights, kTileDepth, kPanelColumns};
+    const T* const pieces[] = {weights, weights + kAskAhead};
+    const TileRight<T> right{pieces, kTileDepth, kPanelColumns};
     const Chain chain = k == 0 ? Chain::kStart : Chain::kAddBlock;
     for (int64_t row = first; row < end; row += task.tile_rows) {
       const auto rows = static_cast<size_t>(std::min(task.tile_rows, task.num_rows - row));

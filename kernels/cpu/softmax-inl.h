@@ -38,8 +38,9 @@ inline float ScaleScores(float* s, size_t n, float scale) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// s = exp(s - base) for padded scores s[0, n). Returns their sum.
-inline float Exponentiate(float* s, size_t n, float base_score) {
+// s = exp(s - base) for padded scores s[0, n). Returns their sum. Memory, idle meanwhile, is asked
+// for what comes next.
+inline float Exponentiate(float* s, size_t n, float base_score, ReadAhead& ahead) {
   constexpr size_t kVectors = kFixedLanes / kLanes;
   const D d;
   const V base = hn::Set(d, base_score);
@@ -47,6 +48,7 @@ inline float Exponentiate(float* s, size_t n, float base_score) {
   V sums[kVectors];
   for (V& sum : sums) sum = hn::Zero(d);
   for (size_t i = 0; i < padded; i += kFixedLanes) {
+    ahead.Ask();
     for (size_t v = 0; v < kVectors; ++v) {
       float* at = s + i + v * kLanes;
       const V p = Exp(hn::Sub(hn::LoadU(d, at), base));
@@ -86,6 +88,14 @@ inline void LoadScores(const AttentionUnit& unit, SpanRange range, int32_t slot,
     std::memcpy(s + t, from, static_cast<size_t>(count) * sizeof(float));
   });
   PadScores(s, static_cast<size_t>(range.count));
+}
+
+inline void AskForScores(const AttentionUnit& unit, SpanRange range, int32_t slot) {
+  ForScoreRuns(unit, range, slot, [](const float* from, int64_t, int64_t count) {
+    ReadAhead ahead(from, static_cast<size_t>(count) * sizeof(float));
+    while (ahead.Ask()) {
+    }
+  });
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -26,9 +26,10 @@ struct SpanRange {
 };
 
 // Pieces of `tokens` positions: keys are [head_dim][stride] in each, values [tokens][stride].
+// Behind the last one stands what is read after the span.
 template <class T>
 struct SpanPieces {
-  const T* pieces[kSpanFloats];
+  const T* pieces[kSpanFloats + 1];
   size_t tokens;
   size_t stride;
 };
@@ -86,6 +87,17 @@ inline bool ValuesFit(const PagedArena& cache) {
   return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.head_dim) % kLanes == 0;
 }
 
+// What a unit reads after the span's part of the planes at `offset`: after keys the same span's
+// values, after these the next span. In the end what it has just read.
+template <class T>
+const T* ReadAfter(const AttentionUnit& unit, SpanRange range, size_t offset) {
+  const HeadAttention& head = *unit.heads[0];
+  if (offset == head.key_offset) return Plane<T>(unit, range.first, head.value_offset);
+  const int64_t next = range.first + range.count;
+  if (next >= unit.context()) return Plane<T>(unit, range.first, offset);
+  return Plane<T>(unit, next, unit.finds_scores() ? head.value_offset : head.key_offset);
+}
+
 // The span's blocks of one plane as they stand in the cache.
 template <class T>
 SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, size_t offset, size_t stride) {
@@ -96,12 +108,14 @@ SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, size_t offset,
   for (int64_t t = 0; t < range.count; t += block_tokens) {
     in_place.pieces[t / block_tokens] = Plane<T>(unit, range.first + t, offset);
   }
+  const int64_t blocks = (range.count + block_tokens - 1) / block_tokens;
+  in_place.pieces[blocks] = ReadAfter<T>(unit, range, offset);
   return in_place;
 }
 
 inline SpanPieces<float> Copied(const float* copy, size_t stride) {
   SpanPieces<float> copied;
-  copied.pieces[0] = copy;
+  copied.pieces[0] = copied.pieces[1] = copy;
   copied.tokens = kSpanFloats;
   copied.stride = stride;
   return copied;

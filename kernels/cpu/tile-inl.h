@@ -18,6 +18,8 @@ namespace HWY_NAMESPACE {
 // Floats from one row of a tile's left side to the next, and so the longest chain it can hold.
 constexpr size_t kTileDepth = 256;
 
+constexpr size_t kCacheLine = 64;  // bytes
+
 // Vector registers for sums (two or more stay free for the operands), and rows of the tallest tile
 // that then has two vectors a row.
 #if HWY_TARGET == HWY_AVX2
@@ -30,12 +32,33 @@ constexpr size_t kSumVectors = 24;
 constexpr size_t kTileRows = kSumVectors / 2;
 
 // The right side, [k, columns] in storage: row k stands in piece k / piece_rows, `stride` elements
-// after the row before it.
+// after the row before it. Behind the last piece stands what will be read after it.
 template <class T>
 struct TileRight {
   const T* const* pieces;
   size_t piece_rows;
   size_t stride;
+};
+
+// Lines of memory that will be read soon, to be asked for one by one while something else is
+// computed.
+class ReadAhead {
+ public:
+  ReadAhead() = default;
+  ReadAhead(const void* begin, size_t bytes)
+      : next_(static_cast<const std::byte*>(begin)), end_(next_ + bytes) {}
+
+  // Whether there was a line left.
+  HWY_INLINE bool Ask() {
+    if (next_ >= end_) return false;
+    hwy::Prefetch(next_);
+    next_ += kCacheLine;
+    return true;
+  }
+
+ private:
+  const std::byte* next_ = nullptr;
+  const std::byte* end_ = nullptr;
 };
 
 // What the chain of fused multiply-adds starts from, and where its end goes.
@@ -44,6 +67,17 @@ enum class Chain {
   kContinue,  // c = chain from c
   kAddBlock,  // c = c + (chain from 0)
 };
+
+// Whether a tile of so many rows waits for memory more than for its multiply-adds.
+constexpr bool WaitsForMemory(size_t rows) { return rows * 4 <= kSumVectors; }
+
+// Asks for what will be read a piece later. A processor looks ahead by itself inside a page only,
+// and pieces are about that large.
+template <size_t kVectors, class T>
+HWY_INLINE void AskFor(const T* later) {
+  constexpr size_t kStep = kCacheLine / sizeof(T);
+  for (size_t i = 0; i < kVectors * kLanes; i += kStep) hwy::Prefetch(later + i);
+}
 
 // One chain over k in [k_begin, k_end), ascending, for each of kRows x (kVectors * kLanes)
 // elements.
@@ -63,8 +97,10 @@ HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, 
   size_t row = k_begin % b.piece_rows;
   for (size_t k = k_begin; k < k_end; ++piece, row = 0) {
     const T* HWY_RESTRICT right = b.pieces[piece] + row * b.stride + column;
+    const T* later = b.pieces[piece + 1] + row * b.stride + column;
     const size_t piece_end = std::min(k_end, k + b.piece_rows - row);
-    for (; k < piece_end; ++k, right += b.stride) {
+    for (; k < piece_end; ++k, right += b.stride, later += b.stride) {
+      if constexpr (WaitsForMemory(kRows)) AskFor<kVectors>(later);
       V w[kVectors];
       for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right + v * kLanes);
       for (size_t r = 0; r < kRows; ++r) {
@@ -138,6 +174,7 @@ HWY_INLINE void Tile(size_t rows, const float* a, const TileRight<T>& b, size_t 
 
 // The same from 0 over k in [0, depth), for kVectors vectors of columns that stand anywhere:
 // vector v of row k is at columns[v] + k * stride. c: vectors side by side, rows kTileDepth apart.
+// `columns` has kVectors more, which are asked for.
 template <size_t kRows, size_t kVectors, class T>
 HWY_INLINE void TileVectors(const float* HWY_RESTRICT a, const T* const* columns, size_t stride,
                             size_t depth, float* HWY_RESTRICT c) {
@@ -147,8 +184,15 @@ HWY_INLINE void TileVectors(const float* HWY_RESTRICT a, const T* const* columns
     for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
   }
   const T* HWY_RESTRICT right[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) right[v] = columns[v];
+  const T* later[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) {
+    right[v] = columns[v];
+    later[v] = columns[v + kVectors];
+  }
   for (size_t k = 0; k < depth; ++k) {
+    if constexpr (WaitsForMemory(kRows)) {
+      for (size_t v = 0; v < kVectors; ++v) AskFor<1>(later[v] + k * stride);
+    }
     V w[kVectors];
     for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right[v] + k * stride);
     for (size_t r = 0; r < kRows; ++r) {
