@@ -53,8 +53,7 @@ class Ignore final : public engine::RequestSink {
 // One step's seconds and what was done in it.
 struct StepFigures {
   double seconds = 0;
-  std::map<std::string, double> operations;
-  double cache_bytes = 0;  // read, and scores written
+  std::map<std::string, Work> work;
   int32_t prefill_tokens = 0;
 };
 
@@ -66,11 +65,6 @@ class Recorder final : public engine::EngineObserver {
 
   engine::StepStats last;
 };
-
-double CacheBytes(const kernels::BackendCounters& counters) {
-  return static_cast<double>(counters.cache_bytes_read + counters.score_bytes_read +
-                             counters.score_bytes_written);
-}
 
 template <class Value>
 double Median(const std::vector<StepFigures>& steps, Value value) {
@@ -179,16 +173,13 @@ class EngineBench {
   }
 
   StepFigures Step() {
-    const kernels::BackendCounters before = backend_->counters();
-    const std::map<std::string, double> seconds = backend_->seconds();
+    backend_->TakeWork();
     core_->Step();
     const engine::StepStats& stats = recorder_.last;
     StepFigures figures;
     figures.seconds = stats.plan_seconds + stats.forward_seconds + stats.commit_seconds;
-    figures.operations = backend_->seconds();
-    for (const auto& [kind, sum] : seconds) figures.operations[kind] -= sum;
-    figures.operations["sampling"] = stats.commit_seconds;
-    figures.cache_bytes = CacheBytes(backend_->counters()) - CacheBytes(before);
+    figures.work = backend_->TakeWork();
+    figures.work["sampling"].seconds = stats.commit_seconds;
     figures.prefill_tokens = stats.prefill_tokens;
     return figures;
   }
@@ -200,8 +191,9 @@ class EngineBench {
     for (const StepFigures& step : prefill) prefill_seconds += step.seconds;
     const double step = Median(decode, [](const StepFigures& s) { return s.seconds; });
     const double attention =
-        Median(decode, [](const StepFigures& s) { return s.operations.at("attention"); });
-    const double cache_bytes = Median(decode, [](const StepFigures& s) { return s.cache_bytes; });
+        Median(decode, [](const StepFigures& s) { return s.work.at("attention").seconds; });
+    const double cache_bytes =
+        Median(decode, [](const StepFigures& s) { return s.work.at("attention").bytes; });
     // Every weight but a separate embedding table meets every row once.
     const auto weight_bytes = static_cast<double>(model().weight_bytes);
     const double operations = 2.0 * static_cast<double>(model().parameters) * batch;
@@ -230,12 +222,31 @@ class EngineBench {
                            {"read_gbps", ceilings.read_gbps},
                            {"matrix_gflops", ceilings.matrix_gflops},
                            {"weight_bytes", weight_bytes}};
-    if (!options_.profile || decode.empty()) return report;
-    for (const auto& [kind, unused] : decode.front().operations) {
-      report["profile"][kind] =
-          Median(decode, [&](const StepFigures& s) { return s.operations.at(kind); });
+    if (options_.profile) {
+      report["prefill_profile"] = Profile(prefill, ceilings);
+      report["decode_profile"] = Profile(decode, ceilings);
     }
     return report;
+  }
+
+  // Of an average step: what each kind of operation takes, and the share of the ceiling that is
+  // nearer to it.
+  static ordered_json Profile(const std::vector<StepFigures>& steps, const Ceilings& ceilings) {
+    std::map<std::string, Work> sums;
+    for (const StepFigures& step : steps) {
+      for (const auto& [kind, work] : step.work) sums[kind] += work;
+    }
+    ordered_json profile = ordered_json::object();
+    for (const auto& [kind, work] : sums) {
+      const double gflops = 1e-9 * work.operations / work.seconds;
+      const double gbps = 1e-9 * work.bytes / work.seconds;
+      profile[kind] = {
+          {"seconds", work.seconds / static_cast<double>(steps.size())},
+          {"gflops", gflops},
+          {"gbps", gbps},
+          {"share", std::max(gflops / ceilings.matrix_gflops, gbps / ceilings.read_gbps)}};
+    }
+    return profile;
   }
 
   const BenchOptions options_;
@@ -258,9 +269,17 @@ void Print(const ordered_json& row) {
       row["decode_tokens_per_second"].get<double>(), 1e3 * row["step_seconds"].get<double>(),
       100 * row["floor_seconds"].get<double>() / row["step_seconds"].get<double>(), 1e3 * attention,
       1e-9 * bytes / attention, 1e-7 * bytes / attention / read);
-  if (!row.contains("profile")) return;
-  for (const auto& [kind, seconds] : row["profile"].items()) {
-    std::printf("  %-14s %9.3f ms\n", kind.c_str(), 1e3 * seconds.get<double>());
+  for (const char* const phase : {"prefill_profile", "decode_profile"}) {
+    if (!row.contains(phase) || row[phase].empty()) continue;
+    std::printf("  %s, of a step:\n", phase);
+    for (const auto& [kind, work] : row[phase].items()) {
+      std::printf("    %-14s %9.3f ms", kind.c_str(), 1e3 * work["seconds"].get<double>());
+      if (work["share"] > 0) {
+        std::printf("  %7.1f GFLOP/s  %6.2f GB/s  %3.0f %%", work["gflops"].get<double>(),
+                    work["gbps"].get<double>(), 100 * work["share"].get<double>());
+      }
+      std::printf("\n");
+    }
   }
 }
 
@@ -282,7 +301,8 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "0: all cores");
   app.add_option("--block-tokens", options.block_tokens, "Tokens in a block of the cache");
   app.add_flag("--decode-only", options.decode_only, "Prompts are not computed");
-  app.add_flag("--profile", options.profile, "Seconds of a decode step by kind of operation");
+  app.add_flag("--profile", options.profile,
+               "What each kind of operation takes, and its share of the ceiling");
   app.add_flag("--json", options.json, "A list of objects");
   CLI11_PARSE(app, argc, argv);
 

@@ -12,15 +12,29 @@
 
 namespace strata::testing {
 
-// Another backend, with the seconds of each kind of operation. While `asleep` nothing that computes
-// is run: what stands in memory is taken for its result. Planes are written all the same: the
-// system shows memory that was never written to as one page of zeros, and no reader of that waits
-// for memory.
+// What operations of one kind took, did and moved; an operation that is known to be neither bound
+// by arithmetic nor by memory has seconds only.
+struct Work {
+  double seconds = 0;
+  double operations = 0;  // in floating point
+  double bytes = 0;       // of weights or of the cache
+
+  Work& operator+=(const Work& more) {
+    seconds += more.seconds;
+    operations += more.operations;
+    bytes += more.bytes;
+    return *this;
+  }
+};
+
+// Another backend, with the work of each kind of operation. While `asleep` nothing that computes
+// is run: what stands in memory is taken for its result.
 class ProfilingBackend final : public kernels::Backend {
  public:
   explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
 
-  const std::map<std::string, double>& seconds() const { return seconds_; }
+  // The work since it was last taken.
+  std::map<std::string, Work> TakeWork() { return std::exchange(work_, {}); }
   void set_asleep(bool asleep) { asleep_ = asleep; }
 
   std::string Describe() const override { return inner_->Describe(); }
@@ -48,7 +62,11 @@ class ProfilingBackend final : public kernels::Backend {
   }
   void MatMul(const kernels::Matrix& w, kernels::ConstRows x, kernels::Rows out,
               Store store) override {
-    Timed("products", [&] { inner_->MatMul(w, x, out, store); });
+    const auto rows = static_cast<double>(x.num_rows);
+    Timed("products", [&] { inner_->MatMul(w, x, out, store); },
+          {.operations = 2 * rows * static_cast<double>(w.num_inputs()) *
+                         static_cast<double>(w.num_outputs()),
+           .bytes = static_cast<double>(w.bytes())});
   }
   void RmsNorm(kernels::ConstRows x, const float* weight, float epsilon,
                kernels::Rows out) override {
@@ -69,12 +87,20 @@ class ProfilingBackend final : public kernels::Backend {
   }
   void WritePlanes(const kernels::PagedArena& cache, std::span<const int64_t> slots,
                    std::span<const kernels::PlaneWrite> writes) override {
-    if (asleep_) return inner_->WritePlanes(cache, slots, writes);
     Timed("cache write", [&] { inner_->WritePlanes(cache, slots, writes); });
   }
   void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
                  std::span<const kernels::HeadAttention> heads) override {
-    Timed("attention", [&] { inner_->Attention(cache, sequences, heads); });
+    const double before = CacheBytes();
+    double pairs = 0;
+    for (const kernels::SequenceRows& sequence : sequences) {
+      const auto rows = static_cast<double>(sequence.num_rows);
+      pairs += rows * (static_cast<double>(sequence.first_position) + (rows + 1) / 2);
+    }
+    const double per_pair = 4.0 * cache.head_dim * static_cast<double>(heads.size());
+    Timed("attention", [&] { inner_->Attention(cache, sequences, heads); },
+          {.operations = pairs * per_pair});
+    work_["attention"].bytes += CacheBytes() - before;
   }
   void AttentionProbabilities(const kernels::PagedArena& cache,
                               const kernels::SequenceRows& sequence,
@@ -84,16 +110,22 @@ class ProfilingBackend final : public kernels::Backend {
 
  private:
   template <class Operation>
-  void Timed(const char* kind, Operation operation) {
+  void Timed(const char* kind, Operation operation, Work work = {}) {
     if (asleep_) return;
     const auto begin = std::chrono::steady_clock::now();
     operation();
-    seconds_[kind] +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    work.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    work_[kind] += work;
+  }
+
+  double CacheBytes() const {
+    const kernels::BackendCounters counters = inner_->counters();
+    return static_cast<double>(counters.cache_bytes_read + counters.score_bytes_read +
+                               counters.score_bytes_written);
   }
 
   const std::unique_ptr<kernels::Backend> inner_;
-  std::map<std::string, double> seconds_;
+  std::map<std::string, Work> work_;
   bool asleep_ = false;
 };
 
