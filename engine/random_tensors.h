@@ -20,6 +20,7 @@ class RandomTensors final : public TensorSource {
   bool Has(std::string_view name) const override;
   absl::StatusOr<TensorView> Find(std::string_view name) const override;
   std::vector<std::string> Names() const override;
+  void Release(const TensorView&) const override {}  // the next tensor stands in the same memory
 
  private:
   void Add(std::string name, std::vector<int64_t> shape);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -90,6 +91,14 @@ class Checkpoint::Mapping {
   ~Mapping() { munmap(data_, size_); }
 
   std::string_view bytes() const { return {static_cast<const char*>(data_), size_}; }
+
+  // Takes the whole pages of [begin, end), which is in the file, out of this process's memory.
+  static void Release(const std::byte* begin, const std::byte* end) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
+    const uintptr_t last = reinterpret_cast<uintptr_t>(end) / page * page;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  }
 
  private:
   Mapping(void* data, size_t size) : data_(data), size_(size) {}
@@ -193,6 +202,11 @@ absl::StatusOr<TensorView> Checkpoint::Find(std::string_view name) const {
   }
   return TensorView{
       .dtype = *dtype, .shape = entry.shape, .data = entry.data, .bytes = entry.bytes};
+}
+
+void Checkpoint::Release(const TensorView& tensor) const {
+  // Bytes that are not mapped from a file would be lost.
+  if (!mappings_.empty()) Mapping::Release(tensor.data, tensor.data + tensor.bytes);
 }
 
 std::vector<std::string> Checkpoint::Names() const {

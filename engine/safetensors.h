@@ -41,6 +41,7 @@ class Checkpoint final : public TensorSource {
   bool Has(std::string_view name) const override;
   absl::StatusOr<TensorView> Find(std::string_view name) const override;
   std::vector<std::string> Names() const override;
+  void Release(const TensorView& tensor) const override;
   size_t total_bytes() const;  // of tensor data
 
  private:

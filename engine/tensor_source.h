@@ -19,7 +19,7 @@ struct TensorView {
   size_t bytes = 0;  // product of `shape` times the size of an element
 };
 
-// Where a model's weights come from. Immutable, any thread may read.
+// Where a model's weights come from. What it holds never changes, any thread may read.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -27,6 +27,8 @@ class TensorSource {
   // NOT_FOUND naming the tensor; INVALID_ARGUMENT where its dtype is none of F32, BF16, F16.
   virtual absl::StatusOr<TensorView> Find(std::string_view name) const = 0;
   virtual std::vector<std::string> Names() const = 0;  // sorted
+  // The tensor has been read: the memory it took may be given back. It can be read again.
+  virtual void Release(const TensorView& tensor) const = 0;
 };
 
 }  // namespace strata::engine

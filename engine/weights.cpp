@@ -70,6 +70,7 @@ class Loader {
   kernels::Backend* backend_;
   absl::Status status_;
   std::vector<HostRows> parts_;
+  std::vector<TensorView> sources_;  // of parts_
   std::set<std::string, std::less<>> used_;
   size_t bytes_ = 0;
   int64_t parameters_ = 0;
@@ -116,6 +117,7 @@ void Loader::Append(const std::string& name, const Shape& shape) {
   const std::optional<TensorView> tensor = Find(name, shape);
   if (!tensor) return;
   parts_.push_back({tensor->dtype, tensor->data, shape[0], shape[1]});
+  sources_.push_back(*tensor);
 }
 
 void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
@@ -126,6 +128,7 @@ void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int
   const std::optional<TensorView> tensor =
       full == trimmed ? Find(name, full) : Find(name, trimmed, full);
   if (!tensor) return;
+  sources_.push_back(*tensor);
   if (tensor->shape == trimmed) {
     parts_.push_back({tensor->dtype, tensor->data, trimmed[0], hidden});
     return;
@@ -139,9 +142,11 @@ void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int
 
 std::unique_ptr<kernels::Matrix> Loader::Pack() {
   const std::vector<HostRows> parts = std::exchange(parts_, {});
+  const std::vector<TensorView> sources = std::exchange(sources_, {});
   if (!status_.ok() || parts.empty()) return nullptr;
   std::unique_ptr<kernels::Matrix> matrix = Keep(backend_->Pack(parts, dtype_), 0);
   if (matrix == nullptr) return nullptr;
+  for (const TensorView& source : sources) tensors_.Release(source);
   bytes_ += matrix->bytes();
   for (const HostRows& part : parts) parameters_ += part.num_rows * part.num_cols;
   return matrix;

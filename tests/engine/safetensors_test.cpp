@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -251,6 +252,49 @@ TEST_F(SafetensorsDirTest, OpensOneFile) {
   const auto checkpoint = Checkpoint::Open(dir_);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_THAT((*checkpoint)->Names(), ElementsAre("a", "b"));
+}
+
+// Kilobytes of files named `name` that stand in this process's memory.
+int64_t ResidentKilobytes(const std::string& name) {
+  std::ifstream maps("/proc/self/smaps");
+  bool wanted = false;
+  int64_t sum = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(name) != std::string::npos) wanted = true;
+    if (wanted && line.starts_with("Rss:")) {
+      sum += std::stoll(line.substr(4));
+      wanted = false;
+    }
+  }
+  return sum;
+}
+
+TEST_F(SafetensorsDirTest, GivesBackTheMemoryOfWhatWasRead) {
+  constexpr size_t kBytes = size_t{1} << 20;
+  std::string data(kBytes, '\0');
+  for (size_t i = 0; i < kBytes; ++i) data[i] = static_cast<char>(i % 251);
+  const std::string header = Concat("{", Entry("t", "F32", "[512,512]", "[0,1048576]"), "}");
+  WriteFile(dir_ / "model.safetensors", SafetensorsBytes(header, data));
+  const std::string path = (dir_ / "model.safetensors").string();
+  const auto checkpoint = Checkpoint::Open(dir_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const TensorView tensor = *(*checkpoint)->Find("t");
+  EXPECT_EQ(std::memcmp(tensor.data, data.data(), kBytes), 0);
+  EXPECT_GE(ResidentKilobytes(path), 1024);
+  (*checkpoint)->Release(tensor);
+  EXPECT_LE(ResidentKilobytes(path), 8) << "a page at either end is not the tensor's alone";
+  EXPECT_EQ(std::memcmp(tensor.data, data.data(), kBytes), 0);
+}
+
+TEST(SafetensorsTest, KeepsReleasedBytesThatAreInNoFile) {
+  std::string data(size_t{1} << 16, 'x');
+  const std::string file =
+      SafetensorsBytes(Concat("{", Entry("t", "F32", "[128,128]", "[0,65536]"), "}"), data);
+  const auto checkpoint = Checkpoint::FromBytes(file);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const TensorView tensor = *(*checkpoint)->Find("t");
+  (*checkpoint)->Release(tensor);
+  EXPECT_EQ(std::memcmp(tensor.data, data.data(), data.size()), 0);
 }
 
 TEST_F(SafetensorsDirTest, OpensShards) {
