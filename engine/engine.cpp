@@ -87,6 +87,7 @@ std::chrono::milliseconds Engine::RetryAfter() const {
 
 // The engine's thread: takes in what callers left, then runs one step.
 void Engine::Run() {
+  core_->backend().BindThread();
   for (;;) {
     std::vector<Submission> submissions;
     std::vector<Cancellation> cancels;

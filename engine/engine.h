@@ -32,6 +32,7 @@ struct EngineOptions {
   std::string shape = {};       // a published shape with random weights instead; empty: none
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
+  bool pin_threads = false;     // CPU: each of them stays on a core of its own
   std::string dtype =
       "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
   std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16

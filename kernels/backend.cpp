@@ -8,7 +8,7 @@ namespace strata::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.device == "auto" || options.device == "cpu") {
-    return CpuBackend::Create(options.threads);
+    return CpuBackend::Create(options.threads, options.pin_threads);
   }
   if (options.device == "cuda") {
     return absl::FailedPreconditionError("device cuda: no CUDA backend in this build");

@@ -110,6 +110,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
+  // Called by the thread that will call everything from now on, where `pin_threads` asks for it.
+  virtual void BindThread() {}
+
   // For people: "cpu, AVX3, 2 threads".
   virtual std::string Describe() const = 0;
   virtual BackendCounters counters() const = 0;
@@ -167,6 +170,7 @@ class Backend {
 struct BackendOptions {
   std::string device = "auto";  // "auto" (CUDA where there is a device, else CPU), "cpu", "cuda"
   int32_t threads = 0;          // CPU: 0 = every core this process may use
+  bool pin_threads = false;     // CPU: each thread stays on a core of its own
 };
 
 // INVALID_ARGUMENT for an unknown device, FAILED_PRECONDITION where the device is missing or the

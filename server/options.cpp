@@ -50,6 +50,9 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
   set.Count("--max-running", 1, &engine.max_running, "Sequences in the batch");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
+  set.Choice(
+      "--pin-threads", {"on", "off"}, &options->pin_threads,
+      "On the CPU each thread stays on a core of its own; for a machine that does nothing else");
   set.Choice("--prefix-cache", {"on", "off"}, &options->prefix_cache,
              "Keep what was computed for prompts that begin alike");
   set.Duration("--priority-ageing", &engine.priority_ageing,

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cpu/numa.h"
 
 namespace strata::kernels {
 namespace {
@@ -44,6 +45,7 @@ absl::StatusOr<AlignedMemory> AlignedMemory::Allocate(size_t bytes) {
   memory.mapping_ = mapping;
   memory.mapping_bytes_ = mapped;
   madvise(memory.data_, bytes, MADV_HUGEPAGE);  // a hint: small pages work too
+  InterleaveOverNodes(memory.data_, bytes);
   return memory;
 }
 

@@ -47,7 +47,7 @@ void CheckArena(const PagedArena& cache) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads) {
+absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads, bool pin_threads) {
   if (threads < 0 || threads > ThreadPool::kMaxThreads) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads must be 0 (every core this process may use) to ",
@@ -59,7 +59,8 @@ absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads) 
         "backend needs");
   }
   const int count = threads > 0 ? threads : std::min(UsableCpus(), ThreadPool::kMaxThreads);
-  return std::unique_ptr<CpuBackend>(new CpuBackend(count));
+  return std::unique_ptr<CpuBackend>(
+      new CpuBackend(count, pin_threads ? AllowedCpus() : std::vector<int>()));
 }
 
 std::string CpuBackend::Describe() const {

@@ -4,6 +4,8 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,9 +21,11 @@ namespace strata::kernels {
 class CpuBackend final : public Backend {
  public:
   // FAILED_PRECONDITION on a processor without fused multiply-add (x86 before AVX2),
-  // INVALID_ARGUMENT for a number of threads outside [0, 256].
-  static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads);
+  // INVALID_ARGUMENT for a number of threads outside [0, 256]. `pin_threads`: each on a core of its
+  // own, as far as there are.
+  static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads, bool pin_threads);
 
+  void BindThread() override { pool_.BindCaller(); }
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
 
@@ -50,7 +54,7 @@ class CpuBackend final : public Backend {
                               const HeadAttention& head, float* out) override;
 
  private:
-  explicit CpuBackend(int threads) : pool_(threads) {}
+  CpuBackend(int threads, std::vector<int> cpus) : pool_(threads, std::move(cpus)) {}
 
   // Calls body(begin, end) for ranges of rows, on several threads where the elements pay for it.
   template <class Body>

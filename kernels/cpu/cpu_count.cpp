@@ -80,13 +80,29 @@ int CgroupCpuLimit(const std::string& proc_cgroup, const std::string& root) {
   return limit;
 }
 
-int UsableCpus() {
+std::vector<int> AllowedCpus() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  // Fails on machines with more processors than a cpu_set_t holds: then all of them.
-  const int allowed = sched_getaffinity(0, sizeof(mask), &mask) == 0
-                          ? CPU_COUNT(&mask)
-                          : static_cast<int>(std::thread::hardware_concurrency());
+  std::vector<int> cpus;
+  // Fails on machines with more processors than a cpu_set_t holds.
+  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &mask)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+void RunOnCpu(int cpu) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  CPU_SET(cpu, &mask);
+  sched_setaffinity(0, sizeof(mask), &mask);
+}
+
+int UsableCpus() {
+  const std::vector<int> cpus = AllowedCpus();
+  const int allowed = cpus.empty() ? static_cast<int>(std::thread::hardware_concurrency())
+                                   : static_cast<int>(cpus.size());
   return std::max(1, Tighter(allowed, CgroupCpuLimit("/proc/self/cgroup", "/sys/fs/cgroup")));
 }
 

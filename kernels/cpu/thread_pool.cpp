@@ -1,8 +1,10 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/check.h"
+#include "kernels/cpu/cpu_count.h"
 
 // A loop's life: the caller writes body_, count_, grain_ and opens a new loop number; workers join
 // by adding one to the count of those inside, as long as it is open; the caller runs ranges itself,
@@ -45,11 +47,14 @@ uint32_t Await(const std::atomic<uint32_t>& state, Done done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
   STRATA_CHECK(num_threads >= 1 && num_threads <= kMaxThreads, "the options were checked");
   threads_.reserve(static_cast<size_t>(num_threads - 1));
   for (int worker = 1; worker < num_threads; ++worker) {
-    threads_.emplace_back([this, worker] { WorkerLoop(worker); });
+    threads_.emplace_back([this, worker] {
+      Bind(worker);
+      WorkerLoop(worker);
+    });
   }
 }
 
@@ -57,6 +62,10 @@ ThreadPool::~ThreadPool() {
   stop_.store(true, std::memory_order_relaxed);
   state_.fetch_add(kNextLoop, std::memory_order_release);
   state_.notify_all();
+}
+
+void ThreadPool::Bind(int worker) const {
+  if (!cpus_.empty()) RunOnCpu(cpus_[static_cast<size_t>(worker) % cpus_.size()]);
 }
 
 void ThreadPool::ParallelFor(int64_t count, int64_t grain, Body body) {

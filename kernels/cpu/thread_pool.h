@@ -21,11 +21,15 @@ class ThreadPool {
 
   static constexpr int kMaxThreads = 256;
 
-  // REQUIRES: 1 <= num_threads <= kMaxThreads. The caller is one of them.
-  explicit ThreadPool(int num_threads);
+  // REQUIRES: 1 <= num_threads <= kMaxThreads. The caller is one of them. Unless `cpus` is empty
+  // worker i runs on cpus[i % size] alone; worker 0 from when it calls BindCaller().
+  explicit ThreadPool(int num_threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // Called by the thread that will call ParallelFor from now on.
+  void BindCaller() const { Bind(0); }
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
@@ -36,9 +40,12 @@ class ThreadPool {
   void ParallelFor(int64_t count, int64_t grain, Body body);
 
  private:
+  void Bind(int worker) const;
   void WorkerLoop(int worker);
   void RunRanges(const Body& body, int worker);
   bool Join(uint32_t state);
+
+  const std::vector<int> cpus_;
 
   // The loop at hand; written while no worker is inside one.
   const Body* body_ = nullptr;

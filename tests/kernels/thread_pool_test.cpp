@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu/cpu_count.h"
 
 namespace strata::kernels::thread_pool_test {
 namespace {
@@ -57,6 +58,26 @@ TEST(ThreadPoolTest, WorkerNumbersAreExclusive) {
                      [&](int64_t, int64_t, int worker) { ++scratch[static_cast<size_t>(worker)]; });
   }
   EXPECT_EQ(std::accumulate(scratch.begin(), scratch.end(), int64_t{0}), 64 * 200);
+}
+
+TEST(ThreadPoolTest, WorkersStayOnTheCpusTheyAreGiven) {
+  const std::vector<int> allowed = AllowedCpus();
+  ASSERT_FALSE(allowed.empty());
+  std::vector<std::vector<int>> seen(3);  // of each worker
+  std::jthread caller([&] {               // whose own binding ends with it
+    ThreadPool pool(3, allowed);
+    pool.BindCaller();
+    std::atomic<int> inside = 0;
+    pool.ParallelFor(3, 1, [&](int64_t, int64_t, int worker) {
+      seen[static_cast<size_t>(worker)] = AllowedCpus();
+      for (++inside; inside < 3;) std::this_thread::yield();  // so that each takes one
+    });
+  });
+  caller.join();
+  for (size_t worker = 0; worker < 3; ++worker) {
+    EXPECT_EQ(seen[worker], std::vector<int>{allowed[worker % allowed.size()]}) << worker;
+  }
+  EXPECT_EQ(AllowedCpus(), allowed);
 }
 
 TEST(ThreadPoolTest, StartsAndStopsIdle) {
