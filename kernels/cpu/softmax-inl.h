@@ -22,6 +22,15 @@ inline void PadScores(float* s, size_t n) {
   for (size_t i = n; i < padded; ++i) s[i] = -std::numeric_limits<float>::infinity();
 }
 
+// s[0, n) times the scales of the tokens they stand for; the floats behind it up to whole vectors
+// become anything.
+inline void ApplyTokenScales(float* s, size_t n, const float* scales) {
+  const D d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, s + i), hn::LoadU(d, scales + i)), d, s + i);
+  }
+}
+
 // Scales s[0, n), pads them, and returns their maximum.
 inline float ScaleScores(float* s, size_t n, float scale) {
   const D d;

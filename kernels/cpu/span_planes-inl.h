@@ -51,6 +51,23 @@ inline void Widen(const uint16_t* from, size_t count, float* to) {
   }
 }
 
+inline void Widen(const int8_t* from, size_t count, float* to) {
+  for (size_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+// Copies the span's scales of one int8 plane to `to`, [256], so that they stand as its scores do.
+inline void CopyScales(const AttentionUnit& unit, SpanRange range, size_t plane_offset, float* to) {
+  const int64_t block_tokens = unit.cache->block_tokens;
+  const size_t offset = plane_offset + unit.cache->ScalesOffset();
+  for (int64_t t = 0; t < range.count;) {
+    const int64_t slot = (range.first + t) % block_tokens;
+    const int64_t run = std::min(block_tokens - slot, range.count - t);
+    const float* scales = Plane<float>(unit, range.first + t, offset) + slot;
+    std::memcpy(to + t, scales, static_cast<size_t>(run) * sizeof(float));
+    t += run;
+  }
+}
+
 // Copies the span's keys to `to`, [head_dim][256].
 template <class T>
 void CopyKeys(const AttentionUnit& unit, SpanRange range, float* to) {
