@@ -54,16 +54,20 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
   return queries;
 }
 
-// to: [2][AttentionScratch::kScales].
+// to: [2][AttentionScratch::kScales]. Asks for those of the next span.
 SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) {
   const HeadAttention& head = *unit.heads[0];
+  const int64_t next = range.first + range.count;
+  const SpanRange next_range = {next, std::min(kSpan, unit.context() - next)};
   SpanScales scales;
   if (unit.cache->key_dtype == DType::kI8 && !unit.finds_scores()) {
     CopyScales(unit, range, head.key_offset, to);
+    AskForScales(unit, next_range, head.key_offset);
     scales.keys = to;
   }
   if (unit.cache->value_dtype == DType::kI8) {
     CopyScales(unit, range, head.value_offset, to + AttentionScratch::kScales);
+    AskForScales(unit, next_range, head.value_offset);
     scales.values = to + AttentionScratch::kScales;
   }
   return scales;

@@ -76,14 +76,11 @@ template <class Run>
 void ForScoreRuns(const AttentionUnit& unit, SpanRange range, int32_t slot, Run run) {
   const PagedArena& cache = *unit.cache;
   const int64_t block_tokens = cache.block_tokens;
-  for (int64_t t = 0; t < range.count;) {
-    const int64_t position = range.first + t;
-    const int64_t place = position % block_tokens;
-    const int64_t count = std::min(block_tokens - place, range.count - t);
-    const int64_t block = unit.sequence->score_table[position / block_tokens];
-    run(cache.scores + (block * cache.score_slots + slot) * block_tokens + place, t, count);
-    t += count;
-  }
+  ForBlockRuns(unit.sequence->score_table, cache.block_tokens, range,
+               [&](int64_t block, int64_t place, int64_t t, int64_t count) {
+                 const int64_t row = block * cache.score_slots + slot;
+                 run(cache.scores + row * block_tokens + place, t, count);
+               });
 }
 
 inline void StoreScores(const AttentionUnit& unit, SpanRange range, int32_t slot, const float* s) {
