@@ -35,7 +35,8 @@ struct EngineOptions {
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
   std::string dtype =
       "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
-  std::string cache_dtype = "auto";  // auto (as the weights), f32, bf16
+  // auto (as the weights), f32, bf16, int8; for keys and values apart "k=int8,v=bf16".
+  std::string cache_dtype = "auto";
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
   std::string cross_layer = {};
   // How decode applies reused scores: store (read them back), route (compute them again), auto

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "engine/cache_dtypes.h"
 #include "engine/errors.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
@@ -126,8 +127,8 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (!opened.ok()) return opened.status();
   const auto dtype = ParseDType("dtype", options.dtype, opened->config.dtype);
   if (!dtype.ok()) return dtype.status();
-  const auto cache_dtype = ParseDType("cache-dtype", options.cache_dtype, *dtype);
-  if (!cache_dtype.ok()) return cache_dtype.status();
+  const auto cache_dtypes = ParseCacheDTypes(options.cache_dtype, *dtype);
+  if (!cache_dtypes.ok()) return cache_dtypes.status();
   const auto score_reuse = ParseScoreReuse(options.score_reuse);
   if (!score_reuse.ok()) return score_reuse.status();
 
@@ -145,11 +146,11 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
       LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();
   model.weights = std::make_unique<Weights>(*std::move(weights));
-  PlanReport report = MakePlanReport(model.plan, *cache_dtype, *score_reuse);
+  PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
   auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
                                              {.cache_bytes = options.cache_bytes,
                                               .block_tokens = options.block_tokens,
-                                              .dtype = *cache_dtype,
+                                              .dtypes = *cache_dtypes,
                                               .store_scores = report.stores_scores});
   if (!cache.ok()) return cache.status();
   model.cache = *std::move(cache);
@@ -168,11 +169,11 @@ absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& score_reuse) {
   auto opened = OpenModel(model_dir, /*shape=*/"", cross_layer);
   if (!opened.ok()) return opened.status();
-  const auto dtype = ParseDType("cache-dtype", cache_dtype, opened->config.dtype);
-  if (!dtype.ok()) return dtype.status();
+  const auto dtypes = ParseCacheDTypes(cache_dtype, opened->config.dtype);
+  if (!dtypes.ok()) return dtypes.status();
   const auto reuse = ParseScoreReuse(score_reuse);
   if (!reuse.ok()) return reuse.status();
-  return MakePlanReport(opened->plan, *dtype, *reuse);
+  return MakePlanReport(opened->plan, *dtypes, *reuse);
 }
 
 }  // namespace strata::engine

@@ -6,9 +6,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "engine/cache_dtypes.h"
 #include "kernels/check.h"
 #include "kvcache/plan_text.h"
-#include "kvcache/plane_map.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {
@@ -183,12 +183,12 @@ int64_t PlanReport::PlainTokensIn(size_t budget_bytes, int32_t block_tokens) con
   return WholeBlocks(budget_bytes, plain_bytes_per_token, block_tokens);
 }
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype,
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes cache_dtypes,
                           ScoreReuse score_reuse) {
-  const kvcache::PlaneMap planes(plan, cache_dtype, /*block_tokens=*/1);
+  const kvcache::PlaneMap planes(plan, cache_dtypes, /*block_tokens=*/1);
   PlanReport report;
   report.shape = plan.shape();
-  report.dtype = std::string(kernels::DTypeName(cache_dtype));
+  report.dtype = CacheDTypesName(cache_dtypes);
   report.bytes_per_token = planes.bytes_per_token();
   report.key_bytes_per_token = planes.key_bytes_per_token();
   report.value_bytes_per_token = planes.value_bytes_per_token();

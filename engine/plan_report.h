@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/tensor.h"
+#include "kvcache/plane_map.h"
 #include "kvcache/sharing_plan.h"
 
 namespace strata::engine {
@@ -35,7 +35,7 @@ struct PlanReport {
   };
 
   kvcache::AttentionShape shape;
-  std::string dtype;  // of the cache: "f32", "bf16"
+  std::string dtype;  // of the cache: "f32", "bf16", "int8", "k=int8,v=bf16" ...
   size_t bytes_per_token = 0;
   size_t key_bytes_per_token = 0;
   size_t value_bytes_per_token = 0;
@@ -63,7 +63,7 @@ enum class ScoreReuse : uint8_t {
   kRoute,  // computes them again
 };
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kernels::DType cache_dtype,
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes cache_dtypes,
                           ScoreReuse score_reuse);
 
 // {"bytes_per_token":..,"plain_bytes_per_token":..,"ratio":..,"score_bytes_per_token":..,

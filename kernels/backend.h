@@ -33,9 +33,17 @@ class Matrix {
 
 enum class PlaneKind : uint8_t { kKey, kValue };
 
+// Bytes of a plane that a token takes. In int8 they are head_dim numbers, padded to whole words,
+// and the f32 scale that all of them are multiplied with.
+constexpr size_t PlaneTokenBytes(DType dtype, int32_t head_dim) {
+  const size_t numbers = static_cast<size_t>(head_dim) * DTypeSize(dtype);
+  return dtype == DType::kI8 ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
+}
+
 // The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
-// [block_tokens, head_dim] elements of `dtype` at a byte offset inside every block. The order of
-// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed).
+// [block_tokens, head_dim] elements of its dtype at a byte offset inside every block. The order of
+// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In int8
+// the block's scales, [block_tokens], are the plane's last bytes.
 //
 // Beside the planes, in blocks of their own, stand the scores that a decode step keeps for later
 // layers: score block b starts at `scores + b * score_slots * block_tokens` and holds
@@ -45,9 +53,18 @@ struct PagedArena {
   size_t block_bytes = 0;
   int32_t block_tokens = 0;
   int32_t head_dim = 0;
-  DType dtype = DType::kF32;
+  DType key_dtype = DType::kF32;
+  DType value_dtype = DType::kF32;
   float* scores = nullptr;
   int32_t score_slots = 0;
+
+  DType dtype(PlaneKind kind) const { return kind == PlaneKind::kKey ? key_dtype : value_dtype; }
+  size_t TokenBytes(PlaneKind kind) const { return PlaneTokenBytes(dtype(kind), head_dim); }
+  // Bytes into a plane in int8.
+  size_t ScalesOffset() const {
+    return static_cast<size_t>(block_tokens) *
+           (PlaneTokenBytes(DType::kI8, head_dim) - sizeof(float));
+  }
 };
 
 // One kv head of one layer on its way into the cache.

@@ -34,7 +34,7 @@ absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Back
     return absl::InvalidArgumentError(absl::StrCat("block_tokens: ", options.block_tokens,
                                                    " is out of range (1..", kMaxBlockTokens, ")"));
   }
-  PlaneMap planes(plan, options.dtype, options.block_tokens);
+  PlaneMap planes(plan, options.dtypes, options.block_tokens);
   STRATA_CHECK(planes.block_bytes() > 0, "a plan that was made has planes");
   const size_t score_bytes = options.store_scores ? planes.score_block_bytes() : 0;
   const size_t fitting = options.cache_bytes / (planes.block_bytes() + score_bytes);
@@ -203,7 +203,8 @@ kernels::PagedArena CacheManager::arena() const {
           .block_bytes = planes_.block_bytes(),
           .block_tokens = planes_.block_tokens(),
           .head_dim = planes_.head_dim(),
-          .dtype = planes_.dtype(),
+          .key_dtype = planes_.dtypes().keys,
+          .value_dtype = planes_.dtypes().values,
           .scores = stores_scores() ? score_arena_->floats() : nullptr,
           .score_slots = stores_scores() ? planes_.score_slots() : 0};
 }

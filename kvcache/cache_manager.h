@@ -47,7 +47,7 @@ class BlockTable {
 struct CacheOptions {
   size_t cache_bytes = size_t{64} << 20;  // whole budget, keys, values and scores
   int32_t block_tokens = 0;               // REQUIRED
-  kernels::DType dtype = kernels::DType::kF32;
+  CacheDTypes dtypes = {};
   // Whether there are score blocks: as many as blocks, both from the one budget. Without effect
   // where the plan reuses no scores.
   bool store_scores = false;

@@ -45,9 +45,9 @@ size_t StoredBytes(const SharingPlan& plan) {
 
 }  // namespace
 
-PlaneMap::PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_tokens)
+PlaneMap::PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens)
     : shape_(plan.shape()),
-      dtype_(dtype),
+      dtypes_(dtypes),
       block_tokens_(block_tokens),
       stored_score_heads_(plan.StoredScoreHeads()) {
   STRATA_CHECK(block_tokens > 0, "a block holds tokens");
@@ -58,20 +58,19 @@ PlaneMap::PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_
   const auto append = [&](kernels::PlaneKind kind, HeadRef head) {
     const size_t offset = block_bytes();
     planes_.push_back({.kind = kind, .head = head, .offset = offset});
-    auto& offsets = kind == kernels::PlaneKind::kKey ? key_offsets_ : value_offsets_;
-    offsets[IndexOf(shape_, head)] = offset;
+    const bool is_key = kind == kernels::PlaneKind::kKey;
+    (is_key ? key_offsets_ : value_offsets_)[IndexOf(shape_, head)] = offset;
+    if (is_key) ++num_key_planes_;
   };
   for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
     for (int32_t head : plan.KeyHeads(layer)) {
       append(kernels::PlaneKind::kKey, {layer, head});
-      ++num_key_planes_;
     }
     for (int32_t head : plan.ValuePlaneHeads(layer)) {
       append(kernels::PlaneKind::kValue, {layer, head});
     }
   }
-  const size_t row_bytes = static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
-  storing_scores_pays_ = StoredBytes(plan) < RoutedBytes(plan, row_bytes);
+  storing_scores_pays_ = StoredBytes(plan) < RoutedBytes(plan, key_token_bytes());
 }
 
 size_t PlaneMap::KeyOffset(HeadRef kv_head) const {
@@ -86,28 +85,23 @@ size_t PlaneMap::ValueOffset(HeadRef kv_head) const {
   return *offset;
 }
 
-size_t PlaneMap::plane_bytes() const {
-  return static_cast<size_t>(block_tokens_) * static_cast<size_t>(shape_.head_dim) *
-         kernels::DTypeSize(dtype_);
+size_t PlaneMap::block_bytes() const {
+  return static_cast<size_t>(block_tokens_) * bytes_per_token();
 }
-
-size_t PlaneMap::block_bytes() const { return planes_.size() * plane_bytes(); }
 
 size_t PlaneMap::bytes_per_token() const { return key_bytes_per_token() + value_bytes_per_token(); }
 
 size_t PlaneMap::key_bytes_per_token() const {
-  return static_cast<size_t>(num_key_planes_) * static_cast<size_t>(shape_.head_dim) *
-         kernels::DTypeSize(dtype_);
+  return static_cast<size_t>(num_key_planes_) * key_token_bytes();
 }
 
 size_t PlaneMap::value_bytes_per_token() const {
-  return (planes_.size() - static_cast<size_t>(num_key_planes_)) *
-         static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
+  return (planes_.size() - static_cast<size_t>(num_key_planes_)) * value_token_bytes();
 }
 
 size_t PlaneMap::plain_bytes_per_token() const {
-  return 2 * static_cast<size_t>(shape_.num_layers) * static_cast<size_t>(shape_.num_kv_heads) *
-         static_cast<size_t>(shape_.head_dim) * kernels::DTypeSize(dtype_);
+  return static_cast<size_t>(shape_.num_layers) * static_cast<size_t>(shape_.num_kv_heads) *
+         (key_token_bytes() + value_token_bytes());
 }
 
 size_t PlaneMap::score_bytes_per_token() const {

@@ -10,6 +10,14 @@
 
 namespace strata::kvcache {
 
+// What keys and values are kept in: f32, bf16 or int8, each as it likes.
+struct CacheDTypes {
+  kernels::DType keys = kernels::DType::kF32;
+  kernels::DType values = kernels::DType::kF32;
+
+  static constexpr CacheDTypes Both(kernels::DType dtype) { return {dtype, dtype}; }
+};
+
 // One plane: the keys or the values of one kv head of one layer, [block_tokens, head_dim] in every
 // block, `offset` bytes after the block's start.
 struct Plane {
@@ -22,7 +30,7 @@ struct Plane {
 // admission, metrics and kernels all take it from here. Immutable.
 class PlaneMap {
  public:
-  PlaneMap(const SharingPlan& plan, kernels::DType dtype, int32_t block_tokens);
+  PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens);
 
   // Planes in offset order; those that one layer reads stand together.
   const std::vector<Plane>& planes() const { return planes_; }
@@ -30,15 +38,14 @@ class PlaneMap {
   size_t KeyOffset(HeadRef kv_head) const;
   size_t ValueOffset(HeadRef kv_head) const;
 
-  kernels::DType dtype() const { return dtype_; }
+  CacheDTypes dtypes() const { return dtypes_; }
   int32_t block_tokens() const { return block_tokens_; }
   int32_t head_dim() const { return shape_.head_dim; }
-  size_t plane_bytes() const;      // of one plane in one block
-  size_t block_bytes() const;      // planes * plane_bytes
-  size_t bytes_per_token() const;  // key_bytes_per_token + value_bytes_per_token
+  size_t block_bytes() const;      // block_tokens * bytes_per_token
+  size_t bytes_per_token() const;  // key_bytes_per_token + value_bytes_per_token, scales included
   size_t key_bytes_per_token() const;
   size_t value_bytes_per_token() const;
-  size_t plain_bytes_per_token() const;  // 2 * L * G * d * element size
+  size_t plain_bytes_per_token() const;  // of L * G key planes and as many value planes
   // What stored decode takes beside them: S f32 logits a context token.
   size_t score_bytes_per_token() const;
   int32_t score_slots() const { return stored_score_heads_; }  // S
@@ -49,8 +56,12 @@ class PlaneMap {
   bool storing_scores_pays() const { return storing_scores_pays_; }
 
  private:
+  // Of one plane.
+  size_t key_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.keys, head_dim()); }
+  size_t value_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.values, head_dim()); }
+
   AttentionShape shape_;
-  kernels::DType dtype_;
+  CacheDTypes dtypes_;
   int32_t block_tokens_;
   std::vector<Plane> planes_;
   std::vector<std::optional<size_t>> key_offsets_;    // [layer * G + kv head]

@@ -19,8 +19,8 @@ void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_
   set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
   set->Text("--cross-layer", "PLAN", cross_layer,
             "JSON, or a name such as svformer, in place of the model's own plan");
-  set->Choice("--cache-dtype", {"auto", "f32", "bf16"}, cache_dtype,
-              "Of the cache; auto: as the weights");
+  set->Text("--cache-dtype", "auto|f32|bf16|int8", cache_dtype,
+            "Of the cache; auto: as the weights; k=int8,v=bf16: of its keys and of its values");
   set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,
               "Reused attention scores: kept for later layers, or computed again; auto: what "
               "moves fewer bytes");

@@ -28,6 +28,12 @@ struct SpanQueries {
   const float* vectors;                                 // [kMaxQueries][256]
 };
 
+// What the span's tokens in int8 planes are multiplied with, [256]; null: other planes, or unread.
+struct SpanScales {
+  const float* keys = nullptr;
+  const float* values = nullptr;
+};
+
 SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* vectors) {
   const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
   SpanQueries queries;
@@ -46,6 +52,25 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
                 head.query + at.row() * head.query_stride, head_dim * sizeof(float));
   }
   return queries;
+}
+
+// to: [2][AttentionScratch::kScales]. Asks for those of the next span.
+SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) {
+  const HeadAttention& head = *unit.heads[0];
+  const int64_t next = range.first + range.count;
+  const SpanRange next_range = {next, std::min(kSpan, unit.context() - next)};
+  SpanScales scales;
+  if (unit.cache->key_dtype == DType::kI8 && !unit.finds_scores()) {
+    CopyScales(unit, range, head.key_offset, to);
+    AskForScales(unit, next_range, head.key_offset);
+    scales.keys = to;
+  }
+  if (unit.cache->value_dtype == DType::kI8) {
+    CopyScales(unit, range, head.value_offset, to + AttentionScratch::kScales);
+    AskForScales(unit, next_range, head.value_offset);
+    scales.values = to + AttentionScratch::kScales;
+  }
+  return scales;
 }
 
 // scores[r, t] = query . key, for kRows rows and every vector of positions. Vectors of several
@@ -103,8 +128,8 @@ struct StoredScores {};
 // the values has been asked for by then; `ahead` is the second.
 template <class Keys>
 void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
-                       const Keys& keys, ReadAhead ahead, size_t q, size_t rows, float* scores,
-                       float* states) {
+                       const SpanScales& scales, const Keys& keys, ReadAhead ahead, size_t q,
+                       size_t rows, float* scores, float* states) {
   const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
   const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
@@ -123,6 +148,7 @@ void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQue
       const int64_t next = range.first + range.count;
       AskForScores(unit, {next, std::min(kSpan, unit.context() - next)}, slot);
     } else {
+      if (scales.keys != nullptr) ApplyTokenScales(s, visible[r], scales.keys);
       state[0] = ScaleScores(s, visible[r], scale);
       if (slot >= 0 && reused_lse == nullptr) StoreScores(unit, range, slot, s);
     }
@@ -132,7 +158,8 @@ void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQue
 
 template <class Keys, class T>
 void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
-                 const Keys& keys, const SpanPieces<T>& values, float* scores, float* partial) {
+                 const SpanScales& scales, const Keys& keys, const SpanPieces<T>& values,
+                 float* scores, float* partial) {
   const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
   const size_t columns = RoundUp(static_cast<size_t>(unit.cache->head_dim), kLanes);
   const size_t piece_bytes = values.tokens * values.stride * sizeof(T);
@@ -143,7 +170,12 @@ void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& 
     float* const states = partial + q * state_floats;
     const ReadAhead second =
         WaitsForMemory(rows) ? ReadAhead(values.pieces[1], piece_bytes) : ReadAhead();
-    TileProbabilities(unit, range, queries, keys, second, q, rows, scores, states);
+    TileProbabilities(unit, range, queries, scales, keys, second, q, rows, scores, states);
+    if (scales.values != nullptr) {
+      for (size_t r = 0; r < rows; ++r) {
+        ApplyTokenScales(scores + r * kTileDepth, queries.visible[q + r], scales.values);
+      }
+    }
     TileValues(rows, scores, values, columns, queries.visible + q, states + kStateValues,
                state_floats);
   }
@@ -151,16 +183,17 @@ void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& 
 
 template <class T, class Keys>
 void AttendKeys(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
-                const Keys& keys, float* scores, float* copy, float* partial) {
+                const SpanScales& scales, const Keys& keys, float* scores, float* copy,
+                float* partial) {
   const PagedArena& cache = *unit.cache;
   const auto head_dim = static_cast<size_t>(cache.head_dim);
   if (ValuesFit(cache)) {
     const SpanPieces<T> values = InPlace<T>(unit, range, unit.heads[0]->value_offset, head_dim);
-    AttendTiles(unit, range, queries, keys, values, scores, partial);
+    AttendTiles(unit, range, queries, scales, keys, values, scores, partial);
   } else {
     const size_t stride = RoundUp(head_dim, kFixedLanes);
     CopyValues<T>(unit, range, stride, copy);
-    AttendTiles(unit, range, queries, keys, Copied(copy, stride), scores, partial);
+    AttendTiles(unit, range, queries, scales, keys, Copied(copy, stride), scores, partial);
   }
 }
 
@@ -177,19 +210,33 @@ void WithKeys(const AttentionUnit& unit, SpanRange range, float* copy, Use use) 
   }
 }
 
+// Calls use(0 of the type that numbers of `dtype` have in memory).
+template <class Use>
+void WithType(DType dtype, Use use) {
+  switch (dtype) {
+    case DType::kF32:
+      return use(float());
+    case DType::kI8:
+      return use(int8_t());
+    default:
+      return use(uint16_t());
+  }
+}
+
 template <class T>
-void AttendPlanes(const AttentionUnit& unit, SpanRange range, float* scratch, float* partial) {
+void AttendValues(const AttentionUnit& unit, SpanRange range, float* scratch, float* partial) {
   const SpanQueries queries = CollectQueries(unit, range, scratch);
   float* scores = scratch + AttentionScratch::kQueries;
-  float* key_copy = scores + AttentionScratch::kScores;
+  float* scale_copy = scores + AttentionScratch::kScores;
+  float* key_copy = scale_copy + 2 * AttentionScratch::kScales;
   float* value_copy = key_copy + AttentionScratch::Keys(unit.cache->head_dim);
-  if (unit.finds_scores()) {
-    AttendKeys<T>(unit, range, queries, StoredScores(), scores, value_copy, partial);
-    return;
-  }
-  WithKeys<T>(unit, range, key_copy, [&](const auto& keys) {
-    AttendKeys<T>(unit, range, queries, keys, scores, value_copy, partial);
-  });
+  const SpanScales scales = CollectScales(unit, range, scale_copy);
+  const auto attend = [&](const auto& keys) {
+    AttendKeys<T>(unit, range, queries, scales, keys, scores, value_copy, partial);
+  };
+  if (unit.finds_scores()) return attend(StoredScores());
+  WithType(unit.cache->key_dtype,
+           [&](auto zero) { WithKeys<decltype(zero)>(unit, range, key_copy, attend); });
 }
 
 SpanRange RangeOf(const AttentionUnit& unit, int64_t span) {
@@ -198,31 +245,25 @@ SpanRange RangeOf(const AttentionUnit& unit, int64_t span) {
 
 void Attend(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
   static_assert(kTileRows * kTileDepth <= AttentionScratch::kScores);
-  if (unit.cache->dtype == DType::kF32) {
-    AttendPlanes<float>(unit, RangeOf(unit, span), scratch, partial);
-  } else {
-    AttendPlanes<uint16_t>(unit, RangeOf(unit, span), scratch, partial);
-  }
-}
-
-template <class T>
-void ProbabilitiesOf(const AttentionUnit& unit, int64_t span, float* scratch, float* out) {
-  const SpanRange range = RangeOf(unit, span);
-  const SpanQueries queries = CollectQueries(unit, range, scratch);
-  float* scores = scratch + AttentionScratch::kQueries;
-  HWY_ALIGN float state[kStateValues];
-  WithKeys<T>(unit, range, scores + AttentionScratch::kScores, [&](const auto& keys) {
-    TileProbabilities(unit, range, queries, keys, ReadAhead(), 0, 1, scores, state);
+  WithType(unit.cache->value_dtype, [&](auto zero) {
+    AttendValues<decltype(zero)>(unit, RangeOf(unit, span), scratch, partial);
   });
-  std::memcpy(out + range.first, scores, static_cast<size_t>(range.count) * sizeof(float));
 }
 
 void Probabilities(const AttentionUnit& unit, int64_t span, float* scratch, float* out) {
-  if (unit.cache->dtype == DType::kF32) {
-    ProbabilitiesOf<float>(unit, span, scratch, out);
-  } else {
-    ProbabilitiesOf<uint16_t>(unit, span, scratch, out);
-  }
+  const SpanRange range = RangeOf(unit, span);
+  const SpanQueries queries = CollectQueries(unit, range, scratch);
+  float* scores = scratch + AttentionScratch::kQueries;
+  float* scale_copy = scores + AttentionScratch::kScores;
+  float* key_copy = scale_copy + 2 * AttentionScratch::kScales;
+  const SpanScales scales = CollectScales(unit, range, scale_copy);
+  HWY_ALIGN float state[kStateValues];
+  WithType(unit.cache->key_dtype, [&](auto zero) {
+    WithKeys<decltype(zero)>(unit, range, key_copy, [&](const auto& keys) {
+      TileProbabilities(unit, range, queries, scales, keys, ReadAhead(), 0, 1, scores, state);
+    });
+  });
+  std::memcpy(out + range.first, scores, static_cast<size_t>(range.count) * sizeof(float));
 }
 
 float ExpOf(float x) { return hn::GetLane(Exp(hn::Set(D(), x))); }

@@ -87,6 +87,7 @@ constexpr size_t AttentionStateFloats(int32_t head_dim) {
 struct AttentionScratch {
   static constexpr size_t kQueries = size_t{AttentionUnit::kMaxQueries} * 256;  // [queries][256]
   static constexpr size_t kScores = size_t{12} * 256;                           // [tile rows][256]
+  static constexpr size_t kScales = 256;  // of the span's keys; then as many of its values
 
   static constexpr size_t Keys(int32_t head_dim) {  // [head_dim][256]
     return static_cast<size_t>(head_dim) * 256;
@@ -95,7 +96,7 @@ struct AttentionScratch {
     return 256 * ((static_cast<size_t>(head_dim) + 15) / 16 * 16);
   }
   static constexpr size_t Floats(int32_t head_dim) {
-    return kQueries + kScores + Keys(head_dim) + Values(head_dim);
+    return kQueries + kScores + 2 * kScales + Keys(head_dim) + Values(head_dim);
   }
 };
 

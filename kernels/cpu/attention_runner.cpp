@@ -29,14 +29,16 @@ void AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows>
 
 void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
                             BackendCounters* counters) const {
-  const auto row_bytes = static_cast<int64_t>(DTypeSize(cache.dtype)) * cache.head_dim;
+  const auto key_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kKey));
+  const auto value_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kValue));
   for (const SequenceRows& sequence : sequences) {
     if (sequence.num_rows == 0) continue;
     const int64_t positions = sequence.first_position + sequence.num_rows;
     int64_t group_begin = 0;
     for (const int64_t group_end : group_ends_) {
       const AttentionUnit unit = {.sequence = &sequence, .heads = heads_.data() + group_begin};
-      counters->cache_bytes_read += (unit.finds_scores() ? 1 : 2) * positions * row_bytes;
+      counters->cache_bytes_read +=
+          positions * (value_bytes + (unit.finds_scores() ? 0 : key_bytes));
       for (int64_t i = group_begin; i < group_end; ++i) {
         const HeadAttention& head = *heads_[static_cast<size_t>(i)];
         if (sequence.score_table == nullptr || head.score_slot < 0) continue;

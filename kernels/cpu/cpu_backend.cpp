@@ -42,7 +42,8 @@ const PackedMatrix& Packed(const Matrix& matrix) {
 void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
   STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim, "a head fits a tile's row");
-  STRATA_CHECK(cache.dtype == DType::kF32 || cache.dtype == DType::kBF16, "planes are f32 or bf16");
+  STRATA_CHECK(cache.key_dtype != DType::kF16 && cache.value_dtype != DType::kF16,
+               "planes are f32, bf16 or int8");
 }
 
 }  // namespace
@@ -176,8 +177,9 @@ void CpuBackend::WritePlanes(const PagedArena& cache, std::span<const int64_t> s
       item += count;
     }
   });
-  counters_.cache_bytes_written +=
-      rows * std::ssize(writes) * cache.head_dim * static_cast<int64_t>(DTypeSize(cache.dtype));
+  for (const PlaneWrite& write : writes) {
+    counters_.cache_bytes_written += rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
+  }
 }
 
 void CpuBackend::Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,

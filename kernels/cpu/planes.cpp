@@ -1,28 +1,67 @@
 #include "kernels/cpu/planes.h"
 
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/convert.h"
 
 namespace strata::kernels {
 namespace {
 
-void StoreAs(float value, float* to) { *to = value; }
-void StoreAs(float value, uint16_t* to) { *to = BF16FromFloat(value); }
+void ConvertRow(const float* from, size_t count, float* to) {
+  std::memcpy(to, from, count * sizeof(float));
+}
+void ConvertRow(const float* from, size_t count, uint16_t* to) {
+  for (size_t i = 0; i < count; ++i) to[i] = BF16FromFloat(from[i]);
+}
+// Returns the scale.
+float ConvertRow(const float* from, size_t count, int8_t* to) {
+  uint32_t largest = 0;  // |x| as bits, which order as the numbers do, with NaN above infinity
+  for (size_t i = 0; i < count; ++i) {
+    largest = std::max(largest, std::bit_cast<uint32_t>(from[i]) & 0x7fffffffu);
+  }
+  const bool finite = largest < 0x7f800000u;
+  const float scale = std::bit_cast<float>(largest) / 127.0f;
+  if (!finite || scale == 0) {
+    std::memset(to, 0, count);
+    return finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+  }
+  // After adding 1.5 * 2^23 no bits are left below 1: the sum is rounded to nearest even. A
+  // quotient beyond 127 comes of a scale so small that it was rounded itself.
+  constexpr float kMagic = 12582912.0f;
+  for (size_t i = 0; i < count; ++i) {
+    const float number = (from[i] / scale + kMagic) - kMagic;
+    to[i] = static_cast<int8_t>(std::clamp(number, -127.0f, 127.0f));
+  }
+  return scale;
+}
 
 template <class T>
 void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const PlaneWrite& write,
                int64_t begin, int64_t end) {
-  const int64_t head_dim = cache.head_dim;
+  const auto head_dim = static_cast<size_t>(cache.head_dim);
+  const auto block_tokens = static_cast<size_t>(cache.block_tokens);
+  T row[kMaxHeadDim];
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t slot = slots[static_cast<size_t>(i)];
-    const auto block = static_cast<size_t>(slot / cache.block_tokens);
-    const int64_t token = slot % cache.block_tokens;
-    T* plane = reinterpret_cast<T*>(cache.arena + block * cache.block_bytes + write.plane_offset);
+    const auto slot = static_cast<size_t>(slots[static_cast<size_t>(i)]);
+    const size_t token = slot % block_tokens;
+    std::byte* plane = cache.arena + slot / block_tokens * cache.block_bytes + write.plane_offset;
     const float* from = write.source + i * write.source_stride;
-    if (write.kind == PlaneKind::kKey) {
-      for (int64_t d = 0; d < head_dim; ++d)
-        StoreAs(from[d], plane + d * cache.block_tokens + token);
+    if constexpr (std::is_same_v<T, int8_t>) {
+      reinterpret_cast<float*>(plane + cache.ScalesOffset())[token] =
+          ConvertRow(from, head_dim, row);
     } else {
-      for (int64_t d = 0; d < head_dim; ++d) StoreAs(from[d], plane + token * head_dim + d);
+      ConvertRow(from, head_dim, row);
+    }
+    T* to = reinterpret_cast<T*>(plane);
+    if (write.kind == PlaneKind::kKey) {
+      for (size_t d = 0; d < head_dim; ++d) to[d * block_tokens + token] = row[d];
+    } else {
+      std::memcpy(to + token * head_dim, row, head_dim * sizeof(T));
     }
   }
 }
@@ -31,10 +70,13 @@ void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const Pl
 
 void WritePlaneRows(const PagedArena& cache, std::span<const int64_t> slots,
                     const PlaneWrite& write, int64_t begin, int64_t end) {
-  if (cache.dtype == DType::kF32) {
-    WriteRows<float>(cache, slots, write, begin, end);
-  } else {
-    WriteRows<uint16_t>(cache, slots, write, begin, end);
+  switch (cache.dtype(write.kind)) {
+    case DType::kF32:
+      return WriteRows<float>(cache, slots, write, begin, end);
+    case DType::kI8:
+      return WriteRows<int8_t>(cache, slots, write, begin, end);
+    default:
+      return WriteRows<uint16_t>(cache, slots, write, begin, end);
   }
 }
 

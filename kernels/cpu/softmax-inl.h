@@ -22,6 +22,15 @@ inline void PadScores(float* s, size_t n) {
   for (size_t i = n; i < padded; ++i) s[i] = -std::numeric_limits<float>::infinity();
 }
 
+// s[0, n) times the scales of the tokens they stand for; the floats behind it up to whole vectors
+// become anything.
+inline void ApplyTokenScales(float* s, size_t n, const float* scales) {
+  const D d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, s + i), hn::LoadU(d, scales + i)), d, s + i);
+  }
+}
+
 // Scales s[0, n), pads them, and returns their maximum.
 inline float ScaleScores(float* s, size_t n, float scale) {
   const D d;
@@ -67,14 +76,11 @@ template <class Run>
 void ForScoreRuns(const AttentionUnit& unit, SpanRange range, int32_t slot, Run run) {
   const PagedArena& cache = *unit.cache;
   const int64_t block_tokens = cache.block_tokens;
-  for (int64_t t = 0; t < range.count;) {
-    const int64_t position = range.first + t;
-    const int64_t place = position % block_tokens;
-    const int64_t count = std::min(block_tokens - place, range.count - t);
-    const int64_t block = unit.sequence->score_table[position / block_tokens];
-    run(cache.scores + (block * cache.score_slots + slot) * block_tokens + place, t, count);
-    t += count;
-  }
+  ForBlockRuns(unit.sequence->score_table, cache.block_tokens, range,
+               [&](int64_t block, int64_t place, int64_t t, int64_t count) {
+                 const int64_t row = block * cache.score_slots + slot;
+                 run(cache.scores + row * block_tokens + place, t, count);
+               });
 }
 
 inline void StoreScores(const AttentionUnit& unit, SpanRange range, int32_t slot, const float* s) {

@@ -53,12 +53,17 @@ HWY_INLINE V Fma(V a, V b, V c) {
 #endif
 }
 
-// kLanes stored elements as f32: bf16 widens exactly.
+// kLanes stored elements as f32: bf16 and int8 widen exactly.
 HWY_INLINE V LoadWide(const float* from) { return hn::LoadU(D(), from); }
 HWY_INLINE V LoadWide(const uint16_t* from) {
   const hn::Rebind<uint16_t, D> d16;
   const hn::Rebind<uint32_t, D> d32;
   return hn::BitCast(D(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, from))));
+}
+HWY_INLINE V LoadWide(const int8_t* from) {
+  const hn::Rebind<int8_t, D> d8;
+  const hn::Rebind<int32_t, D> d32;
+  return hn::ConvertTo(D(), hn::PromoteTo(d32, hn::LoadU(d8, from)));
 }
 
 // The same for the last `count` elements of a row, so that a remainder goes through the same

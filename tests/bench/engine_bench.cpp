@@ -289,7 +289,8 @@ int Main(int argc, char** argv) {
   app.add_option("--shape", options.shape, "smollm-135m, tinyllama-1.1b, llama-3.2-1b, ...");
   app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
   app.add_option("--dtype", options.dtype, "Of the weights: f32, bf16");
-  app.add_option("--cache-dtype", options.cache_dtype, "auto (as the weights), f32, bf16");
+  app.add_option("--cache-dtype", options.cache_dtype,
+                 "auto (as the weights), f32, bf16, int8, k=int8,v=bf16 ...");
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
   app.add_option("--prompt", options.prompt, "Tokens of each prompt")
       ->check(CLI::Range(1, 1 << 20));

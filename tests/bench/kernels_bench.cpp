@@ -58,8 +58,8 @@ BENCHMARK(BM_MatMul)
     ->ArgsProduct({{1, 512}, {576}, {1536}, {0, 1}, {1, 2}})
     ->UseRealTime();
 
-// Arguments: rows queried, context, bf16, threads. 9 heads over 3 kv heads of 64 dimensions, the
-// planes of 16 layers in turn.
+// Arguments: rows queried, context, bytes of a stored number, threads. 9 heads over 3 kv heads of
+// 64 dimensions, the planes of 16 layers in turn.
 void BM_Attention(benchmark::State& state) {
   constexpr int64_t kHeads = 9;
   constexpr int64_t kGroups = 3;
@@ -69,8 +69,11 @@ void BM_Attention(benchmark::State& state) {
   const int64_t context = state.range(1);
   auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(3))});
   PagedArena cache{.block_tokens = 16, .head_dim = kDim};
-  cache.dtype = state.range(2) != 0 ? DType::kBF16 : DType::kF32;
-  const size_t plane = 16 * kDim * DTypeSize(cache.dtype);
+  cache.key_dtype = state.range(2) == 4   ? DType::kF32
+                    : state.range(2) == 2 ? DType::kBF16
+                                          : DType::kI8;
+  cache.value_dtype = cache.key_dtype;
+  const size_t plane = 16 * cache.TokenBytes(PlaneKind::kKey);
   cache.block_bytes = kLayers * kGroups * 2 * plane;
   const int64_t blocks = (context + 15) / 16;
   auto memory = *backend->Allocate(cache.block_bytes * static_cast<size_t>(blocks));
@@ -105,8 +108,8 @@ void BM_Attention(benchmark::State& state) {
       Counter(1e-9 * static_cast<double>(backend->counters().cache_bytes_read), Counter::kIsRate);
 }
 BENCHMARK(BM_Attention)
-    ->ArgNames({"rows", "context", "bf16", "threads"})
-    ->ArgsProduct({{1, 512}, {4096}, {0, 1}, {1, 2}})
+    ->ArgNames({"rows", "context", "bytes", "threads"})
+    ->ArgsProduct({{1, 512}, {4096}, {4, 2, 1}, {1, 2}})
     ->UseRealTime();
 
 // The ceilings: fused multiply-adds from registers are not reachable in portable code, so only

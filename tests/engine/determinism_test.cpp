@@ -47,10 +47,11 @@ struct Outcome {
 };
 
 Outcome RunUnder(const Load& load, const std::filesystem::path& model_dir, int32_t prompt_tokens,
-                 const std::string& cross_layer = {}) {
+                 const std::string& cache_dtype, const std::string& cross_layer = {}) {
   EngineRunner runner({.model_dir = model_dir,
                        .device = "cpu",
                        .threads = load.threads,
+                       .cache_dtype = cache_dtype,
                        .cross_layer = cross_layer,
                        .cache_bytes = size_t{64} << 20,
                        .block_tokens = load.block_tokens,
@@ -120,18 +121,27 @@ std::vector<json> Plans() {
           MakeRandomPlan(2, 6, 4, 2).cross_layer};
 }
 
+// Weights and cache.
+struct Storage {
+  DType dtype;
+  std::string cache_dtype;
+};
+const std::vector<Storage> kStorages = {{DType::kF32, "f32"},
+                                        {DType::kBF16, "bf16"},
+                                        {DType::kBF16, "int8"},
+                                        {DType::kF32, "k=bf16,v=int8"}};
+
 TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, cache_dtype] : kStorages) {
     for (const json& plan : Plans()) {
       const ScratchDir scratch;
       const auto dir =
           WriteModelDir(MakeTinyModel({.attention = kShape, .dtype = dtype, .cross_layer = plan}),
                         scratch.path());
-      const Outcome alone = RunUnder({}, dir, 90);
+      const Outcome alone = RunUnder({}, dir, 90, cache_dtype);
       for (const Load& load : kLoads) {
-        SCOPED_TRACE(plan.dump() + ", " + std::string(kernels::DTypeName(dtype)) + ", " +
-                     load.name);
-        ExpectSameBits(alone, RunUnder(load, dir, 90));
+        SCOPED_TRACE(plan.dump() + ", cache " + cache_dtype + ", " + load.name);
+        ExpectSameBits(alone, RunUnder(load, dir, 90, cache_dtype));
       }
     }
   }
@@ -139,17 +149,17 @@ TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
 
 // Over the border between two spans of attention, in full chunks of 512 and in others.
 TEST(DeterminismTest, TheSameBitsInLongContexts) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, cache_dtype] : kStorages) {
     const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
     const ScratchDir scratch;
     const auto dir = WriteModelDir(
         MakeTinyModel(
             {.attention = kShape, .max_positions = 640, .dtype = dtype, .cross_layer = reuse}),
         scratch.path());
-    const Outcome alone = RunUnder({}, dir, 530);
+    const Outcome alone = RunUnder({}, dir, 530, cache_dtype);
     for (const Load& load : kLoads) {
-      SCOPED_TRACE(std::string(kernels::DTypeName(dtype)) + ", " + load.name);
-      ExpectSameBits(alone, RunUnder(load, dir, 530));
+      SCOPED_TRACE("cache " + cache_dtype + ", " + load.name);
+      ExpectSameBits(alone, RunUnder(load, dir, 530, cache_dtype));
     }
   }
 }
@@ -175,17 +185,17 @@ TEST(DeterminismTest, AllSelfIsPlain) {
       {{"preset", "svformer"}, {"anchors", {0, 1, 2, 3, 4, 5}}},
       {{"preset", "reuse"}, {"compute_layers", {0, 1, 2, 3, 4, 5}}},
       {{"preset", "resformer"}, {"layers", json::array()}}};
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, cache_dtype] : kStorages) {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(
         MakeTinyModel({.attention = kShape, .dtype = dtype, .cross_layer = {}}), scratch.path());
-    const Outcome plain = RunUnder({}, dir, 90);
+    const Outcome plain = RunUnder({}, dir, 90, cache_dtype);
     for (const json& plan : spelled_out) {
       SCOPED_TRACE(plan.dump());
-      ExpectSameBits(plain, RunUnder({}, dir, 90, plan.dump()));
+      ExpectSameBits(plain, RunUnder({}, dir, 90, cache_dtype, plan.dump()));
     }
     // And the comparison can fail.
-    const Outcome other = RunUnder({}, dir, 90, R"({"preset":"svformer"})");
+    const Outcome other = RunUnder({}, dir, 90, cache_dtype, R"({"preset":"svformer"})");
     EXPECT_NE(plain.greedy.logits[0], other.greedy.logits[0]);
   }
 }

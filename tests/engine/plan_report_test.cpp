@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/cache_dtypes.h"
 #include "gtest/gtest.h"
 #include "kvcache/plan_parser.h"
 #include "nlohmann/json.hpp"
@@ -16,16 +17,18 @@ namespace {
 
 using kernels::DType;
 using kvcache::AttentionShape;
+using kvcache::CacheDTypes;
 using kvcache::SharingPlan;
 using nlohmann::json;
 
 constexpr AttentionShape kShape = {
     .num_layers = 8, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 64};
 
-PlanReport Report(const char* cross_layer, const AttentionShape& shape = kShape) {
+PlanReport Report(const char* cross_layer, const AttentionShape& shape = kShape,
+                  CacheDTypes dtypes = CacheDTypes::Both(DType::kBF16)) {
   absl::StatusOr<SharingPlan> plan = kvcache::ParsePlan(json::parse(cross_layer), shape);
   EXPECT_TRUE(plan.ok()) << plan.status();
-  return MakePlanReport(*plan, DType::kBF16, ScoreReuse::kAuto);
+  return MakePlanReport(*plan, dtypes, ScoreReuse::kAuto);
 }
 
 size_t LongestLine(const std::string& text) {
@@ -54,6 +57,37 @@ TEST(PlanReport, Numbers) {
   EXPECT_EQ(report.layers[3].summary, "layer 3: scores own, keys own, values 0");
   EXPECT_EQ(report.layers[3].values[2].layer, 0);
   EXPECT_EQ(report.layers[3].values[2].head, 1);
+}
+
+TEST(PlanReport, Int8CountsItsScales) {
+  const char* const svformer = R"({"preset":"svformer"})";
+  const PlanReport both = Report(svformer, kShape, CacheDTypes::Both(DType::kI8));
+  EXPECT_EQ(both.dtype, "int8");
+  EXPECT_EQ(both.key_bytes_per_token, 16U * (64 + 4));
+  EXPECT_EQ(both.value_bytes_per_token, 2U * (64 + 4));
+  EXPECT_DOUBLE_EQ(both.ratio, 0.5625);
+  const PlanReport keys = Report(svformer, kShape, {DType::kI8, DType::kBF16});
+  EXPECT_EQ(keys.dtype, "k=int8,v=bf16");
+  EXPECT_EQ(keys.key_bytes_per_token, 16U * (64 + 4));
+  EXPECT_EQ(keys.value_bytes_per_token, 2U * 64 * 2);
+  EXPECT_EQ(keys.plain_bytes_per_token, 16U * (64 + 4 + 64 * 2));
+}
+
+TEST(PlanReport, CacheDTypesAreReadAsTheyAreWritten) {
+  for (const std::string text : {"f32", "bf16", "int8", "k=int8,v=bf16", "k=f32,v=int8"}) {
+    const auto dtypes = ParseCacheDTypes(text, DType::kF32);
+    ASSERT_TRUE(dtypes.ok()) << dtypes.status();
+    EXPECT_EQ(CacheDTypesName(*dtypes), text);
+  }
+  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kBF16)), "bf16");
+  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kF16)), "f32");
+  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("k=int8,v=auto", DType::kBF16)), "k=int8,v=bf16");
+  for (const std::string text : {"", "int4", "f16", "int8,bf16", "k=int8", "k=int8,v=",
+                                 "v=int8,k=int8", "k=int8,v=bf16,", "k=int8,v=int4", " int8"}) {
+    EXPECT_EQ(ParseCacheDTypes(text, DType::kF32).status().message(),
+              "cache-dtype: \"" + text +
+                  "\" is not one of auto, f32, bf16, int8, nor two as in k=int8,v=bf16");
+  }
 }
 
 TEST(PlanReport, CountsWholeBlocks) {

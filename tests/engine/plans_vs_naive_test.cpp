@@ -1,4 +1,5 @@
-// Every plan against the oracle: f32 and bf16, full and trimmed checkpoints, prefill and decode.
+// Every plan against the oracle: f32, bf16 and int8, full and trimmed checkpoints, prefill and
+// decode.
 //
 // Bounds, relative to the largest |logit| of a row.
 //
@@ -13,7 +14,8 @@
 // lies so close to the middle of two bfloat16 that the f32 error decides: 1e-6 of 2^-8, one element
 // in some thousand, a few of a sequence. Such an element is off by 2^-8 and moves a logit by some
 // 1e-3, most where a plan amplifies (resformer's V + 2 V_0): 2e-2 with room, and most steps see
-// none and must be as close as f32, which truncation, say, would not be. What rounding costs the
+// none and must be as close as f32, which truncation, say, would not be. In int8 the same goes for
+// steps of 1/127 of a row's largest element, up to twice as long: 4e-2. What rounding costs the
 // text is computed, not guessed: a greedy token must be the exact oracle's wherever its margin is
 // more than twice the distance between the two oracles and that.
 #include <algorithm>
@@ -37,6 +39,7 @@ using nlohmann::json;
 
 constexpr double kF32Bound = 1e-4;
 constexpr double kBf16Bound = 2e-2;
+constexpr double kInt8Bound = 4e-2;
 
 constexpr AttentionShape kMha = {6, 4, 4, 8};
 constexpr AttentionShape kGqa = {6, 4, 2, 12};
@@ -47,6 +50,7 @@ struct Workload {
   int32_t new_tokens = 8;
   int32_t prefill_chunk = 16;  // the prompt takes three steps
   int32_t block_tokens = 16;
+  std::string cache_dtype = "f32";
 };
 
 struct Agreement {
@@ -62,6 +66,7 @@ Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt
     EngineRunner runner({.model_dir = dir,
                          .device = "cpu",
                          .threads = 1,
+                         .cache_dtype = work.cache_dtype,
                          .cross_layer = {},
                          .score_reuse = score_reuse,
                          .cache_bytes = size_t{16} << 20,
@@ -81,8 +86,12 @@ Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt
 // Runs `model` and compares every logit and every token with the oracle.
 Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
                   const Workload& work = {}) {
-  const bool bf16 = model.options.dtype == DType::kBF16;
-  const double bound = bf16 ? kBf16Bound : kF32Bound;
+  const NaiveCache cache = work.cache_dtype == "int8"   ? NaiveCache::kInt8
+                           : work.cache_dtype == "bf16" ? NaiveCache::kBf16
+                                                        : NaiveCache::kExact;
+  const double bound = cache == NaiveCache::kInt8   ? kInt8Bound
+                       : cache == NaiveCache::kBf16 ? kBf16Bound
+                                                    : kF32Bound;
   std::vector<int32_t> tokens =
       RandomPrompt(model.options.seed, work.prompt_tokens, model.options.vocab_size);
   const Recording got = RunBothWays(model, tokens, work);
@@ -96,7 +105,7 @@ Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
   const NaiveDecoder decoder(ReadNaiveConfig(model.config_json), FullTensors(model.options), naive);
   const int first = work.prompt_tokens - 1;
   const NaiveMatrix exact = decoder.Logits(tokens, first);
-  const NaiveMatrix expected = bf16 ? decoder.Logits(tokens, first, NaiveCache::kBf16) : exact;
+  const NaiveMatrix expected = decoder.Logits(tokens, first, cache);
   Agreement agreement;
   for (int i = 0; i < work.new_tokens; ++i) {
     const auto step = static_cast<size_t>(i);
@@ -169,24 +178,27 @@ TEST(PlansVsNaiveTest, LongContextsInF32) {
   }
 }
 
-TEST(PlansVsNaiveTest, PresetsInBf16) {
-  Agreement total;
-  int steps = 0;
-  uint64_t seed = 400;
-  for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
-    for (const PlanCase& plan : PresetCases(shape)) {
-      TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
-      options.dtype = DType::kBF16;
-      SCOPED_TRACE(plan.name + ", seed " + std::to_string(seed));
-      const Workload work = {.new_tokens = 16};
-      const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
-      total.close += agreement.close;
-      total.compared += agreement.compared;
-      steps += work.new_tokens;
+TEST(PlansVsNaiveTest, PresetsInARoundedCache) {
+  for (const std::string cache_dtype : {"bf16", "int8"}) {
+    Agreement total;
+    int steps = 0;
+    uint64_t seed = 400;
+    for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
+      for (const PlanCase& plan : PresetCases(shape)) {
+        TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
+        options.dtype = DType::kBF16;
+        SCOPED_TRACE(cache_dtype + ", " + plan.name + ", seed " + std::to_string(seed));
+        const Workload work = {.new_tokens = 16, .cache_dtype = cache_dtype};
+        const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
+        total.close += agreement.close;
+        total.compared += agreement.compared;
+        steps += work.new_tokens;
+      }
     }
+    EXPECT_GT(total.close, steps / 2) << cache_dtype;
+    EXPECT_GT(total.compared, steps / 3)
+        << cache_dtype << ": too few are sure enough for the test to mean anything";
   }
-  EXPECT_GT(total.close, steps / 2);
-  EXPECT_GT(total.compared, steps / 2) << "too few are sure enough for the test to mean anything";
 }
 
 // A checkpoint says by what it lacks which plan it was trained with.

@@ -25,10 +25,12 @@ TinyModelOptions Model(const json& cross_layer, const kvcache::AttentionShape& s
   return {.attention = shape, .max_positions = 256, .cross_layer = cross_layer};
 }
 
-engine::EngineOptions Options(const std::filesystem::path& dir, const std::string& score_reuse) {
+engine::EngineOptions Options(const std::filesystem::path& dir, const std::string& score_reuse,
+                              const std::string& cache_dtype = "f32") {
   return {.model_dir = dir,
           .device = "cpu",
           .threads = 1,
+          .cache_dtype = cache_dtype,
           .cross_layer = {},
           .score_reuse = score_reuse,
           .cache_bytes = size_t{4} << 20,
@@ -85,6 +87,10 @@ struct CrowdRun {
 
 CrowdRun RunCrowd(const engine::EngineOptions& options) {
   EngineRunner runner(options);
+  const kvcache::CacheManager& cache = runner.core().cache();
+  std::fill_n(cache.arena().arena,
+              static_cast<size_t>(cache.usage().blocks_total) * cache.planes().block_bytes(),
+              std::byte{0xff});  // NaN, also in int8
   for (engine::Request& request : Crowd()) EXPECT_TRUE(runner.Submit(std::move(request)).ok());
   while (runner.core().HasWork()) {
     PoisonFreeScores(runner.core());
@@ -127,35 +133,37 @@ std::vector<PlanCase> Plans() {
 }
 
 TEST(ScoreReuseTest, StoredAndRoutedGiveTheSameBitsInAnyCrowd) {
-  int storing = 0;
-  int preempting = 0;
-  for (const PlanCase& plan : Plans()) {
-    SCOPED_TRACE(plan.name);
-    const ScratchDir scratch;
-    const auto dir = WriteModelDir(MakeTinyModel(Model(plan.cross_layer)), scratch.path());
-    const CrowdRun routed = RunCrowd(Options(dir, "route"));
-    EXPECT_EQ(routed.score_bytes_read, 0);
-    const CrowdRun stored = RunCrowd(Options(dir, "store"));
-    ExpectSameAnswers(routed, stored);
-    // Room for about half of them: preempted ones are computed again, by routing.
-    engine::EngineOptions tight = Options(dir, "store");
-    tight.cache_bytes = Budget(tight, 36);
-    const CrowdRun preempted = RunCrowd(tight);
-    ExpectSameAnswers(routed, preempted);
-    if (stored.score_bytes_read > 0) ++storing;
-    if (preempted.preemptions > 0) ++preempting;
+  for (const std::string cache_dtype : {"f32", "int8"}) {
+    int storing = 0;
+    int preempting = 0;
+    for (const PlanCase& plan : Plans()) {
+      SCOPED_TRACE(plan.name + ", " + cache_dtype);
+      const ScratchDir scratch;
+      const auto dir = WriteModelDir(MakeTinyModel(Model(plan.cross_layer)), scratch.path());
+      const CrowdRun routed = RunCrowd(Options(dir, "route", cache_dtype));
+      EXPECT_EQ(routed.score_bytes_read, 0);
+      const CrowdRun stored = RunCrowd(Options(dir, "store", cache_dtype));
+      ExpectSameAnswers(routed, stored);
+      // Room for about half of them: preempted ones are computed again, by routing.
+      engine::EngineOptions tight = Options(dir, "store", cache_dtype);
+      tight.cache_bytes = Budget(tight, 36);
+      const CrowdRun preempted = RunCrowd(tight);
+      ExpectSameAnswers(routed, preempted);
+      if (stored.score_bytes_read > 0) ++storing;
+      if (preempted.preemptions > 0) ++preempting;
+    }
+    EXPECT_GE(storing, 10);
+    EXPECT_GE(preempting, 10);
   }
-  EXPECT_GE(storing, 10);
-  EXPECT_GE(preempting, 10);
 }
 
 // Where a key plane is no wider than the scores over it, reading the scores saves nothing.
 TEST(ScoreReuseTest, StoresWhereThatMovesFewerBytes) {
   const auto stores = [](const kvcache::AttentionShape& shape, const json& cross_layer,
-                         const std::string& score_reuse) {
+                         const std::string& score_reuse, const std::string& cache_dtype = "f32") {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer, shape)), scratch.path());
-    EngineRunner runner(Options(dir, score_reuse));
+    EngineRunner runner(Options(dir, score_reuse, cache_dtype));
     const auto& plan = runner.core().model().plan;
     EXPECT_EQ(runner.core().cache().stores_scores(), plan.stores_scores);
     return plan.stores_scores;
@@ -164,6 +172,10 @@ TEST(ScoreReuseTest, StoresWhereThatMovesFewerBytes) {
   EXPECT_TRUE(stores({6, 4, 4, 8}, kReuse, "auto"));
   EXPECT_FALSE(stores({6, 8, 1, 8}, kReuse, "auto")) << "32 bytes of keys, 8 scores of 4";
   EXPECT_TRUE(stores({6, 8, 1, 8}, kReuse, "store"));
+  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, "auto"));
+  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, "auto", "k=f32,v=int8")) << "values are read anyway";
+  EXPECT_FALSE(stores({6, 4, 2, 8}, kReuse, "auto", "k=int8,v=f32"))
+      << "24 bytes of keys, 4 scores of 4 read by 4 layers and written by 2";
   EXPECT_FALSE(stores({6, 4, 4, 8}, kReuse, "route"));
   EXPECT_FALSE(stores({6, 4, 4, 8}, svformer_reuse, "store")) << "outputs are reused, not scores";
   EXPECT_FALSE(stores({6, 4, 4, 8}, nullptr, "store"));

@@ -28,6 +28,36 @@ inline const std::vector<Request>& Requests() {
   return requests;
 }
 
+// What keys and values are kept in.
+struct CacheDTypes {
+  DType keys;
+  DType values;
+};
+inline constexpr CacheDTypes kF32Cache = {DType::kF32, DType::kF32};
+inline constexpr CacheDTypes kBF16Cache = {DType::kBF16, DType::kBF16};
+inline constexpr CacheDTypes kInt8Cache = {DType::kI8, DType::kI8};
+inline constexpr CacheDTypes kInt8Keys = {DType::kI8, DType::kBF16};
+inline constexpr CacheDTypes kInt8Values = {DType::kF32, DType::kI8};
+inline const auto kCaches =
+    testing::Values(kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys, kInt8Values);
+inline std::string NameOf(CacheDTypes dtypes) {
+  return std::string(DTypeName(dtypes.keys)) + "_" + std::string(DTypeName(dtypes.values));
+}
+
+// A row as one that reads the cache finds it: int8 by its definition.
+inline std::vector<double> StoredRow(const float* row, int32_t dim, DType dtype) {
+  std::vector<double> stored(row, row + dim);
+  if (dtype == DType::kBF16) std::transform(row, row + dim, stored.begin(), NearestBF16);
+  if (dtype != DType::kI8) return stored;
+  float largest = 0;
+  for (int32_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
+  const float scale = largest / 127.0f;
+  for (int32_t d = 0; d < dim; ++d) {
+    stored[static_cast<size_t>(d)] = std::nearbyint(row[d] / scale) * double{scale};
+  }
+  return stored;
+}
+
 // The same keys, values and queries for every layout of the cache.
 struct Inputs {
   explicit Inputs(int32_t dim) : head_dim(dim) {
@@ -60,13 +90,18 @@ struct Inputs {
 // Blocks in random order, holding the requests' planes and garbage (NaN) everywhere else.
 class Cache {
  public:
-  Cache(Backend& backend, const Inputs& inputs, DType dtype, int32_t block_tokens) {
-    const size_t plane = static_cast<size_t>(block_tokens * inputs.head_dim) * DTypeSize(dtype);
-    for (size_t i = 0; i < 2 * kKvHeads; ++i) offsets_.push_back(64 + i * (plane + 64));
-    arena_.block_bytes = 64 + 2 * kKvHeads * (plane + 64);
+  Cache(Backend& backend, const Inputs& inputs, CacheDTypes dtypes, int32_t block_tokens) {
+    arena_.block_bytes = 64;
     arena_.block_tokens = block_tokens;
     arena_.head_dim = inputs.head_dim;
-    arena_.dtype = dtype;
+    arena_.key_dtype = dtypes.keys;
+    arena_.value_dtype = dtypes.values;
+    for (int64_t i = 0; i < 2 * kKvHeads; ++i) {
+      offsets_.push_back(arena_.block_bytes);
+      const size_t token_bytes =
+          arena_.TokenBytes(i % 2 == 0 ? PlaneKind::kKey : PlaneKind::kValue);
+      arena_.block_bytes += static_cast<size_t>(block_tokens) * token_bytes + 64;
+    }
     int64_t blocks = 0;
     for (const Request& request : Requests()) blocks += request.context / block_tokens + 1;
     std::vector<int32_t> order(static_cast<size_t>(2 * blocks));
@@ -106,9 +141,9 @@ class Cache {
     }
     const int64_t before = backend.counters().cache_bytes_written;
     backend.WritePlanes(arena_, slots, writes);
-    EXPECT_EQ(
-        backend.counters().cache_bytes_written - before,
-        context * 2 * kKvHeads * inputs.head_dim * static_cast<int64_t>(DTypeSize(arena_.dtype)));
+    const size_t pair = arena_.TokenBytes(PlaneKind::kKey) + arena_.TokenBytes(PlaneKind::kValue);
+    EXPECT_EQ(backend.counters().cache_bytes_written - before,
+              context * kKvHeads * static_cast<int64_t>(pair));
   }
 
   PagedArena arena_;

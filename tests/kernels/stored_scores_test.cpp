@@ -95,14 +95,14 @@ std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& inputs,
   return {{kept.Values(), lse.Values()}, {found.Values(), {}}};
 }
 
-using Param = std::tuple<DType, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
+using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class StoredScoresTest : public testing::TestWithParam<Param> {};
 
 TEST_P(StoredScoresTest, GiveTheBitsOfScoresComputedAgain) {
-  const auto [dtype, head_dim, block_tokens] = GetParam();
+  const auto [dtypes, head_dim, block_tokens] = GetParam();
   const Inputs inputs(head_dim);
   const std::unique_ptr<Backend> backend = MakeCpu(2);
-  const Cache cache(*backend, inputs, dtype, block_tokens);
+  const Cache cache(*backend, inputs, dtypes, block_tokens);
   const Outputs own = Attend(*backend, inputs, cache, 1000, true);
   const Outputs routed = Attend(*backend, inputs, cache, 1000, true, &own.lse);
   for (const int64_t target : AllTargets()) {
@@ -117,20 +117,20 @@ TEST_P(StoredScoresTest, GiveTheBitsOfScoresComputedAgain) {
 }
 
 std::string ParamName(const testing::TestParamInfo<Param>& test) {
-  const auto& [dtype, head_dim, block_tokens] = test.param;
-  return absl::StrCat(std::string(DTypeName(dtype)), "_dim", head_dim, "_block", block_tokens);
+  const auto& [dtypes, head_dim, block_tokens] = test.param;
+  return absl::StrCat(NameOf(dtypes), "_dim", head_dim, "_block", block_tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, StoredScoresTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
-                                          testing::Values(20, 64), testing::Values(5, 16, 512)),
+                         testing::Combine(kCaches, testing::Values(20, 64),
+                                          testing::Values(5, 16, 512)),
                          ParamName);
 
 // A finding layer reads values and scores, a keeping one writes what it found in keys.
 TEST(StoredScoresTest, CountsWhatIsReadAndWritten) {
   const Inputs inputs(64);
   const std::unique_ptr<Backend> backend = MakeCpu(2);
-  const Cache cache(*backend, inputs, DType::kBF16, 16);
+  const Cache cache(*backend, inputs, kBF16Cache, 16);
   KeepAndFind(*backend, inputs, cache);
   int64_t positions = 0;
   for (const SequenceRows& row : Cut(cache, 1)) positions += row.first_position + 1;
@@ -143,7 +143,7 @@ TEST(StoredScoresTest, CountsWhatIsReadAndWritten) {
 TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
   const Inputs inputs(64);
   const std::unique_ptr<Backend> backend = MakeCpu(2);
-  const Cache cache(*backend, inputs, DType::kF32, 16);
+  const Cache cache(*backend, inputs, kF32Cache, 16);
   const Outputs own = Attend(*backend, inputs, cache, 1000, true);
   const Outputs routed = Attend(*backend, inputs, cache, 1000, true, &own.lse);
   ScoreBlocks scores(cache.arena());
@@ -167,10 +167,10 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
 
 // Their sum is 1, and over values that are one-hot they are the output.
 TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     const Inputs inputs(20);
     const std::unique_ptr<Backend> backend = MakeCpu(1);
-    const Cache cache(*backend, inputs, dtype, 16);
+    const Cache cache(*backend, inputs, dtypes, 16);
     GuardedRows out(inputs.total_rows, kHeads * 20);
     GuardedRows lse(inputs.total_rows, kHeads);
     const std::vector<HeadAttention> heads = Heads(inputs, cache, out, lse);
@@ -187,10 +187,9 @@ TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
         double sum = 0;
         for (size_t p = 0; p < probabilities.size(); ++p) {
           sum += probabilities[p];
-          const float* value = inputs.Value(request, static_cast<int64_t>(p), KvHead(h));
-          for (size_t d = 0; d < 20; ++d) {
-            output[d] += double{probabilities[p]} * double{Stored(value[d], dtype)};
-          }
+          const std::vector<double> value = StoredRow(
+              inputs.Value(request, static_cast<int64_t>(p), KvHead(h)), 20, dtypes.values);
+          for (size_t d = 0; d < 20; ++d) output[d] += probabilities[p] * value[d];
         }
         // As for routed scores in attention_test: roundings of a few hundred steps, values below 6.
         EXPECT_NEAR(sum, 1, 800 * kUnit);

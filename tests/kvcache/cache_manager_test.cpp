@@ -57,7 +57,8 @@ TEST_F(CacheManagerTest, FillsTheBudgetWithWholeBlocks) {
   EXPECT_EQ(arena.block_bytes, kPlainBlock);
   EXPECT_EQ(arena.block_tokens, 16);
   EXPECT_EQ(arena.head_dim, 8);
-  EXPECT_EQ(arena.dtype, kernels::DType::kF32);
+  EXPECT_EQ(arena.key_dtype, kernels::DType::kF32);
+  EXPECT_EQ(arena.value_dtype, kernels::DType::kF32);
   std::memset(arena.arena, 1, cache->arena_bytes());
 }
 
@@ -148,6 +149,21 @@ TEST_F(CacheManagerTest, UsageInBytes) {
   usage = cache->usage();
   EXPECT_EQ(usage.blocks_used, 0);
   EXPECT_EQ(usage.key_bytes_used + usage.value_bytes_used, 0U);
+}
+
+TEST_F(CacheManagerTest, KeysAndValuesHaveTheirOwnDTypes) {
+  const SharingPlan plan = *ParsePlan(nlohmann::json{{"preset", "svformer"}}, kShape);
+  const auto cache = Make(plan, {.cache_bytes = 10 * kPlainBlock,
+                                 .dtypes = {kernels::DType::kI8, kernels::DType::kBF16}});
+  EXPECT_EQ(cache->arena().key_dtype, kernels::DType::kI8);
+  EXPECT_EQ(cache->arena().value_dtype, kernels::DType::kBF16);
+  EXPECT_EQ(cache->arena().block_bytes, 16U * (8 * (8 + 4) + 2 * 8 * 2));
+  BlockTable table;
+  ASSERT_TRUE(cache->Grow(table, 20));
+  const CacheUsage usage = cache->usage();
+  EXPECT_EQ(usage.blocks_total, 40);  // of 2048 bytes
+  EXPECT_EQ(usage.key_bytes_used, 2U * 16 * 8 * (8 + 4));
+  EXPECT_EQ(usage.value_bytes_used, 2U * 16 * 2 * 8 * 2);
 }
 
 TEST_F(CacheManagerTest, MovedTablesTakeTheirBlocksAlong) {
@@ -281,7 +297,7 @@ SharingPlan ReusePlan() {
 }
 
 TEST_F(CacheManagerTest, ScoresAndPlanesShareTheBudgetInEqualNumbers) {
-  const PlaneMap planes(ReusePlan(), kernels::DType::kF32, 16);
+  const PlaneMap planes(ReusePlan(), {}, 16);
   EXPECT_EQ(planes.score_block_bytes(), 4 * 4 * 16u);
   const size_t both = planes.block_bytes() + planes.score_block_bytes();
   const auto cache = Make(ReusePlan(), {.cache_bytes = 7 * both + 9, .store_scores = true});
@@ -301,7 +317,7 @@ TEST_F(CacheManagerTest, ScoresAndPlanesShareTheBudgetInEqualNumbers) {
 }
 
 TEST_F(CacheManagerTest, ABlockAndItsScoresMustFit) {
-  const PlaneMap planes(ReusePlan(), kernels::DType::kF32, 16);
+  const PlaneMap planes(ReusePlan(), {}, 16);
   const absl::Status status =
       CacheManager::Create(
           backend_.get(), ReusePlan(),

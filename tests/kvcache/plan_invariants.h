@@ -120,10 +120,24 @@ class PlanInvariants {
   }
 
   std::string CheckPlanes() const {
-    const PlaneMap planes(plan_, kernels::DType::kBF16, 16);
-    const size_t plane_bytes = size_t{16} * static_cast<size_t>(shape_.head_dim) * 2;
-    if (planes.plane_bytes() != plane_bytes) return "plane bytes";
-    if (planes.block_bytes() != planes.planes().size() * plane_bytes) return "block bytes";
+    const auto head_dim = static_cast<size_t>(shape_.head_dim);
+    const size_t bf16_bytes = 2 * head_dim;
+    const size_t int8_bytes = (head_dim + 3) / 4 * 4 + 4;
+    for (const size_t key_bytes : {bf16_bytes, int8_bytes}) {
+      for (const size_t value_bytes : {bf16_bytes, int8_bytes}) {
+        const auto dtype = [&](size_t bytes) {
+          return bytes == bf16_bytes ? kernels::DType::kBF16 : kernels::DType::kI8;
+        };
+        const PlaneMap planes(plan_, {dtype(key_bytes), dtype(value_bytes)}, 16);
+        const std::string wrong = CheckPlanes(planes, key_bytes, value_bytes);
+        if (!wrong.empty()) return wrong;
+      }
+    }
+    return "";
+  }
+
+  // Bytes of a token in a key and in a value plane.
+  std::string CheckPlanes(const PlaneMap& planes, size_t key_bytes, size_t value_bytes) const {
     if (planes.bytes_per_token() * 16 != planes.block_bytes()) return "bytes per token";
     if (planes.bytes_per_token() > planes.plain_bytes_per_token()) return "more than plain";
     std::set<HeadRef> keys, values;
@@ -134,15 +148,16 @@ class PlanInvariants {
       if (planes.ValueOffset(At(head).values) >= planes.block_bytes()) return "value offset";
     }
     if (planes.planes().size() != keys.size() + values.size()) return "number of planes";
-    for (size_t i = 0; i < planes.planes().size(); ++i) {
-      const Plane& plane = planes.planes()[i];
+    size_t end = 0;
+    for (const Plane& plane : planes.planes()) {
       const bool is_key = plane.kind == kernels::PlaneKind::kKey;
-      if (plane.offset != i * plane_bytes) return "plane offset";
+      if (plane.offset != end) return "plane offset";
+      end += 16 * (is_key ? key_bytes : value_bytes);
       if (!(is_key ? keys : values).contains(plane.head)) return "a plane that nobody reads";
       const size_t offset = is_key ? planes.KeyOffset(plane.head) : planes.ValueOffset(plane.head);
       if (offset != plane.offset) return "offset of a plane";
     }
-    return "";
+    return planes.block_bytes() == end ? "" : "block bytes";
   }
 
   const SharingPlan& plan_;

@@ -17,7 +17,7 @@ SharingPlan Parse(const char* text, const AttentionShape& shape) {
 }
 
 double Ratio(const char* text, const AttentionShape& shape) {
-  const PlaneMap planes(Parse(text, shape), DType::kBF16, 16);
+  const PlaneMap planes(Parse(text, shape), CacheDTypes::Both(DType::kBF16), 16);
   return static_cast<double>(planes.bytes_per_token()) /
          static_cast<double>(planes.plain_bytes_per_token());
 }
@@ -25,23 +25,46 @@ double Ratio(const char* text, const AttentionShape& shape) {
 TEST(PlaneMap, PlainBytes) {
   const AttentionShape shape = {
       .num_layers = 3, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
-  const PlaneMap planes(SharingPlan::Plain(shape), DType::kF32, 16);
+  const PlaneMap planes(SharingPlan::Plain(shape), CacheDTypes::Both(DType::kF32), 16);
   EXPECT_EQ(planes.planes().size(), 12U);
-  EXPECT_EQ(planes.plane_bytes(), 16U * 8 * 4);
   EXPECT_EQ(planes.block_bytes(), 12U * 16 * 8 * 4);
   EXPECT_EQ(planes.bytes_per_token(), 12U * 8 * 4);
   EXPECT_EQ(planes.key_bytes_per_token(), 6U * 8 * 4);
   EXPECT_EQ(planes.value_bytes_per_token(), 6U * 8 * 4);
   EXPECT_EQ(planes.plain_bytes_per_token(), planes.bytes_per_token());
   EXPECT_EQ(planes.score_bytes_per_token(), 0U);
-  EXPECT_EQ(PlaneMap(SharingPlan::Plain(shape), DType::kBF16, 16).block_bytes(),
+  EXPECT_EQ(PlaneMap(SharingPlan::Plain(shape), CacheDTypes::Both(DType::kBF16), 16).block_bytes(),
             planes.block_bytes() / 2);
+}
+
+// A scale for each token and kv head; key planes and value planes each have their own size.
+TEST(PlaneMap, Int8Bytes) {
+  const AttentionShape shape = {
+      .num_layers = 3, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 64};
+  const SharingPlan plan = Parse(R"({"preset":"svformer"})", shape);
+  const PlaneMap planes(plan, {DType::kI8, DType::kBF16}, 32);
+  EXPECT_EQ(planes.key_bytes_per_token(), 6U * (64 + 4));
+  EXPECT_EQ(planes.value_bytes_per_token(), 2U * 64 * 2);
+  EXPECT_EQ(planes.bytes_per_token(), 6U * 68 + 2 * 128);
+  EXPECT_EQ(planes.plain_bytes_per_token(), 6U * (68 + 128));
+  EXPECT_EQ(planes.block_bytes(), 32U * (6 * 68 + 2 * 128));
+  EXPECT_EQ(planes.KeyOffset({0, 1}), 32U * 68);
+  EXPECT_EQ(planes.ValueOffset({0, 0}), 32U * 2 * 68);
+  EXPECT_EQ(planes.KeyOffset({1, 0}), 32U * (2 * 68 + 2 * 128));
+  for (const Plane& plane : planes.planes()) EXPECT_EQ(plane.offset % 64, 0U);
+  // Rows are padded to words, so that scales are aligned whatever a block holds.
+  const PlaneMap padded(
+      SharingPlan::Plain({.num_layers = 1, .num_query_heads = 1, .num_kv_heads = 1, .head_dim = 6}),
+      CacheDTypes::Both(DType::kI8), 5);
+  EXPECT_EQ(padded.bytes_per_token(), 2U * (8 + 4));
+  EXPECT_EQ(padded.block_bytes(), 5U * padded.bytes_per_token());
 }
 
 TEST(PlaneMap, PlanesOfALayerStandTogether) {
   const AttentionShape shape = {
       .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
-  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), DType::kF32, 2);
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), CacheDTypes::Both(DType::kF32),
+                        2);
   constexpr size_t kPlane = 2 * 4 * 4;
   ASSERT_EQ(planes.planes().size(), 6U);
   const HeadRef heads[] = {{0, 0}, {0, 1}, {0, 0}, {0, 1}, {1, 0}, {1, 1}};
@@ -58,7 +81,8 @@ TEST(PlaneMap, PlanesOfALayerStandTogether) {
 TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
   const AttentionShape shape = {
       .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
-  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), DType::kF32, 2);
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), CacheDTypes::Both(DType::kF32),
+                        2);
   EXPECT_DEATH(planes.ValueOffset({1, 0}), "the plan has that value plane");
   EXPECT_DEATH(planes.KeyOffset({2, 0}), "a layer of the plan");
   EXPECT_DEATH(planes.KeyOffset({1, 2}), "a kv head of the plan");
@@ -99,7 +123,7 @@ TEST(PlaneMap, ScoreBytes) {
   const AttentionShape shape = {
       .num_layers = 8, .num_query_heads = 6, .num_kv_heads = 2, .head_dim = 64};
   const auto score_bytes = [&](const char* name) {
-    return PlaneMap(*ParsePlan(*NamedPlan(name, shape), shape), DType::kBF16, 16)
+    return PlaneMap(*ParsePlan(*NamedPlan(name, shape), shape), CacheDTypes::Both(DType::kBF16), 16)
         .score_bytes_per_token();
   };
   EXPECT_EQ(score_bytes("reuse"), 6 * sizeof(float));

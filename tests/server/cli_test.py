@@ -51,6 +51,25 @@ class CommandLine(unittest.TestCase):
         self.assertAlmostEqual(plan['ratio'], (layers + 1) / (2 * layers))
         self.assertEqual(strata('plan').returncode, 0)
 
+    def test_plan_of_a_cache_in_8_bits(self):
+        def plan(cache_dtype):
+            result = strata('plan', '--json', '--cache-dtype', cache_dtype)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return json.loads(result.stdout)
+
+        half, both, keys = plan('bf16'), plan('int8'), plan('k=int8,v=bf16')
+        row = half['head_dim']
+        for kind in ('key_bytes_per_token', 'value_bytes_per_token'):
+            self.assertEqual(both[kind] / half[kind], (row + 4) / (2 * row))
+        self.assertEqual(keys['key_bytes_per_token'], both['key_bytes_per_token'])
+        self.assertEqual(keys['value_bytes_per_token'], half['value_bytes_per_token'])
+        self.assertEqual([both['dtype'], keys['dtype']], ['int8', 'k=int8,v=bf16'])
+        self.assertIn('cache in k=int8,v=bf16',
+                      strata('plan', '--cache-dtype', 'k=int8,v=bf16').stdout)
+        for command in ('plan', 'serve'):
+            self.assert_fails(strata(command, '--cache-dtype', 'k=int4,v=bf16'), 1, 'cache-dtype',
+                              'k=int4,v=bf16', 'auto, f32, bf16, int8')
+
     def test_eval(self):
         with tempfile.TemporaryDirectory() as folder:
             text = os.path.join(folder, 'text')
@@ -68,6 +87,11 @@ class CommandLine(unittest.TestCase):
                                       '--cache-dtype', 'f32').stdout)
             self.assertNotEqual(exact['nats_per_token'], whole['nats_per_token'])
             self.assertAlmostEqual(exact['perplexity'] / whole['perplexity'], 1, delta=0.005)
+            small = json.loads(strata('eval', '--text', text, '--window', '100', '--json',
+                                      '--cache-dtype', 'int8').stdout)
+            self.assertEqual(small['cache_dtype'], 'int8')
+            self.assertNotEqual(small['nats_per_token'], whole['nats_per_token'])
+            self.assertAlmostEqual(small['perplexity'] / whole['perplexity'], 1, delta=0.02)
             part = json.loads(strata('eval', '--text', text, '--window', '100', '--tokens', '101',
                                      '--json').stdout)
             self.assertEqual(part['tokens'], 99)  # the last token has nobody to predict it

@@ -131,6 +131,18 @@ const NaiveMatrix& NaivePass::Head(int layer, const char* projection, int head) 
 
 NaiveMatrix NaivePass::Cached(NaiveMatrix plane) const {
   if (cache_ == NaiveCache::kExact) return plane;
+  if (cache_ == NaiveCache::kInt8) {
+    for (int i = 0; i < plane.rows; ++i) {
+      double largest = 0;
+      for (int j = 0; j < plane.cols; ++j) largest = std::fmax(largest, std::fabs(plane.row(i)[j]));
+      const double step = largest / 127;
+      if (step == 0) continue;
+      for (int j = 0; j < plane.cols; ++j) {
+        plane.row(i)[j] = std::nearbyint(plane.row(i)[j] / step) * step;
+      }
+    }
+    return plane;
+  }
   for (double& value : plane.values) {
     int exponent = 0;
     const double fraction = std::frexp(value, &exponent);  // in [0.5, 1): 8 bits of it stay

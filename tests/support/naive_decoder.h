@@ -58,8 +58,9 @@ NaiveConfig ReadNaiveConfig(const std::string& config_json);
 class NaivePass;
 
 // How a cache would keep keys (after RoPE) and values (after a mix): exactly, or each element
-// rounded to the nearest bfloat16, ties to even.
-enum class NaiveCache { kExact, kBf16 };
+// rounded to the nearest bfloat16, ties to even, or each row as whole multiples of 1/127 of its
+// largest magnitude.
+enum class NaiveCache { kExact, kBf16, kInt8 };
 
 // How the layers attend, as four functions of (pass, layer, head). The defaults are the standard
 // transformer; naive_architectures.h replaces them one by one, as each paper's equation does.

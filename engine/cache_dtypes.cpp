@@ -1,0 +1,48 @@
+#include "engine/cache_dtypes.h"
+
+#include <optional>
+
+#include "engine/errors.h"
+
+namespace strata::engine {
+namespace {
+
+using kernels::DType;
+
+std::optional<DType> DTypeNamed(std::string_view name, DType automatic) {
+  if (name == "auto") return automatic == DType::kF16 ? DType::kF32 : automatic;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    if (name == kernels::DTypeName(dtype)) return dtype;
+  }
+  return std::nullopt;
+}
+
+// What follows the key; "" where it is not there.
+std::string_view ValueOf(std::string_view key, std::string_view text) {
+  return text.starts_with(key) ? text.substr(key.size()) : "";
+}
+
+}  // namespace
+
+absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text, DType automatic) {
+  std::string_view keys = text;
+  std::string_view values = text;
+  const size_t comma = text.find(',');
+  if (comma != std::string_view::npos) {
+    keys = ValueOf("k=", text.substr(0, comma));
+    values = ValueOf("v=", text.substr(comma + 1));
+  }
+  const std::optional<DType> key_dtype = DTypeNamed(keys, automatic);
+  const std::optional<DType> value_dtype = DTypeNamed(values, automatic);
+  if (key_dtype && value_dtype) return kvcache::CacheDTypes{*key_dtype, *value_dtype};
+  return InvalidArgument("cache-dtype: \"", text,
+                         "\" is not one of auto, f32, bf16, int8, nor two as in k=int8,v=bf16");
+}
+
+std::string CacheDTypesName(kvcache::CacheDTypes dtypes) {
+  const std::string_view keys = kernels::DTypeName(dtypes.keys);
+  if (dtypes.keys == dtypes.values) return std::string(keys);
+  return Concat("k=", keys, ",v=", kernels::DTypeName(dtypes.values));
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "kvcache/plane_map.h"
+
+namespace strata::engine {
+
+// What --cache-dtype says: one of auto, f32, bf16 and int8 for keys and values alike, or one for
+// each as in "k=int8,v=bf16". Auto is `automatic`, or f32 where that is f16. INVALID_ARGUMENT
+// naming option, value and choices.
+absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text,
+                                                      kernels::DType automatic);
+
+// The same way back: "bf16", "k=int8,v=bf16".
+std::string CacheDTypesName(kvcache::CacheDTypes dtypes);
+
+}  // namespace strata::engine
