@@ -33,9 +33,10 @@ struct EngineOptions {
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
-  std::string dtype =
-      "auto";  // of the weights: auto (the checkpoint's; f16 runs as f32), f32, bf16
-  // auto (as the weights), f32, bf16, int8; for keys and values apart "k=int8,v=bf16".
+  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8.
+  std::string weights = "auto";
+  // auto (as the weights; under int8 as the checkpoint), f32, bf16, int8; for keys and values apart
+  // "k=int8,v=bf16".
   std::string cache_dtype = "auto";
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
   std::string cross_layer = {};

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "engine/cache_dtypes.h"
+#include "engine/dtypes.h"
 #include "engine/errors.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
@@ -37,13 +37,6 @@ absl::Status CheckOptions(const EngineOptions& options) {
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<DType> ParseDType(std::string_view option, std::string_view value, DType automatic) {
-  if (value == "auto") return automatic == DType::kF16 ? DType::kF32 : automatic;
-  if (value == "f32") return DType::kF32;
-  if (value == "bf16") return DType::kBF16;
-  return InvalidArgument(option, ": \"", value, "\" is not one of auto, f32, bf16");
 }
 
 absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
@@ -125,9 +118,12 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
   if (!opened.ok()) return opened.status();
-  const auto dtype = ParseDType("dtype", options.dtype, opened->config.dtype);
+  const DType checkpoint = opened->config.dtype;
+  const auto dtype = ParseWeightDType(options.weights, checkpoint);
   if (!dtype.ok()) return dtype.status();
-  const auto cache_dtypes = ParseCacheDTypes(options.cache_dtype, *dtype);
+  // Whoever wants fewer bits in the cache as well says so.
+  const auto cache_dtypes =
+      ParseCacheDTypes(options.cache_dtype, *dtype == DType::kI8 ? checkpoint : *dtype);
   if (!cache_dtypes.ok()) return cache_dtypes.status();
   const auto score_reuse = ParseScoreReuse(options.score_reuse);
   if (!score_reuse.ok()) return score_reuse.status();

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "engine/cache_dtypes.h"
+#include "engine/dtypes.h"
 #include "kernels/check.h"
 #include "kvcache/plan_text.h"
 #include "nlohmann/json.hpp"

@@ -20,7 +20,8 @@ void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_
   set->Text("--cross-layer", "PLAN", cross_layer,
             "JSON, or a name such as svformer, in place of the model's own plan");
   set->Text("--cache-dtype", "auto|f32|bf16|int8", cache_dtype,
-            "Of the cache; auto: as the weights; k=int8,v=bf16: of its keys and of its values");
+            "Of the cache; auto: as the weights, where those are int8 as the checkpoint; "
+            "k=int8,v=bf16: of its keys and of its values");
   set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,
               "Reused attention scores: kept for later layers, or computed again; auto: what "
               "moves fewer bytes");
@@ -34,8 +35,8 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
                   &engine->cache_bytes, &engine->block_tokens);
   set->Choice("--device", {"auto", "cpu", "cuda"}, &engine->device, "What runs the model");
   set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
-  set->Choice("--dtype", {"auto", "f32", "bf16"}, &engine->dtype,
-              "Of the weights; auto: as the checkpoint");
+  set->Choice("--weights", {"auto", "f32", "bf16", "int8"}, &engine->weights,
+              "What they are kept as; auto: as the checkpoint; int8: quantised when loaded");
 }
 
 void AddServe(CLI::App* app, ServeOptions* options) {

@@ -4,14 +4,17 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/quantise.h"
 
 namespace strata::kernels {
 namespace {
 
 constexpr int64_t kStrip = 64;  // columns converted at a time; 32 of them fit in the first cache
+constexpr auto kGroup = static_cast<int64_t>(kInt8Group);
 
 template <class T>
 T Load(const std::byte* from) {  // checkpoints align nothing
@@ -40,8 +43,10 @@ void ConvertStrip(const HostRows& part, int64_t row, int64_t begin, int64_t coun
       for (size_t i = 0; i < n; ++i) to[i] = Narrow<T>(Load<float>(from + i * size));
       return;
     case DType::kBF16:
-      for (size_t i = 0; i < n; ++i) {
-        to[i] = Narrow<T>(FloatFromBF16(Load<uint16_t>(from + i * size)));
+      if constexpr (std::is_same_v<T, uint16_t>) {
+        std::memcpy(to, from, n * size);
+      } else {
+        for (size_t i = 0; i < n; ++i) to[i] = FloatFromBF16(Load<uint16_t>(from + i * size));
       }
       return;
     case DType::kF16:
@@ -54,12 +59,24 @@ void ConvertStrip(const HostRows& part, int64_t row, int64_t begin, int64_t coun
   }
 }
 
+// Calls body(r, part, row) for matrix rows first + r, r in [0, count), each with the part that
+// holds it and its row there.
+template <class Body>
+void ForStackedRows(std::span<const HostRows> parts, int64_t first, int64_t count, Body body) {
+  size_t part = 0;
+  int64_t part_first = 0;  // the matrix row at which the part starts
+  for (int64_t r = 0; r < count; ++r) {
+    while (first + r - part_first >= parts[part].num_rows) part_first += parts[part++].num_rows;
+    body(r, parts[part], first + r - part_first);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const HostRows> parts,
                                                                  DType stored, ThreadPool& pool) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
-  STRATA_CHECK(stored == DType::kF32 || stored == DType::kBF16, "weights are kept as f32 or bf16");
+  STRATA_CHECK(stored != DType::kF16, "weights are kept as f32, bf16 or int8");
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix);
   matrix->stored_ = stored;
   matrix->num_inputs_ = parts[0].num_cols;
@@ -67,15 +84,20 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
     STRATA_CHECK(part.num_cols == matrix->num_inputs_, "stacked parts have one width");
     matrix->num_outputs_ += part.num_rows;
   }
-  const int64_t elements = matrix->num_panels() * matrix->num_inputs_ * kPanel;
+  const int64_t panels = matrix->num_panels();
+  const auto elements = static_cast<size_t>(panels * matrix->panel_elements());
+  const size_t scale_bytes =
+      stored == DType::kI8 ? static_cast<size_t>(panels * kPanel) * sizeof(float) : 0;
   absl::StatusOr<AlignedMemory> memory =
-      AlignedMemory::Allocate(static_cast<size_t>(elements) * DTypeSize(stored));
+      AlignedMemory::Allocate(elements * DTypeSize(stored) + scale_bytes);
   if (!memory.ok()) return memory.status();
   matrix->memory_ = *std::move(memory);
-  pool.ParallelFor(matrix->num_panels(), 1, [&](int64_t begin, int64_t end, int) {
+  pool.ParallelFor(panels, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       if (stored == DType::kF32) {
         matrix->FillPanel<float>(parts, panel);
+      } else if (stored == DType::kI8) {
+        matrix->QuantisePanel(parts, panel);
       } else {
         matrix->FillPanel<uint16_t>(parts, panel);
       }
@@ -86,22 +108,35 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
 
 template <class T>
 void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
-  T* to = reinterpret_cast<T*>(memory_.data()) + panel * num_inputs_ * kPanel;
+  // The inputs of an output that stand side by side are moved as one word.
+  constexpr int64_t kInputs = sizeof(uint32_t) / sizeof(T);
+  auto* to = reinterpret_cast<uint32_t*>(memory_.data()) + panel * panel_elements() / kInputs;
   const int64_t first = panel * kPanel;
   const int64_t rows = std::min(kPanel, num_outputs_ - first);
   for (int64_t begin = 0; begin < num_inputs_; begin += kStrip) {
     const int64_t count = std::min(kStrip, num_inputs_ - begin);
     T strip[kPanel][kStrip];
-    size_t part = 0;
-    int64_t part_first = 0;  // the matrix row at which the part starts
-    for (int64_t r = 0; r < rows; ++r) {
-      while (first + r - part_first >= parts[part].num_rows) part_first += parts[part++].num_rows;
-      ConvertStrip(parts[part], first + r - part_first, begin, count, strip[r]);
-    }
-    for (int64_t k = 0; k < count; ++k) {
-      for (int64_t r = 0; r < rows; ++r) to[(begin + k) * kPanel + r] = strip[r][k];
+    ForStackedRows(parts, first, rows, [&](int64_t r, const HostRows& part, int64_t row) {
+      ConvertStrip(part, row, begin, count, strip[r]);
+      if (count % kInputs != 0) strip[r][count] = 0;
+    });
+    for (int64_t k = 0; k < count; k += kInputs, to += kPanel) {
+      for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r, &strip[r][k], sizeof(uint32_t));
     }
   }
+}
+
+void PackedMatrix::QuantisePanel(std::span<const HostRows> parts, int64_t panel) {
+  auto* to = reinterpret_cast<uint8_t*>(memory_.data()) + panel * panel_elements();
+  float* scales = const_cast<float*>(this->scales()) + panel * kPanel;
+  const int64_t first = panel * kPanel;
+  std::vector<float> values(static_cast<size_t>(panel_elements() / kPanel));
+  ForStackedRows(parts, first, std::min(kPanel, num_outputs_ - first),
+                 [&](int64_t r, const HostRows& part, int64_t row) {
+                   ConvertStrip(part, row, 0, num_inputs_, values.data());
+                   scales[r] = QuantiseOutput(values.data(), static_cast<size_t>(num_inputs_),
+                                              to + r * kGroup);
+                 });
 }
 
 void PackedMatrix::CopyRow(int64_t output, float* to) const {
@@ -109,9 +144,17 @@ void PackedMatrix::CopyRow(int64_t output, float* to) const {
   if (stored_ == DType::kF32) {
     const float* from = panel<float>(output / kPanel) + column;
     for (int64_t k = 0; k < num_inputs_; ++k) to[k] = from[k * kPanel];
+  } else if (stored_ == DType::kI8) {
+    const uint8_t* from = panel<uint8_t>(output / kPanel) + column * kGroup;
+    const float scale = scales()[output];
+    for (int64_t k = 0; k < num_inputs_; ++k) {
+      const int32_t q = from[k / kGroup * kGroup * kPanel + k % kGroup] - kInt8Offset;
+      to[k] = static_cast<float>(q) * scale;
+    }
   } else {
-    const uint16_t* from = panel<uint16_t>(output / kPanel) + column;
-    for (int64_t k = 0; k < num_inputs_; ++k) to[k] = FloatFromBF16(from[k * kPanel]);
+    const uint16_t* from = panel<uint16_t>(output / kPanel) + column * 2;
+    for (int64_t k = 0; k < num_inputs_; ++k)
+      to[k] = FloatFromBF16(from[k / 2 * 2 * kPanel + k % 2]);
   }
 }
 

@@ -13,12 +13,15 @@ namespace strata::kernels {
 
 // Weights [num_outputs, num_inputs] as [ceil(num_outputs / 32)] panels of [num_inputs][32]: a step
 // over the inputs reads 32 outputs that stand side by side. The last panel is padded with zeros.
+// In bf16 panels are [ceil(num_inputs / 2)][32][2] and in 8 bits [ceil(num_inputs / 4)][32][4], so
+// that an instruction which adds up two or four products finds the inputs of an output side by
+// side. In 8 bits a scale for each output stands behind the last panel.
 // The same for every instruction set, so that nothing but speed depends on it. Immutable.
 class PackedMatrix final : public Matrix {
  public:
   static constexpr int64_t kPanel = 32;
 
-  // REQUIRES: parts is not empty, all of one width; stored is kF32 or kBF16.
+  // REQUIRES: parts is not empty, all of one width; stored is kF32, kBF16 or kI8.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const HostRows> parts,
                                                             DType stored, ThreadPool& pool);
 
@@ -28,10 +31,15 @@ class PackedMatrix final : public Matrix {
 
   DType stored() const { return stored_; }
   int64_t num_panels() const { return (num_outputs_ + kPanel - 1) / kPanel; }
-  // [num_inputs][32]; T is float or uint16_t (bf16), as stored.
+  // T as stored: float, uint16_t (bf16) or uint8_t (weights + 128).
   template <class T>
   const T* panel(int64_t i) const {
-    return reinterpret_cast<const T*>(memory_.data()) + i * num_inputs_ * kPanel;
+    return reinterpret_cast<const T*>(memory_.data()) + i * panel_elements();
+  }
+  // What a finished sum is multiplied by, [num_panels * 32]; null unless stored in 8 bits.
+  const float* scales() const {
+    return stored_ == DType::kI8 ? reinterpret_cast<const float*>(panel<uint8_t>(num_panels()))
+                                 : nullptr;
   }
 
   // Row `output` of the matrix, widened: [num_inputs].
@@ -39,8 +47,13 @@ class PackedMatrix final : public Matrix {
 
  private:
   PackedMatrix() = default;
+  int64_t panel_elements() const {
+    const int64_t side_by_side = 4 / static_cast<int64_t>(DTypeSize(stored_));
+    return (num_inputs_ + side_by_side - 1) / side_by_side * side_by_side * kPanel;
+  }
   template <class T>
   void FillPanel(std::span<const HostRows> parts, int64_t panel);
+  void QuantisePanel(std::span<const HostRows> parts, int64_t panel);
 
   DType stored_ = DType::kF32;
   int64_t num_outputs_ = 0;

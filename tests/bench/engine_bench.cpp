@@ -1,6 +1,6 @@
 // The real engine on random weights of a published shape, beside what the machine could do.
 //
-//   build/bin/strata-enginebench --shape smollm-135m --plan svformer --dtype bf16
+//   build/bin/strata-enginebench --shape smollm-135m --plan svformer --weights int8
 //     --prompt 512 --gen 32 --batch 1,8 --json
 //
 // A row (with --json an object) for each batch size. Prompts are read, then all sequences write
@@ -29,7 +29,7 @@ using nlohmann::ordered_json;
 struct BenchOptions {
   std::string shape = "smollm-135m";
   std::string plan = "plain";
-  std::string dtype = "bf16";
+  std::string weights = "bf16";
   std::string cache_dtype = "auto";
   std::string score_reuse = "auto";
   int32_t prompt = 512;
@@ -85,7 +85,7 @@ class EngineBench {
     engine::EngineOptions engine_options;
     engine_options.shape = options.shape;
     engine_options.cross_layer = options.plan;
-    engine_options.dtype = options.dtype;
+    engine_options.weights = options.weights;
     engine_options.cache_dtype = options.cache_dtype;
     engine_options.score_reuse = options.score_reuse;
     engine_options.threads = threads_;
@@ -137,6 +137,12 @@ class EngineBench {
 
  private:
   static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
+
+  // What multiplies the weights at hand.
+  double MatrixRate(const Ceilings& ceilings) const {
+    return model().dtype == "int8" && ceilings.int8_gops > 0 ? ceilings.int8_gops
+                                                             : ceilings.matrix_gflops;
+  }
 
   // The first sequences write while the prompts of the last are read.
   int32_t MostTokens(int32_t batch) const {
@@ -197,7 +203,7 @@ class EngineBench {
     // Every weight but a separate embedding table meets every row once.
     const auto weight_bytes = static_cast<double>(model().weight_bytes);
     const double operations = 2.0 * static_cast<double>(model().parameters) * batch;
-    const double floor = std::max(1e-9 * operations / ceilings.matrix_gflops,
+    const double floor = std::max(1e-9 * operations / MatrixRate(ceilings),
                                   1e-9 * weight_bytes / ceilings.read_gbps) +
                          1e-9 * cache_bytes / ceilings.read_gbps;
     ordered_json report = {{"shape", options_.shape},
@@ -221,6 +227,7 @@ class EngineBench {
                            {"plain_cache_bytes_per_token", model().plan.plain_bytes_per_token},
                            {"read_gbps", ceilings.read_gbps},
                            {"matrix_gflops", ceilings.matrix_gflops},
+                           {"int8_gops", ceilings.int8_gops},
                            {"weight_bytes", weight_bytes}};
     if (options_.profile) {
       report["prefill_profile"] = Profile(prefill, ceilings);
@@ -288,9 +295,9 @@ int Main(int argc, char** argv) {
   CLI::App app("The engine on random weights of a published shape, beside the machine's ceilings");
   app.add_option("--shape", options.shape, "smollm-135m, tinyllama-1.1b, llama-3.2-1b, ...");
   app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
-  app.add_option("--dtype", options.dtype, "Of the weights: f32, bf16");
+  app.add_option("--weights", options.weights, "f32, bf16, int8");
   app.add_option("--cache-dtype", options.cache_dtype,
-                 "auto (as the weights), f32, bf16, int8, k=int8,v=bf16 ...");
+                 "auto (as the weights, bf16 with int8), f32, bf16, int8, k=int8,v=bf16 ...");
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
   app.add_option("--prompt", options.prompt, "Tokens of each prompt")
       ->check(CLI::Range(1, 1 << 20));
@@ -312,11 +319,11 @@ int Main(int argc, char** argv) {
   if (!options.json) {
     std::printf(
         "%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s; reads %.1f GB/s, "
-        "%.0f GFLOP/s in f32\n",
+        "%.0f GFLOP/s in f32, %.0f Gop/s in int8\n",
         options.shape.c_str(), options.plan.c_str(),
         1e-6 * static_cast<double>(bench.model().weight_bytes), bench.model().dtype.c_str(),
         bench.model().plan.held_bytes_per_token(), bench.model().device.c_str(), ceilings.read_gbps,
-        ceilings.matrix_gflops);
+        ceilings.matrix_gflops, ceilings.int8_gops);
   }
   ordered_json rows = ordered_json::array();
   for (const int32_t batch : options.batch) {

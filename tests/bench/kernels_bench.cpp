@@ -24,13 +24,15 @@ std::vector<float> Normals(int64_t count) {
 
 using benchmark::Counter;
 
-// Arguments: rows, outputs, inputs, bf16, threads. Weights are cycled through 64 MiB of copies, as
-// a model's layers are, so that they come from memory.
+// Arguments: rows, outputs, inputs, bits of a weight, threads. Weights are cycled through 64 MiB of
+// copies, as a model's layers are, so that they come from memory.
 void BM_MatMul(benchmark::State& state) {
   const int64_t rows = state.range(0);
   const int64_t outputs = state.range(1);
   const int64_t inputs = state.range(2);
-  const DType stored = state.range(3) != 0 ? DType::kBF16 : DType::kF32;
+  const DType stored = state.range(3) == 32   ? DType::kF32
+                       : state.range(3) == 16 ? DType::kBF16
+                                              : DType::kI8;
   auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(4))});
   const std::vector<float> weights = Normals(outputs * inputs);
   const HostRows part{DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), outputs,
@@ -53,9 +55,9 @@ void BM_MatMul(benchmark::State& state) {
       Counter(calls * 1e-9 * static_cast<double>(layers[0]->bytes()), Counter::kIsRate);
 }
 BENCHMARK(BM_MatMul)
-    ->ArgNames({"rows", "n", "k", "bf16", "threads"})
-    ->ArgsProduct({{1, 8, 32, 512}, {1536}, {576}, {0, 1}, {1, 2}})
-    ->ArgsProduct({{1, 512}, {576}, {1536}, {0, 1}, {1, 2}})
+    ->ArgNames({"rows", "n", "k", "bits", "threads"})
+    ->ArgsProduct({{1, 8, 32, 512}, {1536}, {576}, {32, 16, 8}, {1, 2}})
+    ->ArgsProduct({{1, 512}, {576}, {1536}, {32, 16, 8}, {1, 2}})
     ->UseRealTime();
 
 // Arguments: rows queried, context, bytes of a stored number, threads. 9 heads over 3 kv heads of

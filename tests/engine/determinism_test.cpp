@@ -46,12 +46,20 @@ struct Outcome {
   Recording drawn;
 };
 
-Outcome RunUnder(const Load& load, const std::filesystem::path& model_dir, int32_t prompt_tokens,
-                 const std::string& cache_dtype, const std::string& cross_layer = {}) {
+// What a checkpoint is in, its weights are kept as, and its cache.
+struct Storage {
+  DType checkpoint;
+  std::string weights;
+  std::string cache;
+};
+
+Outcome RunUnder(const Load& load, const std::filesystem::path& model_dir, const Storage& storage,
+                 int32_t prompt_tokens, const std::string& cross_layer = {}) {
   EngineRunner runner({.model_dir = model_dir,
                        .device = "cpu",
                        .threads = load.threads,
-                       .cache_dtype = cache_dtype,
+                       .weights = storage.weights,
+                       .cache_dtype = storage.cache,
                        .cross_layer = cross_layer,
                        .cache_bytes = size_t{64} << 20,
                        .block_tokens = load.block_tokens,
@@ -121,27 +129,24 @@ std::vector<json> Plans() {
           MakeRandomPlan(2, 6, 4, 2).cross_layer};
 }
 
-// Weights and cache.
-struct Storage {
-  DType dtype;
-  std::string cache_dtype;
-};
-const std::vector<Storage> kStorages = {{DType::kF32, "f32"},
-                                        {DType::kBF16, "bf16"},
-                                        {DType::kBF16, "int8"},
-                                        {DType::kF32, "k=bf16,v=int8"}};
+const std::vector<Storage> kStorages = {{DType::kF32, "f32", "f32"},
+                                        {DType::kBF16, "bf16", "bf16"},
+                                        {DType::kBF16, "bf16", "int8"},
+                                        {DType::kF32, "f32", "k=bf16,v=int8"},
+                                        {DType::kBF16, "int8", "bf16"}};
 
 TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
-  for (const auto& [dtype, cache_dtype] : kStorages) {
+  for (const Storage& storage : kStorages) {
     for (const json& plan : Plans()) {
       const ScratchDir scratch;
-      const auto dir =
-          WriteModelDir(MakeTinyModel({.attention = kShape, .dtype = dtype, .cross_layer = plan}),
-                        scratch.path());
-      const Outcome alone = RunUnder({}, dir, 90, cache_dtype);
+      const auto dir = WriteModelDir(
+          MakeTinyModel({.attention = kShape, .dtype = storage.checkpoint, .cross_layer = plan}),
+          scratch.path());
+      const Outcome alone = RunUnder({}, dir, storage, 90);
       for (const Load& load : kLoads) {
-        SCOPED_TRACE(plan.dump() + ", cache " + cache_dtype + ", " + load.name);
-        ExpectSameBits(alone, RunUnder(load, dir, 90, cache_dtype));
+        SCOPED_TRACE(plan.dump() + ", " + storage.weights + ", cache " + storage.cache + ", " +
+                     load.name);
+        ExpectSameBits(alone, RunUnder(load, dir, storage, 90));
       }
     }
   }
@@ -149,17 +154,18 @@ TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
 
 // Over the border between two spans of attention, in full chunks of 512 and in others.
 TEST(DeterminismTest, TheSameBitsInLongContexts) {
-  for (const auto& [dtype, cache_dtype] : kStorages) {
+  for (const Storage& storage : kStorages) {
     const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
     const ScratchDir scratch;
-    const auto dir = WriteModelDir(
-        MakeTinyModel(
-            {.attention = kShape, .max_positions = 640, .dtype = dtype, .cross_layer = reuse}),
-        scratch.path());
-    const Outcome alone = RunUnder({}, dir, 530, cache_dtype);
+    const auto dir = WriteModelDir(MakeTinyModel({.attention = kShape,
+                                                  .max_positions = 640,
+                                                  .dtype = storage.checkpoint,
+                                                  .cross_layer = reuse}),
+                                   scratch.path());
+    const Outcome alone = RunUnder({}, dir, storage, 530);
     for (const Load& load : kLoads) {
-      SCOPED_TRACE("cache " + cache_dtype + ", " + load.name);
-      ExpectSameBits(alone, RunUnder(load, dir, 530, cache_dtype));
+      SCOPED_TRACE(storage.weights + ", cache " + storage.cache + ", " + load.name);
+      ExpectSameBits(alone, RunUnder(load, dir, storage, 530));
     }
   }
 }
@@ -185,17 +191,18 @@ TEST(DeterminismTest, AllSelfIsPlain) {
       {{"preset", "svformer"}, {"anchors", {0, 1, 2, 3, 4, 5}}},
       {{"preset", "reuse"}, {"compute_layers", {0, 1, 2, 3, 4, 5}}},
       {{"preset", "resformer"}, {"layers", json::array()}}};
-  for (const auto& [dtype, cache_dtype] : kStorages) {
+  for (const Storage& storage : kStorages) {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(
-        MakeTinyModel({.attention = kShape, .dtype = dtype, .cross_layer = {}}), scratch.path());
-    const Outcome plain = RunUnder({}, dir, 90, cache_dtype);
+        MakeTinyModel({.attention = kShape, .dtype = storage.checkpoint, .cross_layer = {}}),
+        scratch.path());
+    const Outcome plain = RunUnder({}, dir, storage, 90);
     for (const json& plan : spelled_out) {
       SCOPED_TRACE(plan.dump());
-      ExpectSameBits(plain, RunUnder({}, dir, 90, cache_dtype, plan.dump()));
+      ExpectSameBits(plain, RunUnder({}, dir, storage, 90, plan.dump()));
     }
     // And the comparison can fail.
-    const Outcome other = RunUnder({}, dir, 90, cache_dtype, R"({"preset":"svformer"})");
+    const Outcome other = RunUnder({}, dir, storage, 90, R"({"preset":"svformer"})");
     EXPECT_NE(plain.greedy.logits[0], other.greedy.logits[0]);
   }
 }

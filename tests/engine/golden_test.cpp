@@ -48,8 +48,8 @@ class GoldenTest : public ::testing::TestWithParam<const char*> {
   }
 
   // All prompts in one batch.
-  std::unique_ptr<EngineRunner> Run(const std::string& dtype) {
-    options_.dtype = dtype;
+  std::unique_ptr<EngineRunner> Run(const std::string& weights) {
+    options_.weights = weights;
     auto runner = std::make_unique<EngineRunner>(options_);
     for (int k = 0; k < kPrompts; ++k) {
       const Golden golden = ReadGolden(tensors_, k);

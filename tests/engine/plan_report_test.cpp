@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/cache_dtypes.h"
+#include "engine/dtypes.h"
 #include "gtest/gtest.h"
 #include "kvcache/plan_parser.h"
 #include "nlohmann/json.hpp"

@@ -8,7 +8,7 @@
 // six layers add up: below 1e-4 with room, while any wrong source changes the logits by 1e-2 and
 // more (TheOracleTellsPlansApart).
 //
-// bf16: the weights are exact (the oracle reads the rounded ones) and activations are f32; what is
+// A cache in bf16: weights and activations are f32 (the oracle reads the rounded weights); what is
 // left is the cache, whose keys and values are rounded by up to 2^-9 each. The oracle can round
 // them too, so the logits are held to that one. The two round the same way except where a value
 // lies so close to the middle of two bfloat16 that the f32 error decides: 1e-6 of 2^-8, one element
@@ -18,6 +18,12 @@
 // steps of 1/127 of a row's largest element, up to twice as long: 4e-2. What rounding costs the
 // text is computed, not guessed: a greedy token must be the exact oracle's wherever its margin is
 // more than twice the distance between the two oracles and that.
+//
+// Weights in int8: they and what they meet are rounded to 1/127 of the largest of a row, which is
+// some 2.5 times the usual one: either puts noise of 2.5 / 127 / sqrt(12), 6e-3, into a product,
+// and what six layers make of seven such products each is 3e-2 in the mean, with outliers where
+// scores are close. That tells a plan from one that is altogether wrong, and products that are
+// quantised wrongly from right ones; single sources are told apart in the other types.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -39,7 +45,9 @@ using nlohmann::json;
 
 constexpr double kF32Bound = 1e-4;
 constexpr double kBf16Bound = 2e-2;
-constexpr double kInt8Bound = 4e-2;
+constexpr double kInt8Bound = 4e-2;        // of the cache
+constexpr double kInt8WeightsBound = 0.5;  // of weights and what they meet
+constexpr double kInt8WeightsMean = 0.1;
 
 constexpr AttentionShape kMha = {6, 4, 4, 8};
 constexpr AttentionShape kGqa = {6, 4, 2, 12};
@@ -50,12 +58,15 @@ struct Workload {
   int32_t new_tokens = 8;
   int32_t prefill_chunk = 16;  // the prompt takes three steps
   int32_t block_tokens = 16;
+  std::string weights = "f32";
   std::string cache_dtype = "f32";
 };
 
 struct Agreement {
-  int close = 0;     // steps whose logits are within kF32Bound
-  int compared = 0;  // tokens that were sure enough to be compared
+  int close = 0;               // steps whose logits are within kF32Bound
+  int compared = 0;            // tokens that were sure enough to be compared
+  double deviation = 0;        // mean, from the oracle that rounds as the engine does
+  double exact_deviation = 0;  // mean, from the oracle that does not
 };
 
 // Runs `model` with reused scores stored wherever there are any, and computed again: the same bits.
@@ -66,6 +77,7 @@ Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt
     EngineRunner runner({.model_dir = dir,
                          .device = "cpu",
                          .threads = 1,
+                         .weights = work.weights,
                          .cache_dtype = work.cache_dtype,
                          .cross_layer = {},
                          .score_reuse = score_reuse,
@@ -89,7 +101,9 @@ Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
   const NaiveCache cache = work.cache_dtype == "int8"   ? NaiveCache::kInt8
                            : work.cache_dtype == "bf16" ? NaiveCache::kBf16
                                                         : NaiveCache::kExact;
-  const double bound = cache == NaiveCache::kInt8   ? kInt8Bound
+  const double bound = work.weights == "int8"       ? kInt8WeightsBound
+                       : cache == NaiveCache::kInt8 ? kInt8Bound
+                       : work.weights == "bf16"     ? 2 * kBf16Bound  // twice as much is rounded
                        : cache == NaiveCache::kBf16 ? kBf16Bound
                                                     : kF32Bound;
   std::vector<int32_t> tokens =
@@ -105,13 +119,17 @@ Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
   const NaiveDecoder decoder(ReadNaiveConfig(model.config_json), FullTensors(model.options), naive);
   const int first = work.prompt_tokens - 1;
   const NaiveMatrix exact = decoder.Logits(tokens, first);
-  const NaiveMatrix expected = decoder.Logits(tokens, first, cache);
+  const NaiveMatrix expected =
+      decoder.Logits(tokens, first, {.cache = cache, .inputs = work.weights == "bf16"});
   Agreement agreement;
   for (int i = 0; i < work.new_tokens; ++i) {
     const auto step = static_cast<size_t>(i);
     const double deviation = RelativeDeviation(got.logits[step], expected.row(i));
     EXPECT_LE(deviation, bound) << "step " << i;
     agreement.close += deviation <= kF32Bound ? 1 : 0;
+    agreement.deviation += deviation / work.new_tokens;
+    agreement.exact_deviation +=
+        RelativeDeviation(got.logits[step], exact.row(i)) / work.new_tokens;
 
     const NaiveChoice choice = Choose({exact.row(i), static_cast<size_t>(exact.cols)});
     double rounding = 0;
@@ -199,6 +217,47 @@ TEST(PlansVsNaiveTest, PresetsInARoundedCache) {
     EXPECT_GT(total.compared, steps / 3)
         << cache_dtype << ": too few are sure enough for the test to mean anything";
   }
+}
+
+// With weights in bf16 each element that they meet is rounded as well: fewer steps see no middle,
+// but logits are the rounding oracle's, not the exact one's.
+TEST(PlansVsNaiveTest, PresetsInBf16) {
+  Agreement total;
+  int steps = 0;
+  uint64_t seed = 500;
+  for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
+    for (const PlanCase& plan : PresetCases(shape)) {
+      TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
+      options.dtype = DType::kBF16;
+      SCOPED_TRACE(plan.name + ", seed " + std::to_string(seed));
+      const Workload work = {.new_tokens = 16, .weights = "bf16", .cache_dtype = "bf16"};
+      const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
+      total.close += agreement.close;
+      total.deviation += agreement.deviation;
+      total.exact_deviation += agreement.exact_deviation;
+      steps += work.new_tokens;
+    }
+  }
+  EXPECT_GT(total.close, steps / 3);
+  EXPECT_LT(total.deviation, total.exact_deviation / 4);
+}
+
+TEST(PlansVsNaiveTest, PresetsInInt8) {
+  double deviation = 0;
+  int runs = 0;
+  uint64_t seed = 500;
+  for (const AttentionShape& shape : {kMha, kGqa, kMqa}) {
+    for (const PlanCase& plan : PresetCases(shape)) {
+      const TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
+      SCOPED_TRACE(plan.name + ", seed " + std::to_string(seed));
+      const Workload work = {.new_tokens = 16, .weights = "int8"};
+      const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
+      EXPECT_EQ(agreement.close, 0) << "f32 in int8's clothes";
+      deviation += agreement.deviation;
+      ++runs;
+    }
+  }
+  EXPECT_LE(deviation / runs, kInt8WeightsMean);
 }
 
 // A checkpoint says by what it lacks which plan it was trained with.

@@ -210,6 +210,12 @@ TEST_F(WeightsTest, KeepsMatricesInTheDTypeAskedFor) {
   EXPECT_EQ(2 * narrow->embedding->bytes(), wide->embedding->bytes());
   EXPECT_LT(narrow->bytes, wide->bytes);
   EXPECT_EQ(narrow->parameters, wide->parameters);
+  const auto bytes = Load(loaded, DType::kI8);
+  ASSERT_TRUE(bytes.ok());
+  // A scale for each of the table's 96 rows.
+  EXPECT_EQ(4 * bytes->embedding->bytes(), wide->embedding->bytes() + 4 * 96 * sizeof(float));
+  EXPECT_EQ(bytes->parameters, wide->parameters);
+  EXPECT_EQ(Floats(*bytes->final_norm), Floats(*wide->final_norm));
 }
 
 TEST_F(WeightsTest, CountsParametersInUseAndNamesTheOthers) {

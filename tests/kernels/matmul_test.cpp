@@ -22,6 +22,34 @@ std::vector<std::byte> Bytes(const std::vector<float>& values, DType dtype) {
   return bytes;
 }
 
+// What 8 bits make of `count` numbers: q * scale, by the definition.
+struct Quantised {
+  float scale = 0;
+  std::vector<double> q;
+};
+
+// Weights: one scale for all; each is divided by it.
+Quantised QuantisedWeights(const float* w, int64_t count) {
+  Quantised result;
+  float most = 0;
+  for (int64_t k = 0; k < count; ++k) most = std::max(most, std::abs(w[k]));
+  result.scale = most / 127;
+  for (int64_t k = 0; k < count; ++k) result.q.push_back(std::nearbyint(w[k] / result.scale));
+  return result;
+}
+
+// A block of a row's inputs; each is multiplied by the inverse, in double exactly.
+Quantised QuantisedInputs(const float* x, int64_t count) {
+  Quantised result;
+  float most = 0;
+  for (int64_t k = 0; k < count; ++k) most = std::max(most, std::abs(x[k]));
+  result.scale = most / 127;
+  const float inverse = 127 / most;
+  for (int64_t k = 0; k < count; ++k)
+    result.q.push_back(std::nearbyint(double{x[k]} * double{inverse}));
+  return result;
+}
+
 class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
  protected:
   DType stored() const { return std::get<0>(GetParam()); }
@@ -44,7 +72,8 @@ class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
   }
 
   // A chain of n fused multiply-adds is off by at most n units of the sum of its products' sizes,
-  // and adding blocks by one unit each; kAdd adds one more rounding.
+  // and adding blocks by one unit each; kAdd adds one more rounding. Inputs are rounded to what the
+  // weights are stored as.
   void ExpectClose(const std::vector<float>& x, const std::vector<float>& out, int64_t rows) {
     const double units = static_cast<double>(std::min<int64_t>(inputs(), 256) + inputs() / 256 + 2);
     for (int64_t i = 0; i < rows; ++i) {
@@ -53,13 +82,48 @@ class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
         double sizes = 0;
         for (int64_t k = 0; k < inputs(); ++k) {
           const double product =
-              double{x[static_cast<size_t>(i * inputs() + k)]} *
+              double{Stored(x[static_cast<size_t>(i * inputs() + k)], stored())} *
               double{Stored(weights_[static_cast<size_t>(j * inputs() + k)], stored())};
           sum += product;
           sizes += std::abs(product);
         }
         ASSERT_NEAR(out[static_cast<size_t>(i * outputs() + j)], sum, units * kUnit * sizes)
             << "row " << i << " column " << j;
+      }
+    }
+  }
+
+  // In 8 bits the sums of a block are exact, and each is scaled and added with one rounding, then
+  // the output's scale is multiplied in. From the product of unrounded numbers that is away by half
+  // a step of each weight and of each input, times the other.
+  void ExpectCloseInt8(const std::vector<float>& x, const std::vector<float>& out, int64_t rows) {
+    const double units = static_cast<double>(inputs() / 256 + 3);
+    for (int64_t j = 0; j < outputs(); ++j) {
+      const float* weights = &weights_[static_cast<size_t>(j * inputs())];
+      const Quantised w = QuantisedWeights(weights, inputs());
+      for (int64_t i = 0; i < rows; ++i) {
+        double sum = 0;
+        double sizes = 0;
+        double unrounded = 0;
+        double steps = 0;
+        for (int64_t begin = 0; begin < inputs(); begin += 256) {
+          const int64_t count = std::min<int64_t>(256, inputs() - begin);
+          const float* numbers = &x[static_cast<size_t>(i * inputs() + begin)];
+          const Quantised q = QuantisedInputs(numbers, count);
+          double block = 0;
+          for (int64_t k = 0; k < count; ++k) {
+            const double weight = weights[begin + k];
+            block += q.q[static_cast<size_t>(k)] * w.q[static_cast<size_t>(begin + k)];
+            unrounded += numbers[k] * weight;
+            steps += 0.5 * w.scale * std::abs(numbers[k]) +
+                     0.5 * q.scale * (std::abs(weight) + 0.5 * w.scale);
+          }
+          sum += block * q.scale * w.scale;
+          sizes += std::abs(block) * q.scale * w.scale;
+        }
+        const double got = out[static_cast<size_t>(i * outputs() + j)];
+        ASSERT_NEAR(got, sum, units * kUnit * sizes) << "row " << i << " column " << j;
+        ASSERT_NEAR(got, unrounded, 1.001 * steps) << "row " << i << " column " << j;
       }
     }
   }
@@ -84,7 +148,11 @@ TEST_P(MatMulTest, MatchesOracleAndKeepsItsBits) {
         out.ExpectMarksIntact();
         if (reference.empty()) {
           reference = out.Values();
-          ExpectClose(x, reference, rows);
+          if (stored() == DType::kI8) {
+            ExpectCloseInt8(x, reference, rows);
+          } else {
+            ExpectClose(x, reference, rows);
+          }
         }
         const auto count = static_cast<int64_t>(rows * outputs());
         ExpectSameBits({reference.begin(), reference.begin() + count}, out.Values(), "kSet");
@@ -100,7 +168,7 @@ TEST_P(MatMulTest, MatchesOracleAndKeepsItsBits) {
 }
 
 TEST_P(MatMulTest, ManyRowsAreTheRowsOneByOne) {
-  constexpr int64_t kRows = 150;  // several blocks of rows
+  constexpr int64_t kRows = 600;  // several blocks of rows
   const std::unique_ptr<Backend> backend = MakeCpu(2);
   const std::unique_ptr<Matrix> w = Pack(*backend);
   GuardedRows x(kRows, inputs(), Random(3).Normals(kRows * inputs()));
@@ -122,9 +190,60 @@ TEST_P(MatMulTest, EmbedGathersTheStoredRows) {
   backend->Embed(*table, ids, out.rows());
   out.ExpectMarksIntact();
   for (int64_t i = 0; i < 3; ++i) {
+    const auto first = static_cast<size_t>(ids[static_cast<size_t>(i)] * inputs());
+    const Quantised row = QuantisedWeights(&weights_[first], inputs());
     for (int64_t k = 0; k < inputs(); ++k) {
-      const auto at = static_cast<size_t>(ids[static_cast<size_t>(i)] * inputs() + k);
-      ASSERT_EQ(out.at(i, k), Stored(weights_[at], stored()));
+      const auto at = static_cast<size_t>(k);
+      ASSERT_EQ(out.at(i, k), stored() == DType::kI8 ? static_cast<float>(row.q[at]) * row.scale
+                                                     : Stored(weights_[first + at], stored()));
+    }
+  }
+}
+
+// What is not finite spoils its own row, or its own output, and zeros give zeros.
+TEST_P(MatMulTest, NaNInfinityAndZeroKeepToThemselves) {
+  constexpr int64_t kRows = 30;
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::unique_ptr<Backend> backend = MakeCpu(2);
+  const std::vector<float> values = Random(5).Normals(kRows * inputs());
+  const std::unique_ptr<Matrix> sound = Pack(*backend);
+  const std::vector<float> weights = weights_;
+  const int64_t bad_output = outputs() / 2;
+  weights_[static_cast<size_t>(bad_output * inputs() + inputs() - 1)] = -infinity;
+  const std::unique_ptr<Matrix> unsound = Pack(*backend);
+  weights_ = weights;
+  for (const int64_t target : AllTargets()) {
+    const ScopedTarget scoped(target);
+    SCOPED_TRACE(hwy::TargetName(target));
+    GuardedRows x(kRows, inputs(), values);
+    GuardedRows clean(kRows, outputs());
+    backend->MatMul(*sound, x.rows(), clean.rows(), Backend::Store::kSet);
+    x.at(3, inputs() / 2) = std::numeric_limits<float>::quiet_NaN();
+    x.at(4, 0) = infinity;
+    for (int64_t k = 0; k < inputs(); ++k) {
+      x.at(7, k) = 0;
+      x.at(8, k) *= 0x1p-130F;
+    }
+    GuardedRows out(kRows, outputs());
+    backend->MatMul(*sound, x.rows(), out.rows(), Backend::Store::kSet);
+    GuardedRows of_unsound(kRows, outputs());
+    backend->MatMul(*unsound, x.rows(), of_unsound.rows(), Backend::Store::kSet);
+    for (int64_t i = 0; i < kRows; ++i) {
+      for (int64_t j = 0; j < outputs(); ++j) {
+        SCOPED_TRACE(absl::StrCat("row ", i, " column ", j));
+        if (i == 3 || i == 4) {
+          EXPECT_FALSE(std::isfinite(out.at(i, j)));
+        } else if (i == 7 || i == 8) {
+          EXPECT_NEAR(out.at(i, j), 0, 0x1p-110);
+        } else {
+          EXPECT_EQ(out.at(i, j), clean.at(i, j));
+        }
+        if (j == bad_output) {
+          EXPECT_FALSE(std::isfinite(of_unsound.at(i, j)));
+        } else if (i != 3 && i != 4) {
+          EXPECT_EQ(of_unsound.at(i, j), out.at(i, j));
+        }
+      }
     }
   }
 }
@@ -135,7 +254,7 @@ std::string ParamName(const testing::TestParamInfo<MatMulTest::ParamType>& test)
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MatMulTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kI8),
                                           testing::Values(Shape{1, 1}, Shape{31, 5}, Shape{33, 255},
                                                           Shape{32, 256}, Shape{70, 257},
                                                           Shape{192, 576}, Shape{5, 1300})),
@@ -174,6 +293,46 @@ TEST(PackTest, NarrowsToNearestEvenAndKeepsNaN) {
   for (const uint32_t bits : {0x7f800001u, 0xffffffffu, 0x7fc00000u}) {
     const std::vector<float> nan = {std::bit_cast<float>(bits)};
     EXPECT_TRUE(std::isnan(RoundTrip(DType::kF32, Bytes(nan, DType::kF32), 1, DType::kBF16)[0]));
+  }
+}
+
+// One output whose largest weight is 127 steps.
+TEST(PackTest, QuantisesToNearestEven) {
+  for (const float step : {1.0f, 0x1p-40f, 3.0f, 0x1p-149f}) {
+    const std::vector<float> steps = {127, 0.5f, -0.5f, 1.5f, 2.5f, -126.5f, 3, -127, 0, 63.75f};
+    const std::vector<float> expected = {127, 0, 0, 2, 2, -126, 3, -127, 0, 64};
+    std::vector<float> weights;
+    for (size_t k = 0; k < steps.size(); ++k) {
+      // A number below the smallest is none: there the whole steps are what can be asked for.
+      weights.push_back((step > 0x1p-100f ? steps[k] : expected[k]) * step);
+    }
+    const std::vector<std::byte> bytes = Bytes(weights, DType::kF32);
+    const auto count = static_cast<int64_t>(weights.size());
+    const HostRows row{DType::kF32, bytes.data() + 1, 1, count};
+    const std::unique_ptr<Backend> backend = MakeCpu(1);
+    auto packed = backend->Pack({&row, 1}, DType::kI8);
+    ASSERT_TRUE(packed.ok());
+    EXPECT_EQ((*packed)->bytes(), 32U * 12 + 32 * sizeof(float));
+    std::vector<float> out(weights.size());
+    const int32_t id = 0;
+    backend->Embed(**packed, {&id, 1}, {out.data(), 1, count, count});
+    for (size_t k = 0; k < out.size(); ++k) EXPECT_EQ(out[k], expected[k] * step) << k;
+  }
+}
+
+// Every number is its output's largest: 127 steps, whatever its size.
+TEST(PackTest, QuantisesEveryMagnitude) {
+  std::vector<float> values = {0.0f, -0.0f, 0x1p-149f, -0x1p-145f, 0x1p-130f, 0x1.8p127f};
+  for (const float value : Random(4).Normals(1000)) values.push_back(value);
+  const std::vector<float> out = RoundTrip(DType::kF32, Bytes(values, DType::kF32),
+                                           static_cast<int64_t>(values.size()), DType::kI8);
+  for (size_t i = 0; i < values.size(); ++i) {
+    // A step is rounded to 2^-149 at least, and 127 of them make the number.
+    EXPECT_NEAR(out[i], values[i], 127 * 0x1p-150 + 2 * kUnit * std::abs(double{values[i]}));
+  }
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
+    EXPECT_TRUE(std::isnan(RoundTrip(DType::kF32, Bytes({value}, DType::kF32), 1, DType::kI8)[0]));
   }
 }
 

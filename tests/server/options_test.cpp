@@ -47,14 +47,14 @@ TEST(OptionsTest, DefaultsAreTheEngines) {
 }
 
 TEST(OptionsTest, ReadsEveryKindOfValue) {
-  const auto serve = std::get<ServeOptions>(
-      Parse({"serve", "--model", "m", "--cache-bytes", "1GiB", "--threads", "3", "--dtype", "bf16",
-             "--cross-layer", R"({"preset":"plain"})", "--drain-timeout=1m30s", "--log-level",
-             "debug", "--grpc-address", "0.0.0.0:1", "--cache-dtype", "k=int8,v=bf16"}));
+  const auto serve = std::get<ServeOptions>(Parse(
+      {"serve", "--model", "m", "--cache-bytes", "1GiB", "--threads", "3", "--weights", "int8",
+       "--cross-layer", R"({"preset":"plain"})", "--drain-timeout=1m30s", "--log-level", "debug",
+       "--grpc-address", "0.0.0.0:1", "--cache-dtype", "k=int8,v=bf16"}));
   EXPECT_EQ(serve.model_dir, "m");
   EXPECT_EQ(serve.engine.cache_bytes, size_t{1} << 30);
   EXPECT_EQ(serve.engine.threads, 3);
-  EXPECT_EQ(serve.engine.dtype, "bf16");
+  EXPECT_EQ(serve.engine.weights, "int8");
   EXPECT_EQ(serve.engine.cache_dtype, "k=int8,v=bf16");
   EXPECT_EQ(serve.engine.score_reuse, "auto");
   EXPECT_EQ(serve.engine.cross_layer, R"({"preset":"plain"})");

@@ -4,6 +4,7 @@
 #include <limits>
 #include <numbers>
 #include <stdexcept>
+#include <utility>
 
 #include "nlohmann/json.hpp"
 
@@ -77,13 +78,22 @@ void Rotate(const NaiveConfig& config, NaiveMatrix& x) {
   }
 }
 
+// To the nearest bfloat16, ties to even.
+void RoundToBf16(NaiveMatrix& x) {
+  for (double& value : x.values) {
+    int exponent = 0;
+    const double fraction = std::frexp(value, &exponent);  // in [0.5, 1): 8 bits of it stay
+    value = std::ldexp(std::nearbyint(fraction * 256), exponent - 8);
+  }
+}
+
 NaiveMatrix FeedForward(const NaiveMatrix& x, const NaivePass& pass, const std::string& prefix) {
   NaiveMatrix gate = Project(x, pass.Tensor(prefix + "mlp.gate_proj.weight"));
   const NaiveMatrix up = Project(x, pass.Tensor(prefix + "mlp.up_proj.weight"));
   for (size_t i = 0; i < gate.values.size(); ++i) {
     gate.values[i] = gate.values[i] / (1 + std::exp(-gate.values[i])) * up.values[i];
   }
-  return Project(gate, pass.Tensor(prefix + "mlp.down_proj.weight"));
+  return Project(pass.Input(std::move(gate)), pass.Tensor(prefix + "mlp.down_proj.weight"));
 }
 
 std::string LayerPrefix(int layer) { return "model.layers." + std::to_string(layer) + "."; }
@@ -129,9 +139,14 @@ const NaiveMatrix& NaivePass::Head(int layer, const char* projection, int head) 
   return entry->second;
 }
 
+NaiveMatrix NaivePass::Input(NaiveMatrix x) const {
+  if (rounding_.inputs) RoundToBf16(x);
+  return x;
+}
+
 NaiveMatrix NaivePass::Cached(NaiveMatrix plane) const {
-  if (cache_ == NaiveCache::kExact) return plane;
-  if (cache_ == NaiveCache::kInt8) {
+  if (rounding_.cache == NaiveCache::kBf16) RoundToBf16(plane);
+  if (rounding_.cache == NaiveCache::kInt8) {
     for (int i = 0; i < plane.rows; ++i) {
       double largest = 0;
       for (int j = 0; j < plane.cols; ++j) largest = std::fmax(largest, std::fabs(plane.row(i)[j]));
@@ -141,12 +156,6 @@ NaiveMatrix NaivePass::Cached(NaiveMatrix plane) const {
         plane.row(i)[j] = std::nearbyint(plane.row(i)[j] / step) * step;
       }
     }
-    return plane;
-  }
-  for (double& value : plane.values) {
-    int exponent = 0;
-    const double fraction = std::frexp(value, &exponent);  // in [0.5, 1): 8 bits of it stay
-    value = std::ldexp(std::nearbyint(fraction * 256), exponent - 8);
   }
   return plane;
 }
@@ -174,8 +183,8 @@ const NaiveMatrix& NaivePass::OwnProbabilities(int layer, int query_head) {
 }
 
 NaiveMatrix NaiveDecoder::Logits(std::span<const int32_t> tokens, int first,
-                                 NaiveCache cache) const {
-  NaivePass pass(config_, tensors_, architecture_, cache);
+                                 NaiveRounding rounding) const {
+  NaivePass pass(config_, tensors_, architecture_, rounding);
   const int length = static_cast<int>(tokens.size());
   const char* const embedding = "model.embed_tokens.weight";
   const char* const head = "lm_head.weight";
@@ -192,7 +201,7 @@ NaiveMatrix NaiveDecoder::Logits(std::span<const int32_t> tokens, int first,
   for (int layer = 0; layer < config_.layers; ++layer) {
     const std::string prefix = LayerPrefix(layer);
     pass.inputs_.push_back(
-        Norm(x, pass.Tensor(prefix + "input_layernorm.weight"), config_.epsilon));
+        pass.Input(Norm(x, pass.Tensor(prefix + "input_layernorm.weight"), config_.epsilon)));
     NaiveMatrix attended(length, config_.query_heads * config_.head_dim);
     for (int h = 0; h < config_.query_heads; ++h) {
       const NaiveMatrix probabilities = architecture_.probabilities(pass, layer, h);
@@ -205,17 +214,18 @@ NaiveMatrix NaiveDecoder::Logits(std::span<const int32_t> tokens, int first,
         }
       }
     }
-    AddTo(x, Project(attended, pass.Tensor(prefix + "self_attn.o_proj.weight")));
-    AddTo(x, FeedForward(
-                 Norm(x, pass.Tensor(prefix + "post_attention_layernorm.weight"), config_.epsilon),
-                 pass, prefix));
+    AddTo(x, Project(pass.Input(std::move(attended)),
+                     pass.Tensor(prefix + "self_attn.o_proj.weight")));
+    const NaiveTensor& norm = pass.Tensor(prefix + "post_attention_layernorm.weight");
+    AddTo(x, FeedForward(pass.Input(Norm(x, norm, config_.epsilon)), pass, prefix));
   }
   const NaiveMatrix normed = Norm(x, pass.Tensor("model.norm.weight"), config_.epsilon);
   NaiveMatrix last(length - first, hidden);
   for (int i = first; i < length; ++i) {
     for (int j = 0; j < hidden; ++j) last.row(i - first)[j] = normed.row(i)[j];
   }
-  return Project(last, pass.Tensor(tensors_.contains(head) ? head : embedding));
+  return Project(pass.Input(std::move(last)),
+                 pass.Tensor(tensors_.contains(head) ? head : embedding));
 }
 
 NaiveChoice Choose(std::span<const double> logits) {

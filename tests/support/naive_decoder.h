@@ -62,6 +62,12 @@ class NaivePass;
 // largest magnitude.
 enum class NaiveCache { kExact, kBf16, kInt8 };
 
+// Where a decoder rounds.
+struct NaiveRounding {
+  NaiveCache cache = NaiveCache::kExact;
+  bool inputs = false;  // each element that a weight matrix meets, to the nearest bfloat16
+};
+
 // How the layers attend, as four functions of (pass, layer, head). The defaults are the standard
 // transformer; naive_architectures.h replaces them one by one, as each paper's equation does.
 struct NaiveArchitecture {
@@ -76,12 +82,14 @@ struct NaiveArchitecture {
 class NaivePass {
  public:
   NaivePass(const NaiveConfig& config, const NaiveTensors& tensors,
-            const NaiveArchitecture& architecture, NaiveCache cache)
-      : config_(config), tensors_(tensors), architecture_(architecture), cache_(cache) {}
+            const NaiveArchitecture& architecture, NaiveRounding rounding)
+      : config_(config), tensors_(tensors), architecture_(architecture), rounding_(rounding) {}
 
   const NaiveConfig& config() const { return config_; }
   const NaiveArchitecture& architecture() const { return architecture_; }
   const NaiveTensor& Tensor(const std::string& name) const;
+  // What a weight matrix meets in place of x.
+  NaiveMatrix Input(NaiveMatrix x) const;
   int KvHeadOf(int query_head) const { return query_head * config_.kv_heads / config_.query_heads; }
 
   // Projections of a layer's normed input, [T, d]; queries and keys after RoPE.
@@ -99,8 +107,8 @@ class NaivePass {
   const NaiveConfig& config_;
   const NaiveTensors& tensors_;
   const NaiveArchitecture& architecture_;
-  const NaiveCache cache_;
-  std::vector<NaiveMatrix> inputs_;  // [layer] after the pre-attention norm
+  const NaiveRounding rounding_;
+  std::vector<NaiveMatrix> inputs_;  // [layer] Input() of the pre-attention norm
   std::map<std::string, NaiveMatrix> heads_;
   std::map<std::pair<int, int>, NaiveMatrix> own_probabilities_;
 };
@@ -113,8 +121,7 @@ class NaiveDecoder {
         architecture_(std::move(architecture)) {}
 
   // Logits at positions [first, tokens.size()): [positions, vocab].
-  NaiveMatrix Logits(std::span<const int32_t> tokens, int first,
-                     NaiveCache cache = NaiveCache::kExact) const;
+  NaiveMatrix Logits(std::span<const int32_t> tokens, int first, NaiveRounding rounding = {}) const;
 
  private:
   const NaiveConfig config_;

@@ -1,4 +1,4 @@
-#include "engine/cache_dtypes.h"
+#include "engine/dtypes.h"
 
 #include <optional>
 
@@ -23,6 +23,11 @@ std::string_view ValueOf(std::string_view key, std::string_view text) {
 }
 
 }  // namespace
+
+absl::StatusOr<DType> ParseWeightDType(std::string_view text, DType automatic) {
+  if (const std::optional<DType> dtype = DTypeNamed(text, automatic)) return *dtype;
+  return InvalidArgument("weights: \"", text, "\" is not one of auto, f32, bf16, int8");
+}
 
 absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text, DType automatic) {
   std::string_view keys = text;

@@ -1,0 +1,49 @@
+#pragma once
+
+// Plain types only: bf16_tile_dot.cpp, which is compiled for AVX-512, includes this.
+#include <cstddef>
+#include <cstdint>
+
+namespace strata::kernels {
+
+inline constexpr size_t kBF16Depth = 256;   // inputs of a chain
+inline constexpr size_t kBF16Columns = 32;  // outputs of a panel
+inline constexpr size_t kBF16Group = 2;     // inputs that stand together in a panel
+inline constexpr size_t kBF16MaxRows = 12;
+
+// Some rows times a panel, over one block of up to 256 inputs. Both are bf16, the products exact:
+//   s = 0; for k = 0, 2, 4 ...: s = fma(x[r, k + 1], w[j, k + 1], s); s = fma(x[r, k], w[j, k], s)
+//   sums[r, j] = first ? s : sums[r, j] + s
+// which is the order of VDPBF16PS.
+struct BF16Tile {
+  // [rows][256]: x in bf16, or widened, as the kernel wants it; 0 from the last input on.
+  const void* x = nullptr;
+  const uint16_t* w = nullptr;      // [groups][32][2]
+  const uint16_t* later = nullptr;  // memory to ask for meanwhile, as much as there is of w
+  size_t groups = 0;                // ceil(inputs / 2)
+  bool first = false;
+  float* sums = nullptr;  // [rows][32]
+};
+
+// One way to compute it. All of them give the same bits.
+struct BF16Kernel {
+  bool widened = false;  // x is f32
+  size_t max_rows = 0;   // of a tile whose sums stay in registers; at most kBF16MaxRows
+  void (*multiply)(size_t rows, const BF16Tile& tile) = nullptr;  // 1 <= rows <= max_rows
+};
+
+// The fastest on the instruction sets in use.
+BF16Kernel BestBF16Kernel();
+// Highway's fused multiply-adds, on the target in use.
+BF16Kernel PortableBF16Kernel();
+// AVX-512's dot product of bf16 pairs. REQUIRES, to be run: HasBF16Dot().
+BF16Kernel DotBF16Kernel();
+// Whether the processor has that instruction and sums with it in the order above, on which makers
+// might differ: it is tried on numbers for which any other order shows.
+bool HasBF16Dot();
+
+// x rounded to bf16, nearest even: `to` gets f32 where `widened`, else bf16, and a 0 behind an odd
+// number of them. NaN stays NaN.
+void RoundToBF16(const float* x, size_t count, bool widened, void* to);
+
+}  // namespace strata::kernels

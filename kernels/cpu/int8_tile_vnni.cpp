@@ -1,0 +1,85 @@
+// The one file that is compiled for AVX-512 with VNNI. What it includes must define no function
+// that the linker could share with code for older processors, and nothing here runs on those.
+#include "kernels/cpu/int8_tile.h"
+
+#ifdef __AVX512VNNI__
+#include <immintrin.h>
+
+#include <utility>
+
+namespace strata::kernels {
+namespace {
+
+// How far ahead weights are asked for, in bytes: a whole block, so that the next one comes while
+// all the tiles of this one are computed. 7 % at 8 and at 32 rows; nothing at 1 and at 512.
+constexpr size_t kAhead = kInt8Columns * kInt8Depth;
+
+// 16 sums of a row: to = fma(sum, scale, to), from 0 where they are the first.
+inline void AddScaled(__m512i sum, float scale, bool first, float* to) {
+  const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+  // The form with a mask: GCC 12 warns of the undefined operand inside the one without.
+  const __m512 floats = _mm512_maskz_cvtepi32_ps(0xffff, sum);
+  _mm512_storeu_ps(to, _mm512_fmadd_ps(floats, _mm512_set1_ps(scale), before));
+}
+
+// Adds to each i32 of `sums` four products of its bytes of `w` with the bytes at x. In assembly
+// because GCC 12 copies the sums around its intrinsic, and then has too few registers.
+inline void AddProducts(__m512i& sums, __m512i w, const int8_t* x) {
+  using Quad = const int8_t[4];
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<Quad*>(x)));
+}
+
+// vpdpbusd multiplies unsigned by signed bytes and adds four products to each i32. Rows are spelled
+// out, not looped over: GCC keeps an array in registers only where every index is a constant from
+// the start.
+template <size_t... kRow>
+void MultiplyRows(const Int8Tile tile, std::index_sequence<kRow...>) {
+  __m512i left[] = {_mm512_set1_epi32(tile.starts[kRow])...};
+  __m512i right[] = {_mm512_set1_epi32(tile.starts[kRow])...};
+  const uint8_t* w = tile.w;
+  const int8_t* x = tile.x;
+  for (size_t group = 0; group < tile.groups; ++group) {
+    const __m512i w_left = _mm512_loadu_si512(w);
+    const __m512i w_right = _mm512_loadu_si512(w + 64);
+    ((AddProducts(left[kRow], w_left, x + kRow * kInt8Depth),
+      AddProducts(right[kRow], w_right, x + kRow * kInt8Depth)),
+     ...);
+    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + 64), _MM_HINT_T0);
+    w += kInt8Columns * kInt8Group;
+    x += kInt8Group;
+  }
+  ((AddScaled(left[kRow], tile.scales[kRow], tile.first, tile.sums + kRow * kInt8Columns),
+    AddScaled(right[kRow], tile.scales[kRow], tile.first, tile.sums + kRow * kInt8Columns + 16)),
+   ...);
+}
+
+template <size_t kRows>
+void MultiplyRows(const Int8Tile& tile) {
+  MultiplyRows(tile, std::make_index_sequence<kRows>());
+}
+
+void Multiply(size_t rows, const Int8Tile& tile) {
+  using Function = void (*)(const Int8Tile&);
+  static constexpr Function kOfRows[] = {MultiplyRows<1>,  MultiplyRows<2>,  MultiplyRows<3>,
+                                         MultiplyRows<4>,  MultiplyRows<5>,  MultiplyRows<6>,
+                                         MultiplyRows<7>,  MultiplyRows<8>,  MultiplyRows<9>,
+                                         MultiplyRows<10>, MultiplyRows<11>, MultiplyRows<12>};
+  kOfRows[rows - 1](tile);
+}
+
+}  // namespace
+
+Int8Kernel VnniInt8Kernel() { return {kInt8MaxRows, Multiply}; }
+
+}  // namespace strata::kernels
+
+#else  // another architecture
+
+namespace strata::kernels {
+
+Int8Kernel VnniInt8Kernel() { return {}; }
+
+}  // namespace strata::kernels
+
+#endif

@@ -1,0 +1,134 @@
+#include "kernels/cpu/quantise.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/quantise.cpp"
+#include "hwy/foreach_target.h"
+// After foreach_target.h:
+#include "kernels/cpu/vector-inl.h"
+
+#ifndef STRATA_KERNELS_CPU_QUANTISE_CPP_
+#define STRATA_KERNELS_CPU_QUANTISE_CPP_
+namespace strata::kernels {
+
+// Magnitudes compare as the integers that their bits are, infinity and then NaN above all others.
+constexpr int32_t kMagnitude = 0x7fffffff;
+constexpr int32_t kInfinity = 0x7f800000;
+// A number of at most 2^22 added to this is rounded to nearest even, and stands in the low bits.
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr float kMost = 127.0f;
+
+}  // namespace strata::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace strata::kernels {
+namespace HWY_NAMESPACE {
+
+// Quantises up to 256 inputs of a row. Returns the scale.
+float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start) {
+  const D d;
+  const hn::RebindToSigned<D> di;
+  auto largest = hn::Zero(di);
+  for (size_t j = 0; j < count; j += kLanes) {
+    const auto bits = hn::BitCast(di, LoadUpTo(x + j, count - j));
+    largest = hn::Max(largest, hn::And(bits, hn::Set(di, kMagnitude)));
+  }
+  HWY_ALIGN int32_t lanes[kLanes];
+  hn::Store(largest, di, lanes);
+  const int32_t bits = *std::max_element(lanes, lanes + kLanes);
+  const float max = std::bit_cast<float>(bits);
+  *start = 0;
+  if (bits >= kInfinity || max < 0x1p-100f) {  // beyond that 127 / max would not be finite
+    std::memset(values, 0, RoundUp(count, kInt8Group));
+    return bits >= kInfinity ? kNaN : 0.0f;
+  }
+  const V inverse = hn::Set(d, kMost / max);
+  const V magic = hn::Set(d, kMagic);
+  auto sums = hn::Zero(di);
+  size_t j = 0;
+  for (; j < count; j += kLanes) {
+    const V shifted = Fma(LoadUpTo(x + j, count - j), inverse, magic);
+    const auto q = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, magic));
+    sums = hn::Add(sums, q);
+    const hn::Rebind<int8_t, D> d8;
+    hn::StoreU(hn::DemoteTo(d8, q), d8, values + j);
+  }
+  for (; j % kInt8Group != 0; ++j) values[j] = 0;
+  hn::Store(sums, di, lanes);
+  for (const int32_t lane : lanes) *start -= kInt8Offset * lane;
+  return max / kMost;
+}
+
+void QuantiseTileRows(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out) {
+  const auto depth = static_cast<int64_t>(kInt8Depth);
+  const int64_t first = tile * tile_rows;
+  const int64_t rows = std::min(tile_rows, x.num_rows - first);
+  int8_t* values = out.values + first * static_cast<int64_t>(
+                                            RoundUp(static_cast<size_t>(x.num_cols), kInt8Depth));
+  for (int64_t k = 0; k < x.num_cols; k += depth) {
+    const int64_t block = k / depth * out.num_rows;
+    for (int64_t row = first; row < first + rows; ++row, values += depth) {
+      out.scales[block + row] = QuantiseBlock(x.data + row * x.stride + k,
+                                              static_cast<size_t>(std::min(depth, x.num_cols - k)),
+                                              values, out.starts + block + row);
+    }
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace strata::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace strata::kernels {
+
+HWY_EXPORT(QuantiseTileRows);
+
+void QuantiseTile(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out) {
+  HWY_DYNAMIC_DISPATCH(QuantiseTileRows)(x, tile_rows, tile, out);
+}
+
+float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to) {
+  int32_t bits = 0;
+  for (size_t k = 0; k < num_inputs; ++k) {
+    bits = std::max(bits, std::bit_cast<int32_t>(w[k]) & kMagnitude);
+  }
+  const float scale = bits < kInfinity ? std::bit_cast<float>(bits) / kMost : kNaN;
+  const bool zeros = !(scale > 0.0f);
+  for (size_t k = 0; k < num_inputs; k += kInt8Group, to += kInt8Columns * kInt8Group) {
+    for (size_t i = 0; i < kInt8Group; ++i) {
+      // A scale among the subnormal numbers is coarse: the quotient may be above 127.
+      const float steps = zeros ? 0.0f : std::clamp(w[k + i] / scale, -kMost, kMost);
+      const int32_t q = std::bit_cast<int32_t>(steps + kMagic) - std::bit_cast<int32_t>(kMagic);
+      to[i] = static_cast<uint8_t>(q + kInt8Offset);
+    }
+  }
+  return scale;
+}
+
+size_t QuantisedRows::Floats(int64_t num_rows, int64_t num_cols) {
+  const auto blocks = (static_cast<size_t>(num_cols) + kInt8Depth - 1) / kInt8Depth;
+  return static_cast<size_t>(num_rows) * blocks * (kInt8Depth / sizeof(float) + 2);
+}
+
+QuantisedRows QuantisedRows::In(float* memory, int64_t num_rows, int64_t num_cols) {
+  const auto blocks = (static_cast<size_t>(num_cols) + kInt8Depth - 1) / kInt8Depth;
+  const size_t numbers = static_cast<size_t>(num_rows) * blocks;
+  float* scales = memory + numbers * (kInt8Depth / sizeof(float));
+  return {.values = reinterpret_cast<int8_t*>(memory),
+          .starts = reinterpret_cast<int32_t*>(scales + numbers),
+          .scales = scales,
+          .num_rows = num_rows};
+}
+
+}  // namespace strata::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/int8_tile.h"
+#include "kernels/tensor.h"
+
+namespace strata::kernels {
+
+// To 8 bits and back: q = round to nearest even (value / scale), in [-127, 127], value ~ q * scale.
+// Weights have a scale for each output, activations one for each row and block of 256 inputs.
+
+// Quantises the weights of an output, max|w| / 127 to a step, and returns the scale: 0 where all
+// are zero (or max|w| is so small that the scale rounds to 0), NaN where one is NaN or infinite;
+// then q is 0. Group g of four goes to `to` + g * 128, q + 128 to a byte.
+// w: [num_inputs], followed by zeros up to a multiple of 4, which are quantised too.
+float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to);
+
+// A product's left side in 8 bits, in memory of somebody else's, cut into tiles and blocks as the
+// f32 left side is: values are consecutive [rows of the tile][256] for each block of each tile.
+struct QuantisedRows {
+  int8_t* values = nullptr;   // 0 from the last input up to a multiple of 4
+  int32_t* starts = nullptr;  // [blocks][num_rows]: -128 * the sum of the row's values in the block
+  float* scales = nullptr;    // [blocks][num_rows]
+  int64_t num_rows = 0;
+
+  // What Floats(num_rows, num_cols) floats at `memory` (64-byte aligned) are divided into.
+  static size_t Floats(int64_t num_rows, int64_t num_cols);
+  static QuantisedRows In(float* memory, int64_t num_rows, int64_t num_cols);
+};
+
+// Quantises tile `tile` of x. A block of 256 inputs has the step max|x| / 127 and q is the nearest
+// even of x * (127 / max|x|), rounded once. It counts as zeros where max|x| is below 2^-100. NaN
+// or infinity in it makes its scale NaN and so the row's every output. The same bits on every
+// instruction set.
+void QuantiseTile(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out);
+
+}  // namespace strata::kernels

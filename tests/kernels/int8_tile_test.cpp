@@ -1,0 +1,84 @@
+#include "kernels/cpu/int8_tile.h"
+
+#include "absl/strings/str_cat.h"
+#include "tests/kernels/kernel_testing.h"
+
+namespace strata::kernels::int8_tile_test {
+namespace {
+
+// The definition, in integers and with the C library's fma.
+std::vector<float> Expected(size_t rows, const Int8Tile& tile) {
+  std::vector<float> sums;
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t j = 0; j < kInt8Columns; ++j) {
+      int64_t sum = 0;
+      for (size_t k = 0; k < tile.groups * 4; ++k) {
+        const int64_t w = int64_t{tile.w[(k / 4 * kInt8Columns + j) * 4 + k % 4]} - 128;
+        sum += w * tile.x[r * kInt8Depth + k];
+      }
+      const float before = tile.first ? 0.0f : tile.sums[r * kInt8Columns + j];
+      sums.push_back(std::fma(static_cast<float>(sum), tile.scales[r], before));
+    }
+  }
+  return sums;
+}
+
+// `extreme`: the largest magnitudes there are, signs at random or all alike.
+int32_t Byte(Random& random, int extreme) {
+  if (extreme == 0) return static_cast<int32_t>(random.Below(255)) - 127;
+  return extreme == 1 || random.Below(2) == 0 ? 127 : -127;
+}
+
+TEST(Int8TileTest, EveryKernelHasTheSameBits) {
+  Random random(1);
+  std::vector<int8_t> x(kInt8MaxRows * kInt8Depth);
+  std::vector<uint8_t> w(kInt8Columns * kInt8Depth);
+  std::vector<int32_t> starts(kInt8MaxRows);
+  const std::vector<float> scales = random.Normals(kInt8MaxRows);
+  const std::vector<float> before = random.Normals(kInt8MaxRows * kInt8Columns, 1000);
+  int kernels = 0;
+  for (const size_t groups : {1U, 2U, 17U, 64U}) {
+    for (const int extreme : {0, 1, 2}) {
+      for (int8_t& value : x) value = static_cast<int8_t>(Byte(random, extreme));
+      for (uint8_t& value : w) value = static_cast<uint8_t>(Byte(random, extreme) + 128);
+      for (size_t r = 0; r < kInt8MaxRows; ++r) {
+        starts[r] = 0;
+        for (size_t k = 0; k < groups * 4; ++k) starts[r] -= 128 * x[r * kInt8Depth + k];
+      }
+      const auto check = [&](const Int8Kernel& kernel) {
+        ++kernels;
+        ASSERT_LE(kernel.max_rows, kInt8MaxRows);
+        for (size_t rows = 1; rows <= kernel.max_rows; ++rows) {
+          for (const bool first : {true, false}) {
+            SCOPED_TRACE(absl::StrCat(rows, " rows, ", groups, " groups, ", extreme));
+            std::vector<float> sums = before;
+            const Int8Tile tile = {.x = x.data(),
+                                   .starts = starts.data(),
+                                   .scales = scales.data(),
+                                   .w = w.data(),
+                                   .groups = groups,
+                                   .first = first,
+                                   .sums = sums.data()};
+            const std::vector<float> expected = Expected(rows, tile);
+            kernel.multiply(rows, tile);
+            const auto written = static_cast<std::ptrdiff_t>(expected.size());
+            ExpectSameBits(expected, {sums.begin(), sums.begin() + written}, "sums");
+            ExpectSameBits({before.begin() + written, before.end()},
+                           {sums.begin() + written, sums.end()}, "behind the last row");
+          }
+        }
+      };
+      for (const int64_t target : AllTargets()) {
+        const ScopedTarget scoped(target);
+        SCOPED_TRACE(hwy::TargetName(target));
+        check(PortableInt8Kernel());
+      }
+      SCOPED_TRACE("VNNI");
+      if (HasVnni()) check(VnniInt8Kernel());
+    }
+  }
+  EXPECT_GE(kernels, 12 * static_cast<int>(AllTargets().size()));
+}
+
+}  // namespace
+}  // namespace strata::kernels::int8_tile_test
