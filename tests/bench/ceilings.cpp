@@ -87,8 +87,31 @@ __attribute__((target("avx512f,avx512vnni"))) double DotProduct(int64_t rounds, 
   *sink += static_cast<float>(_mm512_cvtsi512_si32(chains[0]));
   return static_cast<double>(rounds) * 2 * kChains * 64;
 }
+
+bool HasBF16DotProduct() { return __builtin_cpu_supports("avx512bf16"); }
+
+// The same of bf16: two products to a lane.
+__attribute__((target("avx512f,avx512bf16"))) double BF16DotProduct(int64_t rounds, float* sink) {
+  constexpr size_t kChains = 12;
+  __m512 chains[kChains];
+#pragma GCC unroll 12
+  for (size_t i = 0; i < kChains; ++i) chains[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512i ones = _mm512_set1_epi16(0x3f80);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (size_t i = 0; i < kChains; ++i) {
+      __asm__("vdpbf16ps %1, %1, %0" : "+v"(chains[i]) : "v"(ones));
+    }
+  }
+#pragma GCC unroll 12
+  for (size_t i = 1; i < kChains; ++i) chains[0] = _mm512_add_ps(chains[0], chains[i]);
+  *sink += _mm512_cvtss_f32(chains[0]);
+  return static_cast<double>(rounds) * 2 * kChains * 32;
+}
 #else
 bool HasDotProduct() { return false; }
+bool HasBF16DotProduct() { return false; }
+double BF16DotProduct(int64_t, float*) { return 0; }
 double DotProduct(int64_t, float*) { return 0; }
 #endif
 
@@ -123,6 +146,7 @@ Ceilings MeasureCeilings(int threads) {
   Ceilings ceilings;
   ceilings.matrix_gflops = rate(HWY_DYNAMIC_DISPATCH(MultiplyAdd));
   if (HasDotProduct()) ceilings.int8_gops = rate(DotProduct);
+  if (HasBF16DotProduct()) ceilings.bf16_gflops = rate(BF16DotProduct);
   const std::vector<float> memory(size_t{128} << 20, 1.0F);
   const size_t share = memory.size() / static_cast<size_t>(threads);
   const double read_seconds = BestSeconds(threads, [&](int i) {

@@ -6,7 +6,9 @@ namespace strata::testing {
 struct Ceilings {
   double read_gbps = 0;      // a sum over 512 MiB, in 10^9 bytes a second
   double matrix_gflops = 0;  // f32 multiply-adds from registers, in 10^9 operations a second
-  double int8_gops = 0;      // the same of bytes, by AVX-512's dot product; 0 where there is none
+  // The same of bf16 and of bytes, by AVX-512's dot products; 0 where there are none.
+  double bf16_gflops = 0;
+  double int8_gops = 0;
 };
 
 Ceilings MeasureCeilings(int threads);

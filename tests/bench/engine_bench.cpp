@@ -140,8 +140,10 @@ class EngineBench {
 
   // What multiplies the weights at hand.
   double MatrixRate(const Ceilings& ceilings) const {
-    return model().dtype == "int8" && ceilings.int8_gops > 0 ? ceilings.int8_gops
-                                                             : ceilings.matrix_gflops;
+    const double dot_products = model().dtype == "int8"   ? ceilings.int8_gops
+                                : model().dtype == "bf16" ? ceilings.bf16_gflops
+                                                          : 0;
+    return dot_products > 0 ? dot_products : ceilings.matrix_gflops;
   }
 
   // The first sequences write while the prompts of the last are read.
@@ -227,6 +229,7 @@ class EngineBench {
                            {"plain_cache_bytes_per_token", model().plan.plain_bytes_per_token},
                            {"read_gbps", ceilings.read_gbps},
                            {"matrix_gflops", ceilings.matrix_gflops},
+                           {"bf16_gflops", ceilings.bf16_gflops},
                            {"int8_gops", ceilings.int8_gops},
                            {"weight_bytes", weight_bytes}};
     if (options_.profile) {
@@ -238,7 +241,7 @@ class EngineBench {
 
   // Of an average step: what each kind of operation takes, and the share of the ceiling that is
   // nearer to it.
-  static ordered_json Profile(const std::vector<StepFigures>& steps, const Ceilings& ceilings) {
+  ordered_json Profile(const std::vector<StepFigures>& steps, const Ceilings& ceilings) const {
     std::map<std::string, Work> sums;
     for (const StepFigures& step : steps) {
       for (const auto& [kind, work] : step.work) sums[kind] += work;
@@ -247,11 +250,11 @@ class EngineBench {
     for (const auto& [kind, work] : sums) {
       const double gflops = 1e-9 * work.operations / work.seconds;
       const double gbps = 1e-9 * work.bytes / work.seconds;
-      profile[kind] = {
-          {"seconds", work.seconds / static_cast<double>(steps.size())},
-          {"gflops", gflops},
-          {"gbps", gbps},
-          {"share", std::max(gflops / ceilings.matrix_gflops, gbps / ceilings.read_gbps)}};
+      const double rate = kind == "products" ? MatrixRate(ceilings) : ceilings.matrix_gflops;
+      profile[kind] = {{"seconds", work.seconds / static_cast<double>(steps.size())},
+                       {"gflops", gflops},
+                       {"gbps", gbps},
+                       {"share", std::max(gflops / rate, gbps / ceilings.read_gbps)}};
     }
     return profile;
   }
@@ -319,11 +322,11 @@ int Main(int argc, char** argv) {
   if (!options.json) {
     std::printf(
         "%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s; reads %.1f GB/s, "
-        "%.0f GFLOP/s in f32, %.0f Gop/s in int8\n",
+        "%.0f GFLOP/s in f32, %.0f in bf16, %.0f in int8\n",
         options.shape.c_str(), options.plan.c_str(),
         1e-6 * static_cast<double>(bench.model().weight_bytes), bench.model().dtype.c_str(),
         bench.model().plan.held_bytes_per_token(), bench.model().device.c_str(), ceilings.read_gbps,
-        ceilings.matrix_gflops, ceilings.int8_gops);
+        ceilings.matrix_gflops, ceilings.bf16_gflops, ceilings.int8_gops);
   }
   ordered_json rows = ordered_json::array();
   for (const int32_t batch : options.batch) {
