@@ -298,7 +298,7 @@ int Main(int argc, char** argv) {
   CLI::App app("The engine on random weights of a published shape, beside the machine's ceilings");
   app.add_option("--shape", options.shape, "smollm-135m, tinyllama-1.1b, llama-3.2-1b, ...");
   app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
-  app.add_option("--weights", options.weights, "f32, bf16, int8");
+  app.add_option("--weights,--dtype", options.weights, "f32, bf16, int8");
   app.add_option("--cache-dtype", options.cache_dtype,
                  "auto (as the weights, bf16 with int8), f32, bf16, int8, k=int8,v=bf16 ...");
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
