@@ -127,8 +127,10 @@ void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
 }
 
 void PackedMatrix::QuantisePanel(std::span<const HostRows> parts, int64_t panel) {
-  auto* to = reinterpret_cast<uint8_t*>(memory_.data()) + panel * panel_elements();
-  float* scales = const_cast<float*>(this->scales()) + panel * kPanel;
+  auto* bytes = reinterpret_cast<uint8_t*>(memory_.data());
+  uint8_t* to = bytes + panel * panel_elements();
+  float* scales =
+      reinterpret_cast<float*>(bytes + num_panels() * panel_elements()) + panel * kPanel;
   const int64_t first = panel * kPanel;
   std::vector<float> values(static_cast<size_t>(panel_elements() / kPanel));
   ForStackedRows(parts, first, std::min(kPanel, num_outputs_ - first),
