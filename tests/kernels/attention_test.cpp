@@ -139,7 +139,10 @@ INSTANTIATE_TEST_SUITE_P(Layouts, AttentionTest,
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(LargeHeads, AttentionTest,
                          testing::Combine(kCaches, testing::Values(32, 80, 128),
-                                          testing::Values(32, 64, 512)),
+                                          testing::Values(32)),
+                         ParamName);
+INSTANTIATE_TEST_SUITE_P(LongBlocks, AttentionTest,
+                         testing::Combine(kCaches, testing::Values(80), testing::Values(64, 512)),
                          ParamName);
 
 TEST(AttentionTest, CountsEveryPlaneOnceForAllItsHeadsAndRows) {
