@@ -144,8 +144,8 @@ class Backend {
   virtual absl::Status Synchronize() = 0;
 
   // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`
-  // (kF32, kBF16 or kI8; narrowing rounds to nearest even). In 8 bits each row has a scale, and
-  // products round x to 8 bits too.
+  // (kF32, kBF16 or kI8; narrowing rounds to nearest even). In 8 bits each row has a scale.
+  // Products round x as the matrix was rounded: to bf16, or to 8 bits.
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                        DType stored) = 0;
 
