@@ -49,7 +49,7 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
     const int64_t num_rows = rows->num_rows();
     if (num_rows == 0) break;
     Attend(*rows, cache, layer);
-    backend_->MatMul(*weights_->layers[layer].output, First(attended_, num_rows),
+    backend_->MatMul(*weights_->layers[layer].output, First(attended_, num_rows), {},
                      First(residual_, num_rows), Backend::Store::kAdd);
     FeedForward(num_rows, layer);
   }
@@ -155,37 +155,35 @@ void Decoder::Project(const StepBatch& batch, const kernels::PagedArena& cache, 
   const Layer& plan = layers_[layer];
   if (weights.qkv == nullptr) return;
   const int64_t num_rows = batch.num_rows();
-  const Rows normed = First(normed_, num_rows);
   const Rows projected = First(plan.projected, num_rows);
-
-  backend_->RmsNorm(First(residual_, num_rows), weights.input_norm->floats(), config_.rms_norm_eps,
-                    normed);
-  backend_->MatMul(*weights.qkv, normed, projected, Backend::Store::kSet);
-  if (plan.rotated_columns > 0) {
-    backend_->Rope(projected.Columns(0, plan.rotated_columns), config_.attention.head_dim,
-                   batch.positions, rope_table_);
+  backend_->MatMul(*weights.qkv, First(residual_, num_rows), Norm(weights.input_norm), projected,
+                   Backend::Store::kSet);
+  mixes_.clear();
+  for (kernels::ValueMix mix : plan.mixes) {
+    mix.values.num_rows = mix.first_values.num_rows = num_rows;
+    mixes_.push_back(mix);
   }
-  for (const Mix& mix : plan.mixes) {
-    backend_->MixValues(First(mix.values, num_rows), First(mix.first_values, num_rows), mix.own,
-                        mix.first);
-  }
-  if (!plan.writes.empty()) backend_->WritePlanes(cache, batch.slots, plan.writes);
+  backend_->PrepareAttention(cache, {.rotated = projected.Columns(0, plan.rotated_columns),
+                                     .positions = batch.positions,
+                                     .rope_table = rope_table_,
+                                     .mixes = mixes_,
+                                     .writes = plan.writes,
+                                     .slots = batch.slots});
 }
 
 void Decoder::FeedForward(int64_t num_rows, size_t layer) {
   const LayerWeights& weights = weights_->layers[layer];
   const Rows residual = First(residual_, num_rows);
-  const Rows normed = First(normed_, num_rows);
-  const Rows gate_up = First(gate_up_, num_rows);
   const Rows activated = First(activated_, num_rows);
-  backend_->RmsNorm(residual, weights.post_attention_norm->floats(), config_.rms_norm_eps, normed);
-  backend_->MatMul(*weights.gate_up, normed, gate_up, Backend::Store::kSet);
-  backend_->SwiGlu(gate_up, activated);
-  backend_->MatMul(*weights.down, activated, residual, Backend::Store::kAdd);
+  backend_->GatedMatMul(*weights.gate_up, residual, Norm(weights.post_attention_norm), activated);
+  backend_->MatMul(*weights.down, activated, {}, residual, Backend::Store::kAdd);
 }
 
-// Leaves [rows, vocab] in host_logits_. The residual stream is no longer needed and serves as
-// scratch.
+kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) const {
+  return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
+}
+
+// Leaves [rows, vocab] in host_logits_.
 absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
@@ -197,11 +195,9 @@ absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
     logits_ = *std::move(grown);
     host_logits_.resize(bytes / sizeof(float));
   }
-  const Rows wanted = First(normed_, count);
-  const Rows normed = First(residual_, count);
+  const Rows wanted = First(residual_, count);
   backend_->GatherRows(residual_, rows, wanted);
-  backend_->RmsNorm(wanted, weights_->final_norm->floats(), config_.rms_norm_eps, normed);
-  backend_->MatMul(weights_->lm_head(), normed,
+  backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm),
                    Rows{logits_->floats(), count, config_.vocab_size, config_.vocab_size},
                    Backend::Store::kSet);
   backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)).first(bytes),

@@ -45,13 +45,6 @@ class Decoder {
   std::span<const float> probabilities() const { return host_probabilities_; }
 
  private:
-  // Neighbouring kv heads with one mix: values = own * values + first * first_values.
-  struct Mix {
-    kernels::Rows values;        // [max_rows, heads * d] in this layer's projections
-    kernels::Rows first_values;  // the same heads in layer 0's
-    float own = 1;
-    float first = 0;
-  };
   struct Copy {
     kernels::Rows from;  // [max_rows, d]
     kernels::Rows to;
@@ -60,7 +53,7 @@ class Decoder {
   struct Layer {
     kernels::Rows projected;      // [max_rows, (q + k + v heads) * d], living heads only
     int64_t rotated_columns = 0;  // of `projected`: queries and keys
-    std::vector<Mix> mixes;
+    std::vector<kernels::ValueMix> mixes;
     std::vector<kernels::PlaneWrite> writes;
     std::vector<kernels::HeadAttention> owners;   // heads that compute their softmax
     std::vector<int32_t> owner_heads;             // their numbers, in the same order
@@ -74,6 +67,7 @@ class Decoder {
   void Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   void Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   void FeedForward(int64_t num_rows, size_t layer);
+  kernels::RmsNorm Norm(const std::unique_ptr<kernels::Buffer>& weight) const;
   const StepBatch& KeepWantedRows(const StepBatch& batch);
   absl::Status PrepareProbes(const StepBatch& batch);
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
@@ -88,13 +82,12 @@ class Decoder {
   std::vector<Layer> layers_;
   const float* rope_table_ = nullptr;        // [max_positions, d]
   kernels::Rows residual_;                   // [max_rows, hidden]
-  kernels::Rows normed_;                     // [max_rows, hidden]
   kernels::Rows attended_;                   // [max_rows, H * d]
-  kernels::Rows gate_up_;                    // [max_rows, 2 * intermediate]
   kernels::Rows activated_;                  // [max_rows, intermediate]
   size_t last_writer_ = 0;                   // the last layer that writes to the cache
   std::vector<kernels::Rows> kept_rows_;     // what later layers read of earlier ones, then
   std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
+  std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
   StepBatch wanted_;                         // the rows of a step whose logits are wanted
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;

@@ -126,9 +126,7 @@ absl::Status Decoder::Builder::AllocateScratch() {
   const ModelConfig& config = decoder_->config_;
   const std::pair<kernels::Rows*, int64_t> scratch[] = {
       {&decoder_->residual_, config.hidden_size},
-      {&decoder_->normed_, config.hidden_size},
       {&decoder_->attended_, config.attention.num_query_heads * head_dim_},
-      {&decoder_->gate_up_, int64_t{2} * config.intermediate_size},
       {&decoder_->activated_, config.intermediate_size},
       {&kept_, num_kept_slots_ * head_dim_},
   };
@@ -215,16 +213,16 @@ kernels::Rows Decoder::Builder::OutputColumns(int32_t head) const {
 }
 
 void Decoder::Builder::ResolveMixes(size_t layer) {
-  std::vector<Mix>& mixes = decoder_->layers_[layer].mixes;
+  std::vector<kernels::ValueMix>& mixes = decoder_->layers_[layer].mixes;
   for (const int32_t kv_head : value_heads_[layer]) {
     const auto& mix = plan_.mix(static_cast<int32_t>(layer), kv_head);
     if (!mix) continue;
-    const Mix next = {.values = ValueColumns({static_cast<int32_t>(layer), kv_head}),
-                      .first_values = ValueColumns({0, kv_head}),
-                      .own = mix->own,
-                      .first = mix->first};
+    const kernels::ValueMix next = {.values = ValueColumns({static_cast<int32_t>(layer), kv_head}),
+                                    .first_values = ValueColumns({0, kv_head}),
+                                    .own = mix->own,
+                                    .first = mix->first};
     if (!mixes.empty()) {
-      Mix& last = mixes.back();
+      kernels::ValueMix& last = mixes.back();
       const bool adjoins =
           last.values.data + last.values.num_cols == next.values.data &&
           last.first_values.data + last.first_values.num_cols == next.first_values.data;

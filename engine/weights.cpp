@@ -39,6 +39,8 @@ class Loader {
                    int64_t hidden);
   // Null where nothing was appended.
   std::unique_ptr<kernels::Matrix> Pack();
+  // Of gates and then ups, a tensor each.
+  std::unique_ptr<kernels::Matrix> PackGated();
 
   bool Has(const std::string& name) const { return tensors_.Has(name); }
   // Counts a tensor that was read elsewhere.
@@ -55,6 +57,8 @@ class Loader {
   // nullopt, and status() set, unless the tensor is there in one of the shapes.
   std::optional<TensorView> Find(const std::string& name, const Shape& shape,
                                  const std::optional<Shape>& or_shape = std::nullopt);
+  template <typename PackParts>
+  std::unique_ptr<kernels::Matrix> PackWith(PackParts pack);
   template <typename T>
   std::unique_ptr<T> Keep(absl::StatusOr<std::unique_ptr<T>> made, size_t bytes) {
     if (!made.ok()) {
@@ -141,14 +145,25 @@ void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int
 }
 
 std::unique_ptr<kernels::Matrix> Loader::Pack() {
-  const std::vector<HostRows> parts = std::exchange(parts_, {});
-  const std::vector<TensorView> sources = std::exchange(sources_, {});
-  if (!status_.ok() || parts.empty()) return nullptr;
-  std::unique_ptr<kernels::Matrix> matrix = Keep(backend_->Pack(parts, dtype_), 0);
-  if (matrix == nullptr) return nullptr;
-  for (const TensorView& source : sources) tensors_.Release(source);
-  bytes_ += matrix->bytes();
-  for (const HostRows& part : parts) parameters_ += part.num_rows * part.num_cols;
+  return PackWith([&] { return backend_->Pack(parts_, dtype_); });
+}
+
+std::unique_ptr<kernels::Matrix> Loader::PackGated() {
+  return PackWith([&] { return backend_->PackGated(parts_[0], parts_[1], dtype_); });
+}
+
+// What was appended, as `pack` makes it of parts_.
+template <typename PackParts>
+std::unique_ptr<kernels::Matrix> Loader::PackWith(PackParts pack) {
+  std::unique_ptr<kernels::Matrix> matrix;
+  if (status_.ok() && !parts_.empty()) matrix = Keep(pack(), 0);
+  if (matrix != nullptr) {
+    for (const TensorView& source : sources_) tensors_.Release(source);
+    bytes_ += matrix->bytes();
+    for (const HostRows& part : parts_) parameters_ += part.num_rows * part.num_cols;
+  }
+  parts_.clear();
+  sources_.clear();
   return matrix;
 }
 
@@ -183,7 +198,7 @@ LayerWeights LoadLayer(Loader& loader, const ModelConfig& config, const kvcache:
   weights.post_attention_norm = loader.Norm(name("post_attention_layernorm.weight"), hidden);
   loader.Append(name("mlp.gate_proj.weight"), {intermediate, hidden});
   loader.Append(name("mlp.up_proj.weight"), {intermediate, hidden});
-  weights.gate_up = loader.Pack();
+  weights.gate_up = loader.PackGated();
   weights.down = loader.Matrix(name("mlp.down_proj.weight"), {hidden, intermediate});
   return weights;
 }

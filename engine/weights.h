@@ -21,7 +21,7 @@ struct LayerWeights {
   std::unique_ptr<kernels::Matrix> qkv;         // [(q + k + v heads) * d, hidden]; null: none
   std::unique_ptr<kernels::Matrix> output;      // [hidden, H * d]
   std::unique_ptr<kernels::Buffer> post_attention_norm;  // [hidden]
-  std::unique_ptr<kernels::Matrix> gate_up;              // [2 * intermediate, hidden]
+  std::unique_ptr<kernels::Matrix> gate_up;              // [2 * intermediate, hidden], gated
   std::unique_ptr<kernels::Matrix> down;                 // [hidden, intermediate]
 };
 

@@ -75,6 +75,35 @@ struct PlaneWrite {
   int64_t source_stride = 0;
 };
 
+// Neighbouring value heads mixed with the first layer's (ResFormer, arXiv 2410.17897):
+// values[i, :] = own * values[i, :] + first * first_values[i, :]
+struct ValueMix {
+  Rows values = {};
+  ConstRows first_values = {};
+  float own = 1;
+  float first = 0;
+};
+
+// What a layer's projections [num_rows] go through before attention, in this order.
+struct Projections {
+  // Whole heads, queries and keys, rotated in place by the angles of positions[i]:
+  // (x[j], x[j + d/2]) turn by table angle j (the "rotate half" convention of Hugging Face's
+  // Llama). No columns: none. rope_table: [max_positions, d] = cos[d/2] then sin[d/2].
+  Rows rotated = {};
+  std::span<const int32_t> positions = {};  // [num_rows]
+  const float* rope_table = nullptr;
+  std::span<const ValueMix> mixes = {};
+  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
+  std::span<const PlaneWrite> writes = {};
+  std::span<const int64_t> slots = {};  // [num_rows]
+};
+
+// RMSNorm of what goes into a product: x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight.
+struct RmsNorm {
+  const float* weight = nullptr;  // [num_cols], backend memory; null: x goes in as it is
+  float epsilon = 0;
+};
+
 // The rows of one sequence in a batch: row `first_row + i` stands at position
 // `first_position + i` and attends to positions [0, first_position + i].
 struct SequenceRows {
@@ -148,29 +177,23 @@ class Backend {
   // Products round x as the matrix was rounded: to bf16, or to 8 bits.
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                        DType stored) = 0;
+  // The two matrices of GatedMatMul, of one shape, kept as one: `gate`'s rows, then `up`'s.
+  virtual absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate,
+                                                            const HostRows& up, DType stored) = 0;
 
   // out[i, :] = table[ids[i], :]
   virtual void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
-  // out[i, j]  = sum_k x[i, k] * w[j, k]        (kSet)
-  // out[i, j] += sum_k x[i, k] * w[j, k]        (kAdd: the sum first, then one addition)
+  // With n = norm(x), out[i, j]  = sum_k n[i, k] * w[j, k]        (kSet)
+  //                   out[i, j] += sum_k n[i, k] * w[j, k]        (kAdd: one addition, last)
   enum class Store : uint8_t { kSet, kAdd };
-  virtual void MatMul(const Matrix& w, ConstRows x, Rows out, Store store) = 0;
-  // out[i, :] = x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight        weight: [num_cols]
-  virtual void RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out) = 0;
-  // Rotates, in place, every head (num_cols / head_dim of them) of row i by the angles of
-  // positions[i]: (x[j], x[j + d/2]) turn by table angle j (the "rotate half" convention of
-  // Hugging Face's Llama). table: [max_positions, head_dim] = cos[d/2] then sin[d/2].
-  virtual void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions,
-                    const float* table) = 0;
-  // v[i, :] = own * v[i, :] + first * first_values[i, :]   (ResFormer, arXiv 2410.17897)
-  virtual void MixValues(Rows v, ConstRows first_values, float own, float first) = 0;
-  // gate_up: [num_rows, 2 * n], gate first. out[i, j] = silu(gate) * up
-  virtual void SwiGlu(ConstRows gate_up, Rows out) = 0;
+  virtual void MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) = 0;
+  // out[i, j] = silu(sum_k n[i, k] * gate[j, k]) * sum_k n[i, k] * up[j, k], silu(g) = g / (1 +
+  // e^-g)
+  virtual void GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) = 0;
   // out[i, :] = x[rows[i], :]. `out` may be x's own rows where `rows` ascend.
   virtual void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
-  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
-  virtual void WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
-                           std::span<const PlaneWrite> writes) = 0;
+  // Rotates, mixes and writes to the cache.
+  virtual void PrepareAttention(const PagedArena& cache, const Projections& projections) = 0;
   // output = softmax(query . keys / sqrt(head_dim)) . values for every row of every sequence and
   // every head, over keys and values as the cache holds them. The context is cut into spans of
   // kAttentionSpan positions, each with its own maximum and sum, merged left to right. Scores that

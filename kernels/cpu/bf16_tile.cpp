@@ -54,6 +54,7 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
   const D d;
   const DU bits;
   const auto* const x = static_cast<const float*>(tile.x);
+  const size_t later_step = tile.later_step;
   for (size_t column = 0; column < kBF16Columns; column += kVectors * kLanes) {
     V sums[kRows][kVectors];
     for (size_t r = 0; r < kRows; ++r) {
@@ -61,7 +62,8 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
     }
     const uint16_t* w = tile.w + column * kBF16Group;
     const uint16_t* later = tile.later + column * kBF16Group;
-    for (size_t k = 0; k < tile.groups * kBF16Group; k += kBF16Group, w += kStep, later += kStep) {
+    for (size_t k = 0; k < tile.groups * kBF16Group;
+         k += kBF16Group, w += kStep, later += later_step) {
       AskFor<kVectors * kBF16Group>(later);
       V even[kVectors];
       V odd[kVectors];
@@ -89,11 +91,13 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
   }
 }
 
-size_t BF16Rows() { return kTileRows; }
-
 void MultiplyBF16(size_t rows, const BF16Tile& tile) {
   WithRows(rows, [&](auto count) { MultiplyColumns<count()>(tile); });
 }
+
+BF16Kernel PortableBF16() { return {true, kTileRows, MultiplyBF16}; }
+
+BF16Kernel BestBF16() { return kIsAvx512 && HasBF16Dot() ? DotBF16Kernel() : PortableBF16(); }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
@@ -103,17 +107,17 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace strata::kernels {
 
-HWY_EXPORT(BF16Rows);
-HWY_EXPORT(MultiplyBF16);
+HWY_EXPORT(PortableBF16);
+HWY_EXPORT(BestBF16);
 HWY_EXPORT(RoundTo);
 
 void RoundToBF16(const float* x, size_t count, bool widened, void* to) {
   HWY_DYNAMIC_DISPATCH(RoundTo)(x, count, widened, to);
 }
 
-BF16Kernel PortableBF16Kernel() {
-  return {true, HWY_DYNAMIC_DISPATCH(BF16Rows)(), HWY_DYNAMIC_DISPATCH(MultiplyBF16)};
-}
+BF16Kernel PortableBF16Kernel() { return HWY_DYNAMIC_DISPATCH(PortableBF16)(); }
+
+BF16Kernel BestBF16Kernel() { return HWY_DYNAMIC_DISPATCH(BestBF16)(); }
 
 namespace {
 
@@ -155,13 +159,11 @@ bool DotSumsInOrder() {
 bool HasBF16Dot() {
 #if HWY_ARCH_X86_64
   static const bool has = __builtin_cpu_supports("avx512bf16") && DotSumsInOrder();
-  return has && (hwy::SupportedTargets() & HWY_AVX3) != 0;
+  return has;
 #else
   return false;
 #endif
 }
-
-BF16Kernel BestBF16Kernel() { return HasBF16Dot() ? DotBF16Kernel() : PortableBF16Kernel(); }
 
 }  // namespace strata::kernels
 #endif  // HWY_ONCE

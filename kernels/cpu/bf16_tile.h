@@ -19,7 +19,8 @@ struct BF16Tile {
   // [rows][256]: x in bf16, or widened, as the kernel wants it; 0 from the last input on.
   const void* x = nullptr;
   const uint16_t* w = nullptr;      // [groups][32][2]
-  const uint16_t* later = nullptr;  // memory to ask for meanwhile, as much as there is of w
+  const uint16_t* later = nullptr;  // memory to ask for meanwhile
+  size_t later_step = 0;            // elements of it for each group
   size_t groups = 0;                // ceil(inputs / 2)
   bool first = false;
   float* sums = nullptr;  // [rows][32]

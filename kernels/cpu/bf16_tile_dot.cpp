@@ -37,7 +37,7 @@ void MultiplyRows(const BF16Tile tile, std::index_sequence<kRow...>) {
       AddProducts(right[kRow], w_right, x + kRow * kBF16Depth)),
      ...);
     w += kBF16Columns * kBF16Group;
-    later += kBF16Columns * kBF16Group;
+    later += tile.later_step;
     x += kBF16Group;
   }
   ((AddTo(left[kRow], tile.first, tile.sums + kRow * kBF16Columns),

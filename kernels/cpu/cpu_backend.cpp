@@ -91,7 +91,18 @@ void CpuBackend::Copy(std::byte* destination, const std::byte* source, size_t by
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Pack(std::span<const HostRows> parts,
                                                          DType stored) {
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed = PackedMatrix::Pack(parts, stored, pool_);
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
+      PackedMatrix::Pack(parts, PackedMatrix::Order::kStacked, stored, pool_);
+  if (!packed.ok()) return packed.status();
+  return *std::move(packed);
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackGated(const HostRows& gate,
+                                                              const HostRows& up, DType stored) {
+  STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
+  const HostRows parts[] = {gate, up};
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
+      PackedMatrix::Pack(parts, PackedMatrix::Order::kGated, stored, pool_);
   if (!packed.ok()) return packed.status();
   return *std::move(packed);
 }
@@ -117,41 +128,22 @@ void CpuBackend::Embed(const Matrix& table, std::span<const int32_t> ids, Rows o
   });
 }
 
-void CpuBackend::MatMul(const Matrix& w, ConstRows x, Rows out, Store store) {
+void CpuBackend::MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) {
   STRATA_CHECK(x.num_cols == w.num_inputs(), "x is as wide as the matrix");
   STRATA_CHECK(out.num_cols == w.num_outputs(), "out is as wide as the matrix is high");
   STRATA_CHECK(x.num_rows == out.num_rows, "a row out for every row in");
+  STRATA_CHECK(!Packed(w).gated(), "gated matrices are for GatedMatMul");
   ++counters_.matrix_products;
-  PackedMatMul(Packed(w), x, out, store, tiles_, pool_);
+  PackedMatMul(Packed(w), x, norm, out, store, tiles_, pool_);
 }
 
-void CpuBackend::RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out) {
-  STRATA_CHECK(x.num_rows == out.num_rows && x.num_cols == out.num_cols, "one shape");
-  ForRows(x.num_rows, x.num_cols,
-          [&](int64_t begin, int64_t end) { RmsNormRows(x, weight, epsilon, out, begin, end); });
-}
-
-void CpuBackend::Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions,
-                      const float* table) {
-  STRATA_CHECK(head_dim > 0 && head_dim % 2 == 0, "dimensions turn in pairs");
-  STRATA_CHECK(x.num_cols % head_dim == 0, "rows are whole heads");
-  STRATA_CHECK(std::ssize(positions) == x.num_rows, "a position for every row");
-  ForRows(x.num_rows, x.num_cols,
-          [&](int64_t begin, int64_t end) { RopeRows(x, head_dim, positions, table, begin, end); });
-}
-
-void CpuBackend::MixValues(Rows v, ConstRows first_values, float own, float first) {
-  STRATA_CHECK(v.num_rows == first_values.num_rows && v.num_cols == first_values.num_cols,
-               "one shape");
-  ForRows(v.num_rows, v.num_cols,
-          [&](int64_t begin, int64_t end) { MixRows(v, first_values, own, first, begin, end); });
-}
-
-void CpuBackend::SwiGlu(ConstRows gate_up, Rows out) {
-  STRATA_CHECK(gate_up.num_rows == out.num_rows && gate_up.num_cols == 2 * out.num_cols,
-               "gates, then as many ups");
-  ForRows(out.num_rows, 4 * out.num_cols,
-          [&](int64_t begin, int64_t end) { SwiGluRows(gate_up, out, begin, end); });
+void CpuBackend::GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) {
+  STRATA_CHECK(x.num_cols == gate_up.num_inputs(), "x is as wide as the matrix");
+  STRATA_CHECK(2 * out.num_cols == gate_up.num_outputs(), "an output for a gate and an up");
+  STRATA_CHECK(x.num_rows == out.num_rows, "a row out for every row in");
+  STRATA_CHECK(Packed(gate_up).gated(), "gates stand beside their ups");
+  ++counters_.matrix_products;
+  PackedMatMul(Packed(gate_up), x, norm, out, Store::kSet, tiles_, pool_);
 }
 
 void CpuBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) {
@@ -164,21 +156,34 @@ void CpuBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out
   }
 }
 
-void CpuBackend::WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
-                             std::span<const PlaneWrite> writes) {
-  CheckArena(cache);
-  const auto rows = std::ssize(slots);
-  // Rows of all writes as one list: item = write * rows + row.
-  ForRows(rows * std::ssize(writes), cache.head_dim, [&](int64_t begin, int64_t end) {
-    for (int64_t item = begin; item < end;) {
-      const int64_t first = item % rows;
-      const int64_t count = std::min(rows - first, end - item);
-      WritePlaneRows(cache, slots, writes[static_cast<size_t>(item / rows)], first, first + count);
-      item += count;
+void CpuBackend::PrepareAttention(const PagedArena& cache, const Projections& projections) {
+  const Rows& rotated = projections.rotated;
+  const auto num_rows = std::ssize(projections.slots);
+  int64_t elements = rotated.num_cols + std::ssize(projections.writes) * cache.head_dim;
+  if (rotated.num_cols > 0) {
+    STRATA_CHECK(rotated.num_rows == num_rows, "a row for every slot");
+    STRATA_CHECK(cache.head_dim > 0 && cache.head_dim % 2 == 0, "dimensions turn in pairs");
+    STRATA_CHECK(rotated.num_cols % cache.head_dim == 0, "rows are whole heads");
+    STRATA_CHECK(std::ssize(projections.positions) == num_rows, "a position for every row");
+  }
+  for (const ValueMix& mix : projections.mixes) {
+    STRATA_CHECK(mix.values.num_cols == mix.first_values.num_cols, "one width");
+    STRATA_CHECK(mix.values.num_rows == num_rows && mix.first_values.num_rows == num_rows,
+                 "a row for every slot");
+    elements += mix.values.num_cols;
+  }
+  if (!projections.writes.empty()) CheckArena(cache);
+  ForRows(num_rows, elements, [&](int64_t begin, int64_t end) {
+    if (rotated.num_cols > 0) {
+      RopeRows(rotated, cache.head_dim, projections.positions, projections.rope_table, begin, end);
+    }
+    for (const ValueMix& mix : projections.mixes) MixRows(mix, begin, end);
+    for (const PlaneWrite& write : projections.writes) {
+      WritePlaneRows(cache, projections.slots, write, begin, end);
     }
   });
-  for (const PlaneWrite& write : writes) {
-    counters_.cache_bytes_written += rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
+  for (const PlaneWrite& write : projections.writes) {
+    counters_.cache_bytes_written += num_rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
   }
 }
 

@@ -37,17 +37,14 @@ class CpuBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                DType stored) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
+                                                    DType stored) override;
 
   void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
-  void MatMul(const Matrix& w, ConstRows x, Rows out, Store store) override;
-  void RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out) override;
-  void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions,
-            const float* table) override;
-  void MixValues(Rows v, ConstRows first_values, float own, float first) override;
-  void SwiGlu(ConstRows gate_up, Rows out) override;
+  void MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) override;
+  void GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) override;
   void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override;
-  void WritePlanes(const PagedArena& cache, std::span<const int64_t> slots,
-                   std::span<const PlaneWrite> writes) override;
+  void PrepareAttention(const PagedArena& cache, const Projections& projections) override;
   void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
                  std::span<const HeadAttention> heads) override;
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,

@@ -32,18 +32,14 @@ float SumOfSquares(const float* x, size_t columns) {
   return SumFixedLanes(lanes);
 }
 
-void RmsNorm(ConstRows x, const float* weight, float epsilon, Rows out, int64_t begin,
-             int64_t end) {
+void NormOneRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out) {
   const auto columns = static_cast<size_t>(x.num_cols);
-  for (int64_t row = begin; row < end; ++row) {
-    const float* from = x.data + row * x.stride;
-    float* to = out.data + row * out.stride;
-    const float mean = SumOfSquares(from, columns) / static_cast<float>(columns);
-    const V scale = hn::Set(D(), 1.0f / std::sqrt(mean + epsilon));
-    for (size_t j = 0; j < columns; j += kLanes) {
-      const V scaled = hn::Mul(LoadUpTo(from + j, columns - j), scale);
-      StoreUpTo(hn::Mul(scaled, LoadUpTo(weight + j, columns - j)), to + j, columns - j);
-    }
+  const float* from = x.data + row * x.stride;
+  const float mean = SumOfSquares(from, columns) / static_cast<float>(columns);
+  const V scale = hn::Set(D(), 1.0f / std::sqrt(mean + norm.epsilon));
+  for (size_t j = 0; j < columns; j += kLanes) {
+    const V scaled = hn::Mul(LoadUpTo(from + j, columns - j), scale);
+    StoreUpTo(hn::Mul(scaled, LoadUpTo(norm.weight + j, columns - j)), out + j, columns - j);
   }
 }
 
@@ -68,30 +64,15 @@ void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions, const fl
   }
 }
 
-void Mix(Rows v, ConstRows first_values, float own, float first, int64_t begin, int64_t end) {
-  const auto columns = static_cast<size_t>(v.num_cols);
+void Mix(const ValueMix& mix, int64_t begin, int64_t end) {
+  const auto columns = static_cast<size_t>(mix.values.num_cols);
   for (int64_t row = begin; row < end; ++row) {
-    float* to = v.data + row * v.stride;
-    const float* from = first_values.data + row * first_values.stride;
+    float* to = mix.values.data + row * mix.values.stride;
+    const float* from = mix.first_values.data + row * mix.first_values.stride;
     for (size_t j = 0; j < columns; j += kLanes) {
-      const V firsts = hn::Mul(hn::Set(D(), first), LoadUpTo(from + j, columns - j));
-      const V mixed = Fma(hn::Set(D(), own), LoadUpTo(to + j, columns - j), firsts);
+      const V firsts = hn::Mul(hn::Set(D(), mix.first), LoadUpTo(from + j, columns - j));
+      const V mixed = Fma(hn::Set(D(), mix.own), LoadUpTo(to + j, columns - j), firsts);
       StoreUpTo(mixed, to + j, columns - j);
-    }
-  }
-}
-
-void SwiGlu(ConstRows gate_up, Rows out, int64_t begin, int64_t end) {
-  const auto columns = static_cast<size_t>(out.num_cols);
-  const V one = hn::Set(D(), 1.0f);
-  for (int64_t row = begin; row < end; ++row) {
-    const float* gates = gate_up.data + row * gate_up.stride;
-    const float* ups = gates + columns;
-    float* to = out.data + row * out.stride;
-    for (size_t j = 0; j < columns; j += kLanes) {
-      const V gate = LoadUpTo(gates + j, columns - j);
-      const V silu = hn::Div(gate, hn::Add(one, Exp(hn::Neg(gate))));
-      StoreUpTo(hn::Mul(silu, LoadUpTo(ups + j, columns - j)), to + j, columns - j);
     }
   }
 }
@@ -104,14 +85,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace strata::kernels {
 
-HWY_EXPORT(RmsNorm);
+HWY_EXPORT(NormOneRow);
 HWY_EXPORT(Rope);
 HWY_EXPORT(Mix);
-HWY_EXPORT(SwiGlu);
 
-void RmsNormRows(ConstRows x, const float* weight, float epsilon, Rows out, int64_t begin,
-                 int64_t end) {
-  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, weight, epsilon, out, begin, end);
+void NormRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out) {
+  HWY_DYNAMIC_DISPATCH(NormOneRow)(x, norm, row, out);
 }
 
 void RopeRows(Rows x, int32_t head_dim, std::span<const int32_t> positions, const float* table,
@@ -119,12 +98,8 @@ void RopeRows(Rows x, int32_t head_dim, std::span<const int32_t> positions, cons
   HWY_DYNAMIC_DISPATCH(Rope)(x, head_dim, positions, table, begin, end);
 }
 
-void MixRows(Rows v, ConstRows first_values, float own, float first, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(Mix)(v, first_values, own, first, begin, end);
-}
-
-void SwiGluRows(ConstRows gate_up, Rows out, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(SwiGlu)(gate_up, out, begin, end);
+void MixRows(const ValueMix& mix, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(Mix)(mix, begin, end);
 }
 
 }  // namespace strata::kernels

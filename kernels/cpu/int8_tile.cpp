@@ -79,6 +79,7 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
         const uint8_t* from = tile.w + (group * kInt8Columns + column + v * kLanes) * kInt8Group;
         SplitWeights(hn::LoadU(d, reinterpret_cast<const int32_t*>(from)), weights[v]);
       }
+      AskFor<kVectors * kInt8Group>(tile.later + group * tile.later_step + column * kInt8Group);
       for (size_t r = 0; r < kRows; ++r) {
         int32_t quad = 0;
         std::memcpy(&quad, tile.x + r * kInt8Depth + group * kInt8Group, sizeof(quad));
@@ -102,13 +103,15 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
   }
 }
 
-size_t Int8Rows() { return kInt8Rows; }
-
 void MultiplyInt8(size_t rows, const Int8Tile& tile) {
   WithRows(rows, [&](auto count) {
     if constexpr (count() <= kInt8Rows) MultiplyColumns<count()>(tile);
   });
 }
+
+Int8Kernel PortableInt8() { return {kInt8Rows, MultiplyInt8}; }
+
+Int8Kernel BestInt8() { return kIsAvx512 && HasVnni() ? VnniInt8Kernel() : PortableInt8(); }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
@@ -118,23 +121,21 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace strata::kernels {
 
-HWY_EXPORT(Int8Rows);
-HWY_EXPORT(MultiplyInt8);
+HWY_EXPORT(PortableInt8);
+HWY_EXPORT(BestInt8);
 
-Int8Kernel PortableInt8Kernel() {
-  return {HWY_DYNAMIC_DISPATCH(Int8Rows)(), HWY_DYNAMIC_DISPATCH(MultiplyInt8)};
-}
+Int8Kernel PortableInt8Kernel() { return HWY_DYNAMIC_DISPATCH(PortableInt8)(); }
+
+Int8Kernel BestInt8Kernel() { return HWY_DYNAMIC_DISPATCH(BestInt8)(); }
 
 bool HasVnni() {
 #if HWY_ARCH_X86_64
   static const bool has = __builtin_cpu_supports("avx512vnni");
-  return has && (hwy::SupportedTargets() & HWY_AVX3) != 0;
+  return has;
 #else
   return false;
 #endif
 }
-
-Int8Kernel BestInt8Kernel() { return HasVnni() ? VnniInt8Kernel() : PortableInt8Kernel(); }
 
 }  // namespace strata::kernels
 #endif  // HWY_ONCE

@@ -21,6 +21,8 @@ struct Int8Tile {
   const int32_t* starts = nullptr;  // [rows]: -128 * sum_k x[r, k], which undoes the 128 of w
   const float* scales = nullptr;    // [rows]
   const uint8_t* w = nullptr;       // [groups][32][4]: w[j, k] + 128
+  const uint8_t* later = nullptr;   // memory to ask for meanwhile
+  size_t later_step = 0;            // bytes of it for each group
   size_t groups = 0;                // ceil(inputs / 4)
   bool first = false;
   float* sums = nullptr;  // [rows][32]

@@ -10,10 +10,6 @@
 namespace strata::kernels {
 namespace {
 
-// How far ahead weights are asked for, in bytes: a whole block, so that the next one comes while
-// all the tiles of this one are computed. 7 % at 8 and at 32 rows; nothing at 1 and at 512.
-constexpr size_t kAhead = kInt8Columns * kInt8Depth;
-
 // 16 sums of a row: to = fma(sum, scale, to), from 0 where they are the first.
 inline void AddScaled(__m512i sum, float scale, bool first, float* to) {
   const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
@@ -22,11 +18,21 @@ inline void AddScaled(__m512i sum, float scale, bool first, float* to) {
   _mm512_storeu_ps(to, _mm512_fmadd_ps(floats, _mm512_set1_ps(scale), before));
 }
 
-// Adds to each i32 of `sums` four products of its bytes of `w` with the bytes at x. In assembly
+// Adds to each i32 of `sums` four products of its bytes of `w` with those of `x`. In assembly
 // because GCC 12 copies the sums around its intrinsic, and then has too few registers.
-inline void AddProducts(__m512i& sums, __m512i w, const int8_t* x) {
-  using Quad = const int8_t[4];
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<Quad*>(x)));
+inline void AddProducts(__m512i& sums, __m512i w, __m512i x) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
+}
+
+// Four inputs of a row go into a register once for both halves of a panel: loads, not products,
+// would be what the tile waits for.
+inline void AddProducts(__m512i& left, __m512i& right, __m512i w_left, __m512i w_right,
+                        const int8_t* x) {
+  int32_t quad = 0;
+  __builtin_memcpy(&quad, x, sizeof(quad));
+  const __m512i inputs = _mm512_set1_epi32(quad);
+  AddProducts(left, w_left, inputs);
+  AddProducts(right, w_right, inputs);
 }
 
 // vpdpbusd multiplies unsigned by signed bytes and adds four products to each i32. Rows are spelled
@@ -37,15 +43,15 @@ void MultiplyRows(const Int8Tile tile, std::index_sequence<kRow...>) {
   __m512i left[] = {_mm512_set1_epi32(tile.starts[kRow])...};
   __m512i right[] = {_mm512_set1_epi32(tile.starts[kRow])...};
   const uint8_t* w = tile.w;
+  const uint8_t* later = tile.later;
   const int8_t* x = tile.x;
   for (size_t group = 0; group < tile.groups; ++group) {
     const __m512i w_left = _mm512_loadu_si512(w);
     const __m512i w_right = _mm512_loadu_si512(w + 64);
-    ((AddProducts(left[kRow], w_left, x + kRow * kInt8Depth),
-      AddProducts(right[kRow], w_right, x + kRow * kInt8Depth)),
-     ...);
-    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + 64), _MM_HINT_T0);
+    (AddProducts(left[kRow], right[kRow], w_left, w_right, x + kRow * kInt8Depth), ...);
+    _mm_prefetch(reinterpret_cast<const char*>(later), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(later + 64), _MM_HINT_T0);
+    later += tile.later_step;
     w += kInt8Columns * kInt8Group;
     x += kInt8Group;
   }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/cpu/bf16_tile.h"
+#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/int8_tile.h"
 #include "kernels/cpu/quantise.h"
 #include "kernels/cpu/simd_targets.h"
@@ -64,17 +65,61 @@ void StoreSums(const float* sums, const float* scales, size_t columns, Backend::
   }
 }
 
+// Sets up to 16 columns of `out` to silu(gate) * up, of the finished sums of 16 gates and 16 ups,
+// times `scales` unless null.
+void StoreGated(const float* sums, const float* scales, size_t columns, float* out) {
+  constexpr size_t kUps = kPanelColumns / 2;
+  for (size_t j = 0; j < columns; j += kLanes) {
+    V gate = hn::LoadU(D(), sums + j);
+    V up = hn::LoadU(D(), sums + kUps + j);
+    if (scales != nullptr) {
+      gate = hn::Mul(gate, hn::LoadU(D(), scales + j));
+      up = hn::Mul(up, hn::LoadU(D(), scales + kUps + j));
+    }
+    const V silu = hn::Div(gate, hn::Add(hn::Set(D(), 1.0f), Exp(hn::Neg(gate))));
+    StoreUpTo(hn::Mul(silu, up), out + j, columns - j);
+  }
+}
+
 // Brings the lines of a tile's outputs nearer. They stand far apart, and writing waits for each.
-void AskToWrite(const Rows& out, int64_t begin, int64_t end, int64_t column) {
+void AskToWrite(const Rows& out, int64_t begin, int64_t end, int64_t column, size_t columns) {
   for (int64_t row = begin; row < end; ++row) {
-    for (size_t j = 0; j < kPanelColumns; j += kCacheLine / sizeof(float)) {
+    for (size_t j = 0; j < columns; j += kCacheLine / sizeof(float)) {
       __builtin_prefetch(out.data + row * out.stride + column + j, 1);
     }
   }
 }
 
-// One block of rows times one panel: multiply_tile(row, rows, k, sums) adds block k of the inputs
-// of a tile that starts at `row`.
+// Finished sums of rows [begin, end) go where they belong, while the lines asked for are near.
+void StoreTile(const MatMulTask& task, int64_t begin, int64_t end, int64_t column, size_t columns,
+               const float* scales, const float* sums) {
+  for (int64_t row = begin; row < end; ++row, sums += kPanelColumns) {
+    float* to = task.out.data + row * task.out.stride + column;
+    if (task.w->gated()) {
+      StoreGated(sums, scales, columns, to);
+    } else {
+      StoreSums(sums, scales, columns, task.store, to);
+    }
+  }
+}
+
+// A tile's part of a product: block k of the inputs of `rows` rows from `row` on. It is number
+// `tile` of the `tiles` that meet this piece of the panel, and brings in its share of a later one:
+// were that left to the first of them, it would wait for memory and the others leave it idle.
+struct TilePart {
+  size_t row;
+  size_t rows;
+  size_t k;
+  size_t tile;
+  size_t tiles;
+
+  // Elements from the piece on, of `size` of them, at which the share starts, and how many it has
+  // for each `per_group` of the piece.
+  size_t ShareBegin(size_t size) const { return size * tile / tiles; }
+  size_t ShareStep(size_t per_group) const { return (per_group + tiles - 1) / tiles; }
+};
+
+// One block of rows times one panel: multiply_tile(part, sums) adds one block of the inputs.
 template <class MultiplyTile>
 HWY_INLINE void MultiplyPanel(const MatMulTask& task, int64_t row_block, int64_t panel,
                               MultiplyTile multiply_tile) {
@@ -82,34 +127,34 @@ HWY_INLINE void MultiplyPanel(const MatMulTask& task, int64_t row_block, int64_t
   const int64_t first = row_block * MatMulTask::kTilesPerBlock * task.tile_rows;
   const int64_t end = std::min(task.num_rows, first + MatMulTask::kTilesPerBlock * task.tile_rows);
   HWY_ALIGN float sums[MatMulTask::kTilesPerBlock * kTileRows * kPanelColumns];
-  const int64_t column = panel * PackedMatrix::kPanel;
+  const int64_t column = panel * task.w->panel_results();
+  const auto columns =
+      static_cast<size_t>(std::min(task.w->panel_results(), task.out.num_cols - column));
+  const float* scales = task.w->scales();
+  if (scales != nullptr) scales += panel * PackedMatrix::kPanel;
+  const auto tiles = static_cast<size_t>((end - first + task.tile_rows - 1) / task.tile_rows);
   for (size_t k = 0; k < depth; k += kTileDepth) {
+    const bool last = k + kTileDepth >= depth;
+    size_t tile = 0;
     for (int64_t row = first; row < end; row += task.tile_rows) {
       const auto rows = static_cast<size_t>(std::min(task.tile_rows, task.num_rows - row));
-      if (k + kTileDepth >= depth)
-        AskToWrite(task.out, row, row + static_cast<int64_t>(rows), column);
-      multiply_tile(static_cast<size_t>(row), rows, k,
-                    sums + static_cast<size_t>(row - first) * kPanelColumns);
+      const int64_t row_end = row + static_cast<int64_t>(rows);
+      float* const tile_sums = sums + static_cast<size_t>(row - first) * kPanelColumns;
+      if (last) AskToWrite(task.out, row, row_end, column, columns);
+      multiply_tile(TilePart{static_cast<size_t>(row), rows, k, tile++, tiles}, tile_sums);
+      if (last) StoreTile(task, row, row_end, column, columns, scales, tile_sums);
     }
-  }
-  const auto columns =
-      static_cast<size_t>(std::min(PackedMatrix::kPanel, task.out.num_cols - column));
-  const float* scales = task.w->scales();
-  if (scales != nullptr) scales += column;
-  for (int64_t row = first; row < end; ++row) {
-    StoreSums(sums + static_cast<size_t>(row - first) * kPanelColumns, scales, columns, task.store,
-              task.out.data + row * task.out.stride + column);
   }
 }
 
 void MultiplyF32Panel(const MatMulTask& task, int64_t row_block, int64_t panel) {
   const auto depth = static_cast<size_t>(task.w->num_inputs());
-  MultiplyPanel(task, row_block, panel, [&](size_t row, size_t rows, size_t k, float* sums) {
-    const float* weights = task.w->panel<float>(panel) + k * kPanelColumns;
+  MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
+    const float* weights = task.w->panel<float>(panel) + part.k * kPanelColumns;
     const float* const pieces[] = {weights, weights + kAskAhead};
-    const float* left = task.x + row * RoundUp(depth, kTileDepth) + k * rows;
-    Tile(rows, left, TileRight<float>{pieces, kTileDepth, kPanelColumns}, kPanelColumns, 0,
-         std::min(kTileDepth, depth - k), k == 0 ? Chain::kStart : Chain::kAddBlock, sums,
+    const float* left = task.x + part.row * RoundUp(depth, kTileDepth) + part.k * part.rows;
+    Tile(part.rows, left, TileRight<float>{pieces, kTileDepth, kPanelColumns}, kPanelColumns, 0,
+         std::min(kTileDepth, depth - part.k), part.k == 0 ? Chain::kStart : Chain::kAddBlock, sums,
          kPanelColumns);
   });
 }
@@ -117,35 +162,40 @@ void MultiplyF32Panel(const MatMulTask& task, int64_t row_block, int64_t panel) 
 void MultiplyBF16Panel(const MatMulTask& task, int64_t row_block, int64_t panel) {
   const auto depth = static_cast<size_t>(task.w->num_inputs());
   const size_t element = task.bf16.widened ? sizeof(float) : sizeof(uint16_t);
-  const auto first_row =
-      static_cast<size_t>(row_block * MatMulTask::kTilesPerBlock * task.tile_rows);
-  MultiplyPanel(task, row_block, panel, [&](size_t row, size_t rows, size_t k, float* sums) {
-    const uint16_t* weights = task.w->panel<uint16_t>(panel) + k * kPanelColumns;
-    const size_t inputs = std::min(kBF16Depth, depth - k);
-    task.bf16.multiply(rows,
-                       {.x = task.rounded + (row * RoundUp(depth, kBF16Depth) + k * rows) * element,
-                        .w = weights,
-                        // The block's first tile brings the weights in, for the others as well.
-                        .later = row == first_row ? weights + kAskAhead : weights,
-                        .groups = (inputs + kBF16Group - 1) / kBF16Group,
-                        .first = k == 0,
-                        .sums = sums});
+  MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
+    const uint16_t* weights = task.w->panel<uint16_t>(panel) + part.k * kPanelColumns;
+    const size_t inputs = std::min(kBF16Depth, depth - part.k);
+    const size_t ahead = part.tiles == 1 ? kAskAhead : kBF16Depth * kPanelColumns;
+    task.bf16.multiply(
+        part.rows,
+        {.x = task.rounded + (part.row * RoundUp(depth, kBF16Depth) + part.k * part.rows) * element,
+         .w = weights,
+         .later = weights + ahead + part.ShareBegin(inputs * kPanelColumns),
+         .later_step = part.ShareStep(kBF16Group * kPanelColumns),
+         .groups = (inputs + kBF16Group - 1) / kBF16Group,
+         .first = part.k == 0,
+         .sums = sums});
   });
 }
 
 void MultiplyInt8Panel(const MatMulTask& task, int64_t row_block, int64_t panel) {
   const auto depth = static_cast<size_t>(task.w->num_inputs());
   const QuantisedRows& x = task.quantised;
-  MultiplyPanel(task, row_block, panel, [&](size_t row, size_t rows, size_t k, float* sums) {
-    const size_t scale = k / kInt8Depth * static_cast<size_t>(x.num_rows) + row;
-    const size_t inputs = std::min(kInt8Depth, depth - k);
-    task.int8.multiply(rows, {.x = x.values + row * RoundUp(depth, kInt8Depth) + k * rows,
-                              .starts = x.starts + scale,
-                              .scales = x.scales + scale,
-                              .w = task.w->panel<uint8_t>(panel) + k * kPanelColumns,
-                              .groups = (inputs + kInt8Group - 1) / kInt8Group,
-                              .first = k == 0,
-                              .sums = sums});
+  MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
+    const size_t scale = part.k / kInt8Depth * static_cast<size_t>(x.num_rows) + part.row;
+    const uint8_t* weights = task.w->panel<uint8_t>(panel) + part.k * kPanelColumns;
+    const size_t inputs = std::min(kInt8Depth, depth - part.k);
+    task.int8.multiply(
+        part.rows,
+        {.x = x.values + part.row * RoundUp(depth, kInt8Depth) + part.k * part.rows,
+         .starts = x.starts + scale,
+         .scales = x.scales + scale,
+         .w = weights,
+         .later = weights + kInt8Depth * kPanelColumns + part.ShareBegin(inputs * kPanelColumns),
+         .later_step = part.ShareStep(kInt8Group * kPanelColumns),
+         .groups = (inputs + kInt8Group - 1) / kInt8Group,
+         .first = part.k == 0,
+         .sums = sums});
   });
 }
 
@@ -186,67 +236,103 @@ int64_t Grain(int64_t items, const ThreadPool& pool) {
   return (items + ranges - 1) / ranges;
 }
 
-// Puts tile `tile` of x into its blocks: put(row's inputs of a block, how many, element of the left
-// side at which they go).
-template <class Put>
-void CutTile(ConstRows x, int64_t tile_rows, int64_t tile, Put put) {
-  const int64_t first = tile * tile_rows;
-  const int64_t rows = std::min(tile_rows, x.num_rows - first);
-  int64_t to = first * PaddedInputs(x.num_cols);
-  for (int64_t k = 0; k < x.num_cols; k += kDepth) {
-    const auto count = static_cast<size_t>(std::min(kDepth, x.num_cols - k));
-    for (int64_t r = 0; r < rows; ++r, to += kDepth) {
-      put(x.data + (first + r) * x.stride + k, count, static_cast<size_t>(to));
-    }
+// x, normalised where `norm` says so, on its way into the left sides of tiles: row after row, 256
+// inputs at a time.
+class LeftSide {
+ public:
+  // Floats that Cut needs in `rows_memory`.
+  static size_t Floats(int64_t num_cols, const ThreadPool& pool) {
+    return static_cast<size_t>(PaddedInputs(num_cols) * pool.num_threads());
   }
+  LeftSide(ConstRows x, const RmsNorm& norm, float* rows_memory)
+      : x_(x), norm_(norm), rows_memory_(rows_memory) {}
+
+  // Calls put(inputs, how many, row, k, element of the left side at which they go) for each row and
+  // each k = 0, 256, 512 ..., on the threads of `pool`.
+  template <class Put>
+  void Cut(int64_t tile_rows, ThreadPool& pool, Put put) const {
+    const int64_t tiles = (x_.num_rows + tile_rows - 1) / tile_rows;
+    const int64_t grain = x_.num_rows * x_.num_cols < kSmallProduct ? tiles : 1;
+    pool.ParallelFor(tiles, grain, [&](int64_t begin, int64_t end, int worker) {
+      float* const normed = rows_memory_ + worker * PaddedInputs(x_.num_cols);
+      for (int64_t first = begin * tile_rows; first < std::min(x_.num_rows, end * tile_rows);
+           first += tile_rows) {
+        const int64_t rows = std::min(tile_rows, x_.num_rows - first);
+        for (int64_t row = first; row < first + rows; ++row) {
+          const float* from = x_.data + row * x_.stride;
+          if (norm_.weight != nullptr) {
+            NormRow(x_, norm_, row, normed);
+            from = normed;
+          }
+          const int64_t to = first * PaddedInputs(x_.num_cols) + (row - first) * kDepth;
+          for (int64_t k = 0; k < x_.num_cols; k += kDepth) {
+            const auto count = static_cast<size_t>(std::min(kDepth, x_.num_cols - k));
+            put(from + k, count, row, k, static_cast<size_t>(to + k * rows));
+          }
+        }
+      }
+    });
+  }
+
+ private:
+  const ConstRows x_;
+  const RmsNorm norm_;
+  float* const rows_memory_;
+};
+
+// Tiles of nearly one height, at most `most`.
+int64_t TileRows(int64_t num_rows, size_t most) {
+  const auto tallest = static_cast<int64_t>(most);
+  const int64_t tiles = (num_rows + tallest - 1) / tallest;
+  return (num_rows + tiles - 1) / tiles;
 }
 
 }  // namespace
 
-void PackedMatMul(const PackedMatrix& w, ConstRows x, Rows out, Backend::Store store,
-                  Scratch& scratch, ThreadPool& pool) {
+void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows out,
+                  Backend::Store store, Scratch& scratch, ThreadPool& pool) {
   if (x.num_rows == 0) return;
-  MatMulTask task{.w = &w, .x = x.data, .num_rows = x.num_rows, .out = out, .store = store};
-  const auto cut = [&](size_t max_rows, auto tile_body) {
-    const auto most = static_cast<int64_t>(max_rows);
-    const int64_t tiles = (x.num_rows + most - 1) / most;
-    task.tile_rows = (x.num_rows + tiles - 1) / tiles;  // tiles of nearly one height
-    const int64_t grain = x.num_rows * x.num_cols < kSmallProduct ? task.num_tiles() : 1;
-    pool.ParallelFor(task.num_tiles(), grain, [&](int64_t begin, int64_t end, int) {
-      for (int64_t tile = begin; tile < end; ++tile) tile_body(tile);
-    });
-  };
-  const auto left_floats = static_cast<size_t>(x.num_rows * PaddedInputs(x.num_cols));
+  MatMulTask task{.w = &w, .num_rows = x.num_rows, .out = out, .store = store};
+  const size_t left_floats = w.stored() == DType::kI8
+                                 ? QuantisedRows::Floats(x.num_rows, x.num_cols)
+                                 : static_cast<size_t>(x.num_rows * PaddedInputs(x.num_cols));
+  float* const rows_memory = scratch.Floats(LeftSide::Floats(x.num_cols, pool) + left_floats);
+  float* const left = rows_memory + LeftSide::Floats(x.num_cols, pool);
+  const LeftSide inputs(x, norm, rows_memory);
   switch (w.stored()) {
     case DType::kI8: {
       task.int8 = BestInt8Kernel();
-      float* memory = scratch.Floats(QuantisedRows::Floats(x.num_rows, x.num_cols));
-      task.quantised = QuantisedRows::In(memory, x.num_rows, x.num_cols);
-      cut(task.int8.max_rows,
-          [&](int64_t tile) { QuantiseTile(x, task.tile_rows, tile, task.quantised); });
+      task.tile_rows = TileRows(x.num_rows, task.int8.max_rows);
+      const QuantisedRows to = QuantisedRows::In(left, x.num_rows, x.num_cols);
+      task.quantised = to;
+      inputs.Cut(task.tile_rows, pool,
+                 [&](const float* from, size_t count, int64_t row, int64_t k, size_t element) {
+                   const int64_t place = k / kDepth * x.num_rows + row;
+                   to.scales[place] =
+                       QuantiseInputs(from, count, to.values + element, to.starts + place);
+                 });
       break;
     }
     case DType::kBF16: {
       task.bf16 = BestBF16Kernel();
-      auto* const left = reinterpret_cast<std::byte*>(scratch.Floats(left_floats));
-      task.rounded = left;
+      task.tile_rows = TileRows(x.num_rows, task.bf16.max_rows);
       const bool widened = task.bf16.widened;
-      cut(task.bf16.max_rows, [&](int64_t tile) {
-        CutTile(x, task.tile_rows, tile, [&](const float* from, size_t count, size_t to) {
-          RoundToBF16(from, count, widened,
-                      left + to * (widened ? sizeof(float) : sizeof(uint16_t)));
-        });
-      });
+      auto* const rounded = reinterpret_cast<std::byte*>(left);
+      task.rounded = rounded;
+      inputs.Cut(task.tile_rows, pool,
+                 [&](const float* from, size_t count, int64_t, int64_t, size_t element) {
+                   RoundToBF16(from, count, widened,
+                               rounded + element * (widened ? sizeof(float) : sizeof(uint16_t)));
+                 });
       break;
     }
     default: {
-      float* const left = scratch.Floats(left_floats);
       task.x = left;
-      cut(HWY_DYNAMIC_DISPATCH(MaxTileRows)(), [&](int64_t tile) {
-        CutTile(x, task.tile_rows, tile, [&](const float* from, size_t count, size_t to) {
-          std::memcpy(left + to, from, count * sizeof(float));
-        });
-      });
+      task.tile_rows = TileRows(x.num_rows, HWY_DYNAMIC_DISPATCH(MaxTileRows)());
+      inputs.Cut(task.tile_rows, pool,
+                 [&](const float* from, size_t count, int64_t, int64_t, size_t element) {
+                   std::memcpy(left + element, from, count * sizeof(float));
+                 });
     }
   }
   const int64_t items = task.num_row_blocks() * w.num_panels();

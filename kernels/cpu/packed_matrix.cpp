@@ -74,16 +74,19 @@ void ForStackedRows(std::span<const HostRows> parts, int64_t first, int64_t coun
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const HostRows> parts,
-                                                                 DType stored, ThreadPool& pool) {
+                                                                 Order order, DType stored,
+                                                                 ThreadPool& pool) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
   STRATA_CHECK(stored != DType::kF16, "weights are kept as f32, bf16 or int8");
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix);
+  matrix->order_ = order;
   matrix->stored_ = stored;
   matrix->num_inputs_ = parts[0].num_cols;
   for (const HostRows& part : parts) {
     STRATA_CHECK(part.num_cols == matrix->num_inputs_, "stacked parts have one width");
     matrix->num_outputs_ += part.num_rows;
   }
+  STRATA_CHECK(!matrix->gated() || matrix->num_outputs_ % 2 == 0, "a gate for every up");
   const int64_t panels = matrix->num_panels();
   const auto elements = static_cast<size_t>(panels * matrix->panel_elements());
   const size_t scale_bytes =
@@ -106,22 +109,34 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
   return matrix;
 }
 
+template <class Body>
+void PackedMatrix::ForPanelRows(std::span<const HostRows> parts, int64_t panel, Body body) const {
+  const int64_t results = panel_results();
+  const int64_t stacks = kPanel / results;  // a gated matrix is two of them
+  const int64_t height = num_outputs_ / stacks;
+  const int64_t count = std::min(results, height - panel * results);
+  for (int64_t stack = 0; stack < stacks; ++stack) {
+    ForStackedRows(parts, stack * height + panel * results, count,
+                   [&](int64_t r, const HostRows& part, int64_t row) {
+                     body(stack * results + r, part, row);
+                   });
+  }
+}
+
 template <class T>
 void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
   // The inputs of an output that stand side by side are moved as one word.
   constexpr int64_t kInputs = sizeof(uint32_t) / sizeof(T);
   auto* to = reinterpret_cast<uint32_t*>(memory_.data()) + panel * panel_elements() / kInputs;
-  const int64_t first = panel * kPanel;
-  const int64_t rows = std::min(kPanel, num_outputs_ - first);
+  T strip[kPanel][kStrip] = {};  // 0 where the panel has no output
   for (int64_t begin = 0; begin < num_inputs_; begin += kStrip) {
     const int64_t count = std::min(kStrip, num_inputs_ - begin);
-    T strip[kPanel][kStrip];
-    ForStackedRows(parts, first, rows, [&](int64_t r, const HostRows& part, int64_t row) {
-      ConvertStrip(part, row, begin, count, strip[r]);
-      if (count % kInputs != 0) strip[r][count] = 0;
+    ForPanelRows(parts, panel, [&](int64_t column, const HostRows& part, int64_t row) {
+      ConvertStrip(part, row, begin, count, strip[column]);
+      if (count % kInputs != 0) strip[column][count] = 0;
     });
     for (int64_t k = 0; k < count; k += kInputs, to += kPanel) {
-      for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r, &strip[r][k], sizeof(uint32_t));
+      for (int64_t c = 0; c < kPanel; ++c) std::memcpy(to + c, &strip[c][k], sizeof(uint32_t));
     }
   }
 }
@@ -131,30 +146,31 @@ void PackedMatrix::QuantisePanel(std::span<const HostRows> parts, int64_t panel)
   uint8_t* to = bytes + panel * panel_elements();
   float* scales =
       reinterpret_cast<float*>(bytes + num_panels() * panel_elements()) + panel * kPanel;
-  const int64_t first = panel * kPanel;
   std::vector<float> values(static_cast<size_t>(panel_elements() / kPanel));
-  ForStackedRows(parts, first, std::min(kPanel, num_outputs_ - first),
-                 [&](int64_t r, const HostRows& part, int64_t row) {
-                   ConvertStrip(part, row, 0, num_inputs_, values.data());
-                   scales[r] = QuantiseOutput(values.data(), static_cast<size_t>(num_inputs_),
-                                              to + r * kGroup);
-                 });
+  ForPanelRows(parts, panel, [&](int64_t column, const HostRows& part, int64_t row) {
+    ConvertStrip(part, row, 0, num_inputs_, values.data());
+    scales[column] =
+        QuantiseOutput(values.data(), static_cast<size_t>(num_inputs_), to + column * kGroup);
+  });
 }
 
 void PackedMatrix::CopyRow(int64_t output, float* to) const {
-  const int64_t column = output % kPanel;
+  const int64_t height = gated() ? num_outputs_ / 2 : num_outputs_;
+  const int64_t result = output % height;  // of a product
+  const int64_t place = result / panel_results();
+  const int64_t column = output / height * panel_results() + result % panel_results();
   if (stored_ == DType::kF32) {
-    const float* from = panel<float>(output / kPanel) + column;
+    const float* from = panel<float>(place) + column;
     for (int64_t k = 0; k < num_inputs_; ++k) to[k] = from[k * kPanel];
   } else if (stored_ == DType::kI8) {
-    const uint8_t* from = panel<uint8_t>(output / kPanel) + column * kGroup;
-    const float scale = scales()[output];
+    const uint8_t* from = panel<uint8_t>(place) + column * kGroup;
+    const float scale = scales()[place * kPanel + column];
     for (int64_t k = 0; k < num_inputs_; ++k) {
       const int32_t q = from[k / kGroup * kGroup * kPanel + k % kGroup] - kInt8Offset;
       to[k] = static_cast<float>(q) * scale;
     }
   } else {
-    const uint16_t* from = panel<uint16_t>(output / kPanel) + column * 2;
+    const uint16_t* from = panel<uint16_t>(place) + column * 2;
     for (int64_t k = 0; k < num_inputs_; ++k)
       to[k] = FloatFromBF16(from[k / 2 * 2 * kPanel + k % 2]);
   }

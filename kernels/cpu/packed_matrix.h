@@ -16,21 +16,32 @@ namespace strata::kernels {
 // In bf16 panels are [ceil(num_inputs / 2)][32][2] and in 8 bits [ceil(num_inputs / 4)][32][4], so
 // that an instruction which adds up two or four products finds the inputs of an output side by
 // side. In 8 bits a scale for each output stands behind the last panel.
-// The same for every instruction set, so that nothing but speed depends on it. Immutable.
+// A gated matrix, its first half gates and its second half ups, has 16 gates and their 16 ups in a
+// panel, so that whoever has a panel's sums has both. The same for every instruction set, so that
+// nothing but speed depends on it. Immutable.
 class PackedMatrix final : public Matrix {
  public:
   static constexpr int64_t kPanel = 32;
+  enum class Order : uint8_t { kStacked, kGated };
 
-  // REQUIRES: parts is not empty, all of one width; stored is kF32, kBF16 or kI8.
+  // REQUIRES: parts is not empty, all of one width; stored is kF32, kBF16 or kI8; a gated matrix
+  // has an even number of rows.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const HostRows> parts,
-                                                            DType stored, ThreadPool& pool);
+                                                            Order order, DType stored,
+                                                            ThreadPool& pool);
 
   int64_t num_outputs() const override { return num_outputs_; }
   int64_t num_inputs() const override { return num_inputs_; }
   size_t bytes() const override { return memory_.size(); }
 
   DType stored() const { return stored_; }
-  int64_t num_panels() const { return (num_outputs_ + kPanel - 1) / kPanel; }
+  bool gated() const { return order_ == Order::kGated; }
+  // Columns that a panel makes of a product's result.
+  int64_t panel_results() const { return gated() ? kPanel / 2 : kPanel; }
+  int64_t num_panels() const {
+    const int64_t results = gated() ? num_outputs_ / 2 : num_outputs_;
+    return (results + panel_results() - 1) / panel_results();
+  }
   // T as stored: float, uint16_t (bf16) or uint8_t (weights + 128).
   template <class T>
   const T* panel(int64_t i) const {
@@ -51,10 +62,14 @@ class PackedMatrix final : public Matrix {
     const int64_t side_by_side = 4 / static_cast<int64_t>(DTypeSize(stored_));
     return (num_inputs_ + side_by_side - 1) / side_by_side * side_by_side * kPanel;
   }
+  // Calls body(column, part, row) for each output in the panel.
+  template <class Body>
+  void ForPanelRows(std::span<const HostRows> parts, int64_t panel, Body body) const;
   template <class T>
   void FillPanel(std::span<const HostRows> parts, int64_t panel);
   void QuantisePanel(std::span<const HostRows> parts, int64_t panel);
 
+  Order order_ = Order::kStacked;
   DType stored_ = DType::kF32;
   int64_t num_outputs_ = 0;
   int64_t num_inputs_ = 0;

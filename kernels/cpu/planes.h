@@ -7,9 +7,9 @@
 
 namespace strata::kernels {
 
-// Backend::WritePlanes for rows [begin, end) of one write. Keys stand transposed in their plane,
-// [head_dim][block_tokens], so that scores are computed side by side for neighbouring tokens;
-// values stand as [block_tokens][head_dim]. bf16 rounds to nearest even.
+// Backend::PrepareAttention's writes for rows [begin, end) of one write. Keys stand transposed in
+// their plane, [head_dim][block_tokens], so that scores are computed side by side for neighbouring
+// tokens; values stand as [block_tokens][head_dim]. bf16 rounds to nearest even.
 //
 // int8: scale = max |x| / 127, numbers = x / scale to nearest even, all of them 0 where the scale
 // is 0. A row with a NaN or an infinity has a scale of NaN, so that whoever reads it sees NaN.

@@ -32,7 +32,6 @@ HWY_BEFORE_NAMESPACE();
 namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
-// Quantises up to 256 inputs of a row. Returns the scale.
 float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start) {
   const D d;
   const hn::RebindToSigned<D> di;
@@ -67,22 +66,6 @@ float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start
   return max / kMost;
 }
 
-void QuantiseTileRows(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out) {
-  const auto depth = static_cast<int64_t>(kInt8Depth);
-  const int64_t first = tile * tile_rows;
-  const int64_t rows = std::min(tile_rows, x.num_rows - first);
-  int8_t* values = out.values + first * static_cast<int64_t>(
-                                            RoundUp(static_cast<size_t>(x.num_cols), kInt8Depth));
-  for (int64_t k = 0; k < x.num_cols; k += depth) {
-    const int64_t block = k / depth * out.num_rows;
-    for (int64_t row = first; row < first + rows; ++row, values += depth) {
-      out.scales[block + row] = QuantiseBlock(x.data + row * x.stride + k,
-                                              static_cast<size_t>(std::min(depth, x.num_cols - k)),
-                                              values, out.starts + block + row);
-    }
-  }
-}
-
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace strata::kernels
@@ -91,10 +74,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace strata::kernels {
 
-HWY_EXPORT(QuantiseTileRows);
+HWY_EXPORT(QuantiseBlock);
 
-void QuantiseTile(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out) {
-  HWY_DYNAMIC_DISPATCH(QuantiseTileRows)(x, tile_rows, tile, out);
+float QuantiseInputs(const float* x, size_t count, int8_t* values, int32_t* start) {
+  return HWY_DYNAMIC_DISPATCH(QuantiseBlock)(x, count, values, start);
 }
 
 float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to) {

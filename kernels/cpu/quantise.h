@@ -30,10 +30,11 @@ struct QuantisedRows {
   static QuantisedRows In(float* memory, int64_t num_rows, int64_t num_cols);
 };
 
-// Quantises tile `tile` of x. A block of 256 inputs has the step max|x| / 127 and q is the nearest
-// even of x * (127 / max|x|), rounded once. It counts as zeros where max|x| is below 2^-100. NaN
-// or infinity in it makes its scale NaN and so the row's every output. The same bits on every
+// Quantises up to 256 inputs of a row to `values`, with zeros up to a multiple of 4, and returns
+// their scale; `start`: -128 * the sum of the values. The step is max|x| / 127 and q is the nearest
+// even of x * (127 / max|x|), rounded once. All count as zeros where max|x| is below 2^-100. NaN or
+// infinity among them makes the scale NaN and so the row's every output. The same bits on every
 // instruction set.
-void QuantiseTile(ConstRows x, int64_t tile_rows, int64_t tile, const QuantisedRows& out);
+float QuantiseInputs(const float* x, size_t count, int8_t* values, int32_t* start);
 
 }  // namespace strata::kernels

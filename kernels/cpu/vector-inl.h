@@ -32,6 +32,9 @@ using V = hn::Vec<D>;
 constexpr size_t kLanes = hn::MaxLanes(D());
 static_assert(kFixedLanes % kLanes == 0);
 
+// Whether code for AVX-512 may run here: what Highway lacks stands in files of its own.
+constexpr bool kIsAvx512 = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL;
+
 constexpr size_t RoundUp(size_t n, size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }

@@ -56,38 +56,31 @@ class ProfilingBackend final : public kernels::Backend {
                                                         kernels::DType stored) override {
     return inner_->Pack(parts, stored);
   }
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> PackGated(const kernels::HostRows& gate,
+                                                             const kernels::HostRows& up,
+                                                             kernels::DType stored) override {
+    return inner_->PackGated(gate, up, stored);
+  }
   void Embed(const kernels::Matrix& table, std::span<const int32_t> ids,
              kernels::Rows out) override {
     Timed("embed", [&] { inner_->Embed(table, ids, out); });
   }
-  void MatMul(const kernels::Matrix& w, kernels::ConstRows x, kernels::Rows out,
-              Store store) override {
-    const auto rows = static_cast<double>(x.num_rows);
-    Timed("products", [&] { inner_->MatMul(w, x, out, store); },
-          {.operations = 2 * rows * static_cast<double>(w.num_inputs()) *
-                         static_cast<double>(w.num_outputs()),
-           .bytes = static_cast<double>(w.bytes())});
+  void MatMul(const kernels::Matrix& w, kernels::ConstRows x, const kernels::RmsNorm& norm,
+              kernels::Rows out, Store store) override {
+    Timed(
+        "products", [&] { inner_->MatMul(w, x, norm, out, store); }, Product(w, x));
   }
-  void RmsNorm(kernels::ConstRows x, const float* weight, float epsilon,
-               kernels::Rows out) override {
-    Timed("norm", [&] { inner_->RmsNorm(x, weight, epsilon, out); });
-  }
-  void Rope(kernels::Rows x, int32_t head_dim, std::span<const int32_t> positions,
-            const float* table) override {
-    Timed("rope", [&] { inner_->Rope(x, head_dim, positions, table); });
-  }
-  void MixValues(kernels::Rows v, kernels::ConstRows first, float own, float share) override {
-    Timed("mix", [&] { inner_->MixValues(v, first, own, share); });
-  }
-  void SwiGlu(kernels::ConstRows gate_up, kernels::Rows out) override {
-    Timed("swiglu", [&] { inner_->SwiGlu(gate_up, out); });
+  void GatedMatMul(const kernels::Matrix& gate_up, kernels::ConstRows x,
+                   const kernels::RmsNorm& norm, kernels::Rows out) override {
+    Timed(
+        "products", [&] { inner_->GatedMatMul(gate_up, x, norm, out); }, Product(gate_up, x));
   }
   void GatherRows(kernels::ConstRows x, std::span<const int32_t> rows, kernels::Rows out) override {
     Timed("gather", [&] { inner_->GatherRows(x, rows, out); });
   }
-  void WritePlanes(const kernels::PagedArena& cache, std::span<const int64_t> slots,
-                   std::span<const kernels::PlaneWrite> writes) override {
-    Timed("cache write", [&] { inner_->WritePlanes(cache, slots, writes); });
+  void PrepareAttention(const kernels::PagedArena& cache,
+                        const kernels::Projections& projections) override {
+    Timed("rope, cache write", [&] { inner_->PrepareAttention(cache, projections); });
   }
   void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
                  std::span<const kernels::HeadAttention> heads) override {
@@ -116,6 +109,13 @@ class ProfilingBackend final : public kernels::Backend {
     operation();
     work.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     work_[kind] += work;
+  }
+
+  static Work Product(const kernels::Matrix& w, kernels::ConstRows x) {
+    return {.operations = 2.0 * static_cast<double>(x.num_rows) *
+                          static_cast<double>(w.num_inputs()) *
+                          static_cast<double>(w.num_outputs()),
+            .bytes = static_cast<double>(w.bytes())};
   }
 
   double CacheBytes() const {

@@ -140,7 +140,7 @@ class Cache {
       writes.push_back({PlaneKind::kValue, ValueOffset(g), inputs.Value(request, 0, g), stride});
     }
     const int64_t before = backend.counters().cache_bytes_written;
-    backend.WritePlanes(arena_, slots, writes);
+    backend.PrepareAttention(arena_, {.writes = writes, .slots = slots});
     const size_t pair = arena_.TokenBytes(PlaneKind::kKey) + arena_.TokenBytes(PlaneKind::kValue);
     EXPECT_EQ(backend.counters().cache_bytes_written - before,
               context * kKvHeads * static_cast<int64_t>(pair));

@@ -7,6 +7,7 @@ namespace strata::kernels::elementwise_test {
 namespace {
 
 constexpr int64_t kRows = 3;
+const std::vector<int64_t> kSlots = {0, 1, 2};  // of rows that nothing is written of
 const std::vector<int64_t> kWidths = {1, 7, 8, 15, 16, 17, 31, 33, 64, 576, 1001};
 
 // Runs `operation` (which fills fresh rows) for each instruction set and number of threads, checks
@@ -34,7 +35,8 @@ TEST(RmsNormTest, MatchesOracle) {
     GuardedRows x(kRows, width, Random(1).Normals(kRows * width));
     const std::vector<float> weight = Random(2).Normals(width);
     const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& to) {
-      backend.RmsNorm(x.rows(), weight.data(), 1e-5f, to.rows());
+      backend.MatMul(*Identity(backend, width), x.rows(), {weight.data(), 1e-5f}, to.rows(),
+                     Backend::Store::kSet);
     });
     for (int64_t i = 0; i < kRows; ++i) {
       double squares = 0;
@@ -52,35 +54,20 @@ TEST(RmsNormTest, MatchesOracle) {
   }
 }
 
-TEST(SwiGluTest, MatchesOracle) {
-  for (const int64_t width : kWidths) {
-    SCOPED_TRACE(width);
-    GuardedRows x(kRows, 2 * width, Random(3).Normals(kRows * 2 * width, 8.0f));
-    const std::vector<float> out = SameEverywhere(
-        width, [&](Backend& backend, GuardedRows& to) { backend.SwiGlu(x.rows(), to.rows()); });
-    for (int64_t i = 0; i < kRows; ++i) {
-      for (int64_t j = 0; j < width; ++j) {
-        const double gate = x.at(i, j);
-        const double expected = gate / (1 + std::exp(-gate)) * x.at(i, j + width);
-        // exp is within 4 half units, and an addition, a division and a product round.
-        ASSERT_NEAR(out[static_cast<size_t>(i * width + j)], expected,
-                    7 * kUnit * std::abs(expected));
-      }
-    }
-  }
-}
-
-TEST(SwiGluTest, ExtremeGates) {
+TEST(GatedMatMulTest, ExtremeGates) {
   const std::vector<float> gates = {200, 89, 88, -80, -88, -89, -200, INFINITY, NAN, 0};
+  const std::vector<float> ups(gates.size(), 1.0f);
   const auto width = static_cast<int64_t>(gates.size());
-  std::vector<float> x = gates;
-  x.resize(gates.size() * 2, 1.0f);
-  GuardedRows in(1, 2 * width, x);
+  const auto column = [width](const std::vector<float>& values) {
+    return HostRows{DType::kF32, reinterpret_cast<const std::byte*>(values.data()), width, 1};
+  };
+  const std::unique_ptr<Backend> backend = MakeCpu(1);
+  const std::unique_ptr<Matrix> both = *backend->PackGated(column(gates), column(ups), DType::kF32);
+  GuardedRows in(1, 1, 1.0f);
   for (const int64_t target : AllTargets()) {
-    const std::unique_ptr<Backend> backend = MakeCpu(1);
     const ScopedTarget scoped(target);
     GuardedRows out(1, width);
-    backend->SwiGlu(in.rows(), out.rows());
+    backend->GatedMatMul(*both, in.rows(), {}, out.rows());
     for (const int64_t j : {0, 1, 2, 7}) EXPECT_EQ(out.at(0, j), gates[static_cast<size_t>(j)]);
     for (const int64_t j : {3, 4, 5, 6}) EXPECT_NEAR(out.at(0, j), 0.0f, 1e-30f);
     EXPECT_TRUE(std::isnan(out.at(0, 8)));
@@ -97,7 +84,10 @@ TEST(RopeTest, TurnsEveryHeadByItsPosition) {
     const std::vector<float> x = Random(5).Normals(kRows * width);
     const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
       rows = GuardedRows(kRows, width, x);
-      backend.Rope(rows.rows(), head_dim, positions, table.data());
+      backend.PrepareAttention({.head_dim = head_dim}, {.rotated = rows.rows(),
+                                                        .positions = positions,
+                                                        .rope_table = table.data(),
+                                                        .slots = kSlots});
     });
     const int64_t half = head_dim / 2;
     for (int64_t i = 0; i < kRows * width; ++i) {
@@ -121,7 +111,8 @@ TEST(MixValuesTest, WeighsOwnAndFirst) {
     GuardedRows first(kRows, width, Random(7).Normals(kRows * width));
     const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
       rows = GuardedRows(kRows, width, v);
-      backend.MixValues(rows.rows(), first.rows(), 0.3f, 1.7f);
+      const ValueMix mix = {rows.rows(), first.rows(), 0.3f, 1.7f};
+      backend.PrepareAttention({}, {.mixes = {&mix, 1}, .slots = kSlots});
     });
     for (int64_t i = 0; i < kRows * width; ++i) {
       const double own = double{0.3f} * v[static_cast<size_t>(i)];
@@ -145,22 +136,31 @@ TEST(GatherRowsTest, CopiesRows) {
 // Rows that are enough for several threads come out as they do alone.
 TEST(RowsTest, BitsDoNotDependOnOtherRows) {
   constexpr int64_t kMany = 300;
-  constexpr int64_t kWidth = 130;
-  GuardedRows x(kMany, 2 * kWidth, Random(9).Normals(kMany * 2 * kWidth));
-  const std::vector<float> weight = Random(10).Normals(2 * kWidth);
+  constexpr int64_t kHeadDim = 26;
+  constexpr int64_t kWidth = 5 * kHeadDim;
+  const std::vector<float> x = Random(9).Normals(kMany * kWidth);
+  const std::vector<float> table = Random(10).Normals(kMany * kHeadDim);
+  GuardedRows first(kMany, kWidth, Random(11).Normals(kMany * kWidth));
+  std::vector<int32_t> positions;
+  for (int32_t i = 0; i < kMany; ++i) positions.push_back(kMany - 1 - i);
+  const std::vector<int64_t> slots(kMany);
   const std::unique_ptr<Backend> backend = MakeCpu(3);
-  GuardedRows norms(kMany, 2 * kWidth);
-  GuardedRows norms_alone(kMany, 2 * kWidth);
-  GuardedRows gated(kMany, kWidth);
-  GuardedRows gated_alone(kMany, kWidth);
-  backend->RmsNorm(x.rows(), weight.data(), 1e-6f, norms.rows());
-  backend->SwiGlu(x.rows(), gated.rows());
-  for (int64_t i = 0; i < kMany; ++i) {
-    backend->RmsNorm(x.row(i), weight.data(), 1e-6f, norms_alone.row(i));
-    backend->SwiGlu(x.row(i), gated_alone.row(i));
-  }
-  ExpectSameBits(norms_alone.Values(), norms.Values(), "RmsNorm");
-  ExpectSameBits(gated_alone.Values(), gated.Values(), "SwiGlu");
+  const auto prepare = [&](GuardedRows& rows, int64_t begin, int64_t count) {
+    const auto from = static_cast<size_t>(begin);
+    const auto n = static_cast<size_t>(count);
+    const ValueMix mix = {rows.row(begin, count), first.row(begin, count), 0.3f, 1.7f};
+    backend->PrepareAttention({.head_dim = kHeadDim},
+                              {.rotated = rows.row(begin, count),
+                               .positions = std::span(positions).subspan(from, n),
+                               .rope_table = table.data(),
+                               .mixes = {&mix, 1},
+                               .slots = std::span(slots).subspan(from, n)});
+  };
+  GuardedRows together(kMany, kWidth, x);
+  GuardedRows alone(kMany, kWidth, x);
+  prepare(together, 0, kMany);
+  for (int64_t i = 0; i < kMany; ++i) prepare(alone, i, 1);
+  ExpectSameBits(alone.Values(), together.Values(), "PrepareAttention");
 }
 
 }  // namespace

@@ -56,6 +56,7 @@ TEST(Int8TileTest, EveryKernelHasTheSameBits) {
                                    .starts = starts.data(),
                                    .scales = scales.data(),
                                    .w = w.data(),
+                                   .later = w.data(),
                                    .groups = groups,
                                    .first = first,
                                    .sums = sums.data()};

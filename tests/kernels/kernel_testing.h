@@ -71,6 +71,17 @@ inline float Stored(float value, DType dtype) {
   return dtype == DType::kBF16 ? NearestBF16(value) : value;
 }
 
+// In f32: a product with it gives back what goes into it, to the bit (but for what is not finite).
+inline std::unique_ptr<Matrix> Identity(Backend& backend, int64_t width) {
+  std::vector<float> ones(static_cast<size_t>(width * width));
+  for (int64_t i = 0; i < width; ++i) ones[static_cast<size_t>(i * width + i)] = 1;
+  const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(ones.data()), width,
+                         width};
+  auto packed = backend.Pack({&rows, 1}, DType::kF32);
+  EXPECT_TRUE(packed.ok()) << packed.status();
+  return *std::move(packed);
+}
+
 // A matrix whose rows stand apart, with marks between, before and after them that no kernel may
 // touch.
 class GuardedRows {

@@ -144,7 +144,7 @@ TEST_P(MatMulTest, MatchesOracleAndKeepsItsBits) {
         SCOPED_TRACE(absl::StrCat(hwy::TargetName(target), ", ", threads, " threads, ", rows));
         GuardedRows in(rows, inputs(), x);
         GuardedRows out(rows, outputs(), 7.0f);
-        backend->MatMul(*w, in.rows(), out.rows(), Backend::Store::kSet);
+        backend->MatMul(*w, in.rows(), {}, out.rows(), Backend::Store::kSet);
         out.ExpectMarksIntact();
         if (reference.empty()) {
           reference = out.Values();
@@ -157,7 +157,7 @@ TEST_P(MatMulTest, MatchesOracleAndKeepsItsBits) {
         const auto count = static_cast<int64_t>(rows * outputs());
         ExpectSameBits({reference.begin(), reference.begin() + count}, out.Values(), "kSet");
         GuardedRows added(rows, outputs(), 0.625f);
-        backend->MatMul(*w, in.rows(), added.rows(), Backend::Store::kAdd);
+        backend->MatMul(*w, in.rows(), {}, added.rows(), Backend::Store::kAdd);
         added.ExpectMarksIntact();
         std::vector<float> expected(reference.begin(), reference.begin() + count);
         for (float& value : expected) value += 0.625f;
@@ -174,12 +174,96 @@ TEST_P(MatMulTest, ManyRowsAreTheRowsOneByOne) {
   GuardedRows x(kRows, inputs(), Random(3).Normals(kRows * inputs()));
   GuardedRows together(kRows, outputs());
   GuardedRows alone(kRows, outputs());
-  backend->MatMul(*w, x.rows(), together.rows(), Backend::Store::kSet);
+  backend->MatMul(*w, x.rows(), {}, together.rows(), Backend::Store::kSet);
   for (int64_t i = 0; i < kRows; ++i) {
-    backend->MatMul(*w, x.row(i), alone.row(i), Backend::Store::kSet);
+    backend->MatMul(*w, x.row(i), {}, alone.row(i), Backend::Store::kSet);
   }
   ExpectSameBits(alone.Values(), together.Values(), "rows alone against rows together");
   EXPECT_EQ(backend->counters().matrix_products, 1 + kRows);
+}
+
+// One product of gates and ups is two products, and silu(gate) * up of their results.
+TEST_P(MatMulTest, GatedIsTwoProducts) {
+  constexpr int64_t kRows = 30;
+  const std::vector<float> ups = Random(6).Normals(outputs() * inputs());
+  const std::vector<std::byte> gate_bytes = Bytes(weights_, DType::kF32);
+  const std::vector<std::byte> up_bytes = Bytes(ups, DType::kF32);
+  const HostRows gate = {DType::kF32, gate_bytes.data() + 1, outputs(), inputs()};
+  const HostRows up = {DType::kF32, up_bytes.data() + 1, outputs(), inputs()};
+  // Gates stay where exp is exact enough to be told from its limits.
+  const float scale = 4 / std::sqrt(static_cast<float>(inputs()));
+  GuardedRows x(kRows, inputs(), Random(7).Normals(kRows * inputs(), scale));
+  std::vector<float> reference;
+  for (const int32_t threads : {1, 3}) {
+    const std::unique_ptr<Backend> backend = MakeCpu(threads);
+    const std::unique_ptr<Matrix> gates = *backend->Pack({&gate, 1}, stored());
+    const std::unique_ptr<Matrix> both = *backend->PackGated(gate, up, stored());
+    EXPECT_EQ(both->num_outputs(), 2 * outputs());
+    for (const int64_t target : AllTargets()) {
+      const ScopedTarget scoped(target);
+      SCOPED_TRACE(absl::StrCat(hwy::TargetName(target), ", ", threads, " threads"));
+      GuardedRows out(kRows, outputs());
+      backend->GatedMatMul(*both, x.rows(), {}, out.rows());
+      out.ExpectMarksIntact();
+      if (reference.empty()) reference = out.Values();
+      ExpectSameBits(reference, out.Values(), "gated");
+      GuardedRows alone(kRows, outputs());
+      for (int64_t i = 0; i < kRows; ++i) {
+        backend->GatedMatMul(*both, x.row(i), {}, alone.row(i));
+      }
+      ExpectSameBits(reference, alone.Values(), "rows alone");
+    }
+    const std::unique_ptr<Matrix> second = *backend->Pack({&up, 1}, stored());
+    GuardedRows gate_sums(kRows, outputs());
+    GuardedRows up_sums(kRows, outputs());
+    backend->MatMul(*gates, x.rows(), {}, gate_sums.rows(), Backend::Store::kSet);
+    backend->MatMul(*second, x.rows(), {}, up_sums.rows(), Backend::Store::kSet);
+    for (int64_t i = 0; i < kRows; ++i) {
+      for (int64_t j = 0; j < outputs(); ++j) {
+        const double g = gate_sums.at(i, j);
+        const double expected = g / (1 + std::exp(-g)) * up_sums.at(i, j);
+        // exp is within 4 half units, and an addition, a division and a product round.
+        ASSERT_NEAR(reference[static_cast<size_t>(i * outputs() + j)], expected,
+                    7 * kUnit * std::abs(expected) + 0x1p-149)
+            << "row " << i << " column " << j;
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, GatedEmbedsItsGatesThenItsUps) {
+  const std::vector<std::byte> bytes = Bytes(weights_, DType::kF32);
+  const int64_t half = outputs() / 2;
+  if (half == 0) return;
+  const HostRows gate = {DType::kF32, bytes.data() + 1, half, inputs()};
+  const HostRows up = {DType::kF32, bytes.data() + 1 + half * inputs() * 4, half, inputs()};
+  const HostRows parts[] = {gate, up};
+  const std::unique_ptr<Backend> backend = MakeCpu(2);
+  std::vector<int32_t> ids(static_cast<size_t>(2 * half));
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+  GuardedRows stacked(2 * half, inputs());
+  GuardedRows gated(2 * half, inputs());
+  backend->Embed(**backend->Pack(parts, stored()), ids, stacked.rows());
+  backend->Embed(**backend->PackGated(gate, up, stored()), ids, gated.rows());
+  ExpectSameBits(stacked.Values(), gated.Values(), "rows");
+}
+
+// What is normalised on its way in comes out as if it had been before.
+TEST_P(MatMulTest, NormalisesItsInputs) {
+  constexpr int64_t kRows = 30;
+  const std::unique_ptr<Backend> backend = MakeCpu(2);
+  const std::unique_ptr<Matrix> w = Pack(*backend);
+  const std::unique_ptr<Matrix> identity = Identity(*backend, inputs());
+  const std::vector<float> scale = Random(8).Normals(inputs());
+  const RmsNorm norm = {scale.data(), 1e-5f};
+  GuardedRows x(kRows, inputs(), Random(9).Normals(kRows * inputs()));
+  GuardedRows normed(kRows, inputs());
+  backend->MatMul(*identity, x.rows(), norm, normed.rows(), Backend::Store::kSet);
+  GuardedRows expected(kRows, outputs());
+  backend->MatMul(*w, normed.rows(), {}, expected.rows(), Backend::Store::kSet);
+  GuardedRows out(kRows, outputs());
+  backend->MatMul(*w, x.rows(), norm, out.rows(), Backend::Store::kSet);
+  ExpectSameBits(expected.Values(), out.Values(), "normalised");
 }
 
 TEST_P(MatMulTest, EmbedGathersTheStoredRows) {
@@ -217,7 +301,7 @@ TEST_P(MatMulTest, NaNInfinityAndZeroKeepToThemselves) {
     SCOPED_TRACE(hwy::TargetName(target));
     GuardedRows x(kRows, inputs(), values);
     GuardedRows clean(kRows, outputs());
-    backend->MatMul(*sound, x.rows(), clean.rows(), Backend::Store::kSet);
+    backend->MatMul(*sound, x.rows(), {}, clean.rows(), Backend::Store::kSet);
     x.at(3, inputs() / 2) = std::numeric_limits<float>::quiet_NaN();
     x.at(4, 0) = infinity;
     for (int64_t k = 0; k < inputs(); ++k) {
@@ -225,9 +309,9 @@ TEST_P(MatMulTest, NaNInfinityAndZeroKeepToThemselves) {
       x.at(8, k) *= 0x1p-130F;
     }
     GuardedRows out(kRows, outputs());
-    backend->MatMul(*sound, x.rows(), out.rows(), Backend::Store::kSet);
+    backend->MatMul(*sound, x.rows(), {}, out.rows(), Backend::Store::kSet);
     GuardedRows of_unsound(kRows, outputs());
-    backend->MatMul(*unsound, x.rows(), of_unsound.rows(), Backend::Store::kSet);
+    backend->MatMul(*unsound, x.rows(), {}, of_unsound.rows(), Backend::Store::kSet);
     for (int64_t i = 0; i < kRows; ++i) {
       for (int64_t j = 0; j < outputs(); ++j) {
         SCOPED_TRACE(absl::StrCat("row ", i, " column ", j));

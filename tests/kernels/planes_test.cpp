@@ -99,7 +99,7 @@ TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
   slots.resize(rows.size());
   const PlaneWrite writes[] = {{PlaneKind::kKey, 0, source.data(), head_dim},
                                {PlaneKind::kValue, value_offset, source.data(), head_dim}};
-  backend->WritePlanes(arena, slots, writes);
+  backend->PrepareAttention(arena, {.writes = writes, .slots = slots});
 
   std::vector<std::byte> expected(memory->size(), kMark);
   for (size_t i = 0; i < rows.size(); ++i) {

@@ -43,7 +43,8 @@ class HashBackend final : public NullBackend {
     vocab_size_ = table.num_outputs();
     for (size_t i = 0; i < ids.size(); ++i) *Row(out, i) = static_cast<float>(ids[i]);
   }
-  void MatMul(const kernels::Matrix& w, ConstRows x, Rows out, Store store) override {
+  void MatMul(const kernels::Matrix& w, ConstRows x, const kernels::RmsNorm&, Rows out,
+              Store store) override {
     for (int64_t i = 0; i < x.num_rows; ++i) {
       const float value = x.data[i * x.stride];
       float* row = out.data + i * out.stride;
@@ -57,21 +58,19 @@ class HashBackend final : public NullBackend {
       }
     }
   }
-  void RmsNorm(ConstRows x, const float*, float, Rows out) override {
-    for (int64_t i = 0; i < x.num_rows; ++i) out.data[i * out.stride] = x.data[i * x.stride];
-  }
-  void SwiGlu(ConstRows, Rows out) override {
+  void GatedMatMul(const kernels::Matrix&, ConstRows, const kernels::RmsNorm&, Rows out) override {
     for (int64_t i = 0; i < out.num_rows; ++i) out.data[i * out.stride] = kFeedForward;
   }
   void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override {
     for (size_t i = 0; i < rows.size(); ++i) *Row(out, i) = x.data[rows[i] * x.stride];
   }
-  void WritePlanes(const kernels::PagedArena& cache, std::span<const int64_t> slots,
-                   std::span<const kernels::PlaneWrite> writes) override {
-    for (const kernels::PlaneWrite& write : writes) {
-      for (size_t i = 0; i < slots.size(); ++i) {
+  void PrepareAttention(const kernels::PagedArena& cache,
+                        const kernels::Projections& projections) override {
+    for (const kernels::PlaneWrite& write : projections.writes) {
+      for (size_t i = 0; i < projections.slots.size(); ++i) {
         const auto row = static_cast<int64_t>(i);
-        *Entry(cache, write.plane_offset, slots[i]) = write.source[row * write.source_stride];
+        *Entry(cache, write.plane_offset, projections.slots[i]) =
+            write.source[row * write.source_stride];
       }
     }
   }

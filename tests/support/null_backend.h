@@ -61,15 +61,18 @@ class NullBackend : public kernels::Backend {
     for (const kernels::HostRows& part : parts) rows += part.num_rows;
     return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
   }
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> PackGated(const kernels::HostRows& gate,
+                                                             const kernels::HostRows& up,
+                                                             kernels::DType) override {
+    return std::make_unique<ShapeOnly>(gate.num_rows + up.num_rows, gate.num_cols);
+  }
   void Embed(const kernels::Matrix&, std::span<const int32_t>, kernels::Rows) override {}
-  void MatMul(const kernels::Matrix&, kernels::ConstRows, kernels::Rows, Store) override {}
-  void RmsNorm(kernels::ConstRows, const float*, float, kernels::Rows) override {}
-  void Rope(kernels::Rows, int32_t, std::span<const int32_t>, const float*) override {}
-  void MixValues(kernels::Rows, kernels::ConstRows, float, float) override {}
-  void SwiGlu(kernels::ConstRows, kernels::Rows) override {}
+  void MatMul(const kernels::Matrix&, kernels::ConstRows, const kernels::RmsNorm&, kernels::Rows,
+              Store) override {}
+  void GatedMatMul(const kernels::Matrix&, kernels::ConstRows, const kernels::RmsNorm&,
+                   kernels::Rows) override {}
   void GatherRows(kernels::ConstRows, std::span<const int32_t>, kernels::Rows) override {}
-  void WritePlanes(const kernels::PagedArena&, std::span<const int64_t>,
-                   std::span<const kernels::PlaneWrite>) override {}
+  void PrepareAttention(const kernels::PagedArena&, const kernels::Projections&) override {}
   void Attention(const kernels::PagedArena&, std::span<const kernels::SequenceRows>,
                  std::span<const kernels::HeadAttention>) override {}
   void AttentionProbabilities(const kernels::PagedArena&, const kernels::SequenceRows&,
