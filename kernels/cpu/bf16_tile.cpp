@@ -61,10 +61,10 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
       for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
     }
     const uint16_t* w = tile.w + column * kBF16Group;
-    const uint16_t* later = tile.later + column * kBF16Group;
+    const std::byte* later = tile.later + column * sizeof(uint32_t);
     for (size_t k = 0; k < tile.groups * kBF16Group;
          k += kBF16Group, w += kStep, later += later_step) {
-      AskFor<kVectors * kBF16Group>(later);
+      AskFor<kVectors * sizeof(uint32_t)>(later);
       V even[kVectors];
       V odd[kVectors];
       for (size_t v = 0; v < kVectors; ++v) {
@@ -144,7 +144,10 @@ bool DotSumsInOrder() {
   for (uint16_t& value : w) value = static_cast<uint16_t>(draw() >> 16);
   RoundToBF16(x, kInputs, true, widened);
   RoundToBF16(x, kInputs, false, pairs);
-  BF16Tile tile = {.w = w, .later = w, .groups = kInputs / kBF16Group, .first = true};
+  BF16Tile tile = {.w = w,
+                   .later = reinterpret_cast<const std::byte*>(w),
+                   .groups = kInputs / kBF16Group,
+                   .first = true};
   tile.x = widened;
   tile.sums = expected;
   PortableBF16Kernel().multiply(1, tile);

@@ -18,10 +18,10 @@ inline constexpr size_t kBF16MaxRows = 12;
 struct BF16Tile {
   // [rows][256]: x in bf16, or widened, as the kernel wants it; 0 from the last input on.
   const void* x = nullptr;
-  const uint16_t* w = nullptr;      // [groups][32][2]
-  const uint16_t* later = nullptr;  // memory to ask for meanwhile
-  size_t later_step = 0;            // elements of it for each group
-  size_t groups = 0;                // ceil(inputs / 2)
+  const uint16_t* w = nullptr;       // [groups][32][2]
+  const std::byte* later = nullptr;  // memory to ask for meanwhile
+  size_t later_step = 0;             // bytes of it for each group
+  size_t groups = 0;                 // ceil(inputs / 2)
   bool first = false;
   float* sums = nullptr;  // [rows][32]
 };

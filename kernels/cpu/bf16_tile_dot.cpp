@@ -26,13 +26,13 @@ void MultiplyRows(const BF16Tile tile, std::index_sequence<kRow...>) {
   __m512 left[] = {(static_cast<void>(kRow), _mm512_setzero_ps())...};
   __m512 right[] = {(static_cast<void>(kRow), _mm512_setzero_ps())...};
   const uint16_t* w = tile.w;
-  const uint16_t* later = tile.later;
+  const std::byte* later = tile.later;
   const uint16_t* x = static_cast<const uint16_t*>(tile.x);
   for (size_t group = 0; group < tile.groups; ++group) {
     const __m512i w_left = _mm512_loadu_si512(w);
     const __m512i w_right = _mm512_loadu_si512(w + 32);
     _mm_prefetch(later, _MM_HINT_T0);
-    _mm_prefetch(later + 32, _MM_HINT_T0);
+    _mm_prefetch(later + 64, _MM_HINT_T0);
     ((AddProducts(left[kRow], w_left, x + kRow * kBF16Depth),
       AddProducts(right[kRow], w_right, x + kRow * kBF16Depth)),
      ...);

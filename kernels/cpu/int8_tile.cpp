@@ -79,7 +79,8 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
         const uint8_t* from = tile.w + (group * kInt8Columns + column + v * kLanes) * kInt8Group;
         SplitWeights(hn::LoadU(d, reinterpret_cast<const int32_t*>(from)), weights[v]);
       }
-      AskFor<kVectors * kInt8Group>(tile.later + group * tile.later_step + column * kInt8Group);
+      AskFor<kVectors * sizeof(int32_t)>(tile.later + group * tile.later_step +
+                                         column * sizeof(int32_t));
       for (size_t r = 0; r < kRows; ++r) {
         int32_t quad = 0;
         std::memcpy(&quad, tile.x + r * kInt8Depth + group * kInt8Group, sizeof(quad));

@@ -17,13 +17,13 @@ inline constexpr int32_t kInt8Offset = 128;
 //   sums[r, j] = fma(sum_k x[r, k] * w[j, k], scales[r], first ? 0 : sums[r, j])
 // where the inner sum is exact: at most 256 * 127 * 127 < 2^24.
 struct Int8Tile {
-  const int8_t* x = nullptr;        // [rows][256], in [-127, 127]; 0 from the last input on
-  const int32_t* starts = nullptr;  // [rows]: -128 * sum_k x[r, k], which undoes the 128 of w
-  const float* scales = nullptr;    // [rows]
-  const uint8_t* w = nullptr;       // [groups][32][4]: w[j, k] + 128
-  const uint8_t* later = nullptr;   // memory to ask for meanwhile
-  size_t later_step = 0;            // bytes of it for each group
-  size_t groups = 0;                // ceil(inputs / 4)
+  const int8_t* x = nullptr;         // [rows][256], in [-127, 127]; 0 from the last input on
+  const int32_t* starts = nullptr;   // [rows]: -128 * sum_k x[r, k], which undoes the 128 of w
+  const float* scales = nullptr;     // [rows]
+  const uint8_t* w = nullptr;        // [groups][32][4]: w[j, k] + 128
+  const std::byte* later = nullptr;  // memory to ask for meanwhile
+  size_t later_step = 0;             // bytes of it for each group
+  size_t groups = 0;                 // ceil(inputs / 4)
   bool first = false;
   float* sums = nullptr;  // [rows][32]
 };

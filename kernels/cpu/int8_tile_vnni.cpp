@@ -43,14 +43,14 @@ void MultiplyRows(const Int8Tile tile, std::index_sequence<kRow...>) {
   __m512i left[] = {_mm512_set1_epi32(tile.starts[kRow])...};
   __m512i right[] = {_mm512_set1_epi32(tile.starts[kRow])...};
   const uint8_t* w = tile.w;
-  const uint8_t* later = tile.later;
+  const std::byte* later = tile.later;
   const int8_t* x = tile.x;
   for (size_t group = 0; group < tile.groups; ++group) {
     const __m512i w_left = _mm512_loadu_si512(w);
     const __m512i w_right = _mm512_loadu_si512(w + 64);
     (AddProducts(left[kRow], right[kRow], w_left, w_right, x + kRow * kInt8Depth), ...);
-    _mm_prefetch(reinterpret_cast<const char*>(later), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(later + 64), _MM_HINT_T0);
+    _mm_prefetch(later, _MM_HINT_T0);
+    _mm_prefetch(later + 64, _MM_HINT_T0);
     later += tile.later_step;
     w += kInt8Columns * kInt8Group;
     x += kInt8Group;

@@ -48,6 +48,8 @@ namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
 constexpr auto kPanelColumns = static_cast<size_t>(PackedMatrix::kPanel);
+constexpr size_t kGroupBytes =
+    kPanelColumns * sizeof(float);                // inputs that fill a word, of a panel
 constexpr size_t kAskAhead = 64 * kPanelColumns;  // elements, of a panel and into the next
 
 size_t MaxTileRows() { return kTileRows; }
@@ -103,20 +105,18 @@ void StoreTile(const MatMulTask& task, int64_t begin, int64_t end, int64_t colum
   }
 }
 
-// A tile's part of a product: block k of the inputs of `rows` rows from `row` on. It is number
-// `tile` of the `tiles` that meet this piece of the panel, and brings in its share of a later one:
-// were that left to the first of them, it would wait for memory and the others leave it idle.
+// A tile's part of a product: one block of inputs, from k on, of `rows` rows from `row` on. It is
+// number `tile` of those that meet this piece of the panel, and each brings in its share of a later
+// one: were that left to the first, it would wait for memory and the others leave it idle.
 struct TilePart {
   size_t row;
   size_t rows;
   size_t k;
   size_t tile;
-  size_t tiles;
+  size_t share;  // bytes of a group, 32 outputs of a word
 
-  // Elements from the piece on, of `size` of them, at which the share starts, and how many it has
-  // for each `per_group` of the piece.
-  size_t ShareBegin(size_t size) const { return size * tile / tiles; }
-  size_t ShareStep(size_t per_group) const { return (per_group + tiles - 1) / tiles; }
+  // Where a tile of so many groups starts to ask, from the later piece on.
+  size_t ShareBegin(size_t groups) const { return tile * groups * share; }
 };
 
 // One block of rows times one panel: multiply_tile(part, sums) adds one block of the inputs.
@@ -133,6 +133,7 @@ HWY_INLINE void MultiplyPanel(const MatMulTask& task, int64_t row_block, int64_t
   const float* scales = task.w->scales();
   if (scales != nullptr) scales += panel * PackedMatrix::kPanel;
   const auto tiles = static_cast<size_t>((end - first + task.tile_rows - 1) / task.tile_rows);
+  const size_t share = (kGroupBytes + tiles - 1) / tiles;
   for (size_t k = 0; k < depth; k += kTileDepth) {
     const bool last = k + kTileDepth >= depth;
     size_t tile = 0;
@@ -141,7 +142,7 @@ HWY_INLINE void MultiplyPanel(const MatMulTask& task, int64_t row_block, int64_t
       const int64_t row_end = row + static_cast<int64_t>(rows);
       float* const tile_sums = sums + static_cast<size_t>(row - first) * kPanelColumns;
       if (last) AskToWrite(task.out, row, row_end, column, columns);
-      multiply_tile(TilePart{static_cast<size_t>(row), rows, k, tile++, tiles}, tile_sums);
+      multiply_tile(TilePart{static_cast<size_t>(row), rows, k, tile++, share}, tile_sums);
       if (last) StoreTile(task, row, row_end, column, columns, scales, tile_sums);
     }
   }
@@ -164,15 +165,16 @@ void MultiplyBF16Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
   const size_t element = task.bf16.widened ? sizeof(float) : sizeof(uint16_t);
   MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
     const uint16_t* weights = task.w->panel<uint16_t>(panel) + part.k * kPanelColumns;
-    const size_t inputs = std::min(kBF16Depth, depth - part.k);
-    const size_t ahead = part.tiles == 1 ? kAskAhead : kBF16Depth * kPanelColumns;
+    const size_t groups = (std::min(kBF16Depth, depth - part.k) + kBF16Group - 1) / kBF16Group;
+    // A tile alone asks for what comes soon; several for the piece after this one.
+    const size_t ahead = part.share == kGroupBytes ? kAskAhead : kBF16Depth * kPanelColumns;
     task.bf16.multiply(
         part.rows,
         {.x = task.rounded + (part.row * RoundUp(depth, kBF16Depth) + part.k * part.rows) * element,
          .w = weights,
-         .later = weights + ahead + part.ShareBegin(inputs * kPanelColumns),
-         .later_step = part.ShareStep(kBF16Group * kPanelColumns),
-         .groups = (inputs + kBF16Group - 1) / kBF16Group,
+         .later = reinterpret_cast<const std::byte*>(weights + ahead) + part.ShareBegin(groups),
+         .later_step = part.share,
+         .groups = groups,
          .first = part.k == 0,
          .sums = sums});
   });
@@ -184,18 +186,18 @@ void MultiplyInt8Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
   MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
     const size_t scale = part.k / kInt8Depth * static_cast<size_t>(x.num_rows) + part.row;
     const uint8_t* weights = task.w->panel<uint8_t>(panel) + part.k * kPanelColumns;
-    const size_t inputs = std::min(kInt8Depth, depth - part.k);
+    const size_t groups = (std::min(kInt8Depth, depth - part.k) + kInt8Group - 1) / kInt8Group;
+    const uint8_t* later = weights + kInt8Depth * kPanelColumns;
     task.int8.multiply(
-        part.rows,
-        {.x = x.values + part.row * RoundUp(depth, kInt8Depth) + part.k * part.rows,
-         .starts = x.starts + scale,
-         .scales = x.scales + scale,
-         .w = weights,
-         .later = weights + kInt8Depth * kPanelColumns + part.ShareBegin(inputs * kPanelColumns),
-         .later_step = part.ShareStep(kInt8Group * kPanelColumns),
-         .groups = (inputs + kInt8Group - 1) / kInt8Group,
-         .first = part.k == 0,
-         .sums = sums});
+        part.rows, {.x = x.values + part.row * RoundUp(depth, kInt8Depth) + part.k * part.rows,
+                    .starts = x.starts + scale,
+                    .scales = x.scales + scale,
+                    .w = weights,
+                    .later = reinterpret_cast<const std::byte*>(later) + part.ShareBegin(groups),
+                    .later_step = part.share,
+                    .groups = groups,
+                    .first = part.k == 0,
+                    .sums = sums});
   });
 }
 
@@ -226,8 +228,9 @@ HWY_EXPORT(MaxTileRows);
 HWY_EXPORT(MultiplyItems);
 
 constexpr int64_t kDepth = 256;
-constexpr int64_t kSmallProduct = 1 << 16;  // multiply-adds not worth a second thread
-constexpr int64_t kRangesPerThread = 4;     // so that a thread which is held up is waited for less
+constexpr int64_t kSmallProduct = 1 << 16;   // multiply-adds not worth a second thread
+constexpr int64_t kSmallLeftSide = 1 << 13;  // numbers not worth one
+constexpr int64_t kRangesPerThread = 4;      // so that a thread which is held up is waited for less
 
 int64_t PaddedInputs(int64_t num_inputs) { return (num_inputs + kDepth - 1) / kDepth * kDepth; }
 
@@ -251,24 +254,22 @@ class LeftSide {
   // each k = 0, 256, 512 ..., on the threads of `pool`.
   template <class Put>
   void Cut(int64_t tile_rows, ThreadPool& pool, Put put) const {
-    const int64_t tiles = (x_.num_rows + tile_rows - 1) / tile_rows;
-    const int64_t grain = x_.num_rows * x_.num_cols < kSmallProduct ? tiles : 1;
-    pool.ParallelFor(tiles, grain, [&](int64_t begin, int64_t end, int worker) {
+    const bool small = x_.num_rows * x_.num_cols < kSmallLeftSide;
+    const int64_t grain = small ? x_.num_rows : Grain(x_.num_rows, pool);
+    pool.ParallelFor(x_.num_rows, grain, [&](int64_t begin, int64_t end, int worker) {
       float* const normed = rows_memory_ + worker * PaddedInputs(x_.num_cols);
-      for (int64_t first = begin * tile_rows; first < std::min(x_.num_rows, end * tile_rows);
-           first += tile_rows) {
+      for (int64_t row = begin; row < end; ++row) {
+        const float* from = x_.data + row * x_.stride;
+        if (norm_.weight != nullptr) {
+          NormRow(x_, norm_, row, normed);
+          from = normed;
+        }
+        const int64_t first = row / tile_rows * tile_rows;  // of the row's tile
         const int64_t rows = std::min(tile_rows, x_.num_rows - first);
-        for (int64_t row = first; row < first + rows; ++row) {
-          const float* from = x_.data + row * x_.stride;
-          if (norm_.weight != nullptr) {
-            NormRow(x_, norm_, row, normed);
-            from = normed;
-          }
-          const int64_t to = first * PaddedInputs(x_.num_cols) + (row - first) * kDepth;
-          for (int64_t k = 0; k < x_.num_cols; k += kDepth) {
-            const auto count = static_cast<size_t>(std::min(kDepth, x_.num_cols - k));
-            put(from + k, count, row, k, static_cast<size_t>(to + k * rows));
-          }
+        const int64_t to = first * PaddedInputs(x_.num_cols) + (row - first) * kDepth;
+        for (int64_t k = 0; k < x_.num_cols; k += kDepth) {
+          const auto count = static_cast<size_t>(std::min(kDepth, x_.num_cols - k));
+          put(from + k, count, row, k, static_cast<size_t>(to + k * rows));
         }
       }
     });

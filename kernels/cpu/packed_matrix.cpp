@@ -87,8 +87,13 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
     matrix->num_outputs_ += part.num_rows;
   }
   STRATA_CHECK(!matrix->gated() || matrix->num_outputs_ % 2 == 0, "a gate for every up");
-  const int64_t panels = matrix->num_panels();
-  const auto elements = static_cast<size_t>(panels * matrix->panel_elements());
+  const int64_t results = matrix->gated() ? matrix->num_outputs_ / 2 : matrix->num_outputs_;
+  const int64_t panels = (results + matrix->panel_results() - 1) / matrix->panel_results();
+  matrix->num_panels_ = panels;
+  const int64_t side_by_side = 4 / static_cast<int64_t>(DTypeSize(stored));
+  matrix->panel_elements_ =
+      (matrix->num_inputs_ + side_by_side - 1) / side_by_side * side_by_side * kPanel;
+  const auto elements = static_cast<size_t>(panels * matrix->panel_elements_);
   const size_t scale_bytes =
       stored == DType::kI8 ? static_cast<size_t>(panels * kPanel) * sizeof(float) : 0;
   absl::StatusOr<AlignedMemory> memory =
@@ -127,7 +132,7 @@ template <class T>
 void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
   // The inputs of an output that stand side by side are moved as one word.
   constexpr int64_t kInputs = sizeof(uint32_t) / sizeof(T);
-  auto* to = reinterpret_cast<uint32_t*>(memory_.data()) + panel * panel_elements() / kInputs;
+  auto* to = reinterpret_cast<uint32_t*>(memory_.data()) + panel * panel_elements_ / kInputs;
   T strip[kPanel][kStrip] = {};  // 0 where the panel has no output
   for (int64_t begin = 0; begin < num_inputs_; begin += kStrip) {
     const int64_t count = std::min(kStrip, num_inputs_ - begin);
@@ -143,10 +148,9 @@ void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
 
 void PackedMatrix::QuantisePanel(std::span<const HostRows> parts, int64_t panel) {
   auto* bytes = reinterpret_cast<uint8_t*>(memory_.data());
-  uint8_t* to = bytes + panel * panel_elements();
-  float* scales =
-      reinterpret_cast<float*>(bytes + num_panels() * panel_elements()) + panel * kPanel;
-  std::vector<float> values(static_cast<size_t>(panel_elements() / kPanel));
+  uint8_t* to = bytes + panel * panel_elements_;
+  float* scales = reinterpret_cast<float*>(bytes + num_panels() * panel_elements_) + panel * kPanel;
+  std::vector<float> values(static_cast<size_t>(panel_elements_ / kPanel));
   ForPanelRows(parts, panel, [&](int64_t column, const HostRows& part, int64_t row) {
     ConvertStrip(part, row, 0, num_inputs_, values.data());
     scales[column] =

@@ -38,14 +38,11 @@ class PackedMatrix final : public Matrix {
   bool gated() const { return order_ == Order::kGated; }
   // Columns that a panel makes of a product's result.
   int64_t panel_results() const { return gated() ? kPanel / 2 : kPanel; }
-  int64_t num_panels() const {
-    const int64_t results = gated() ? num_outputs_ / 2 : num_outputs_;
-    return (results + panel_results() - 1) / panel_results();
-  }
+  int64_t num_panels() const { return num_panels_; }
   // T as stored: float, uint16_t (bf16) or uint8_t (weights + 128).
   template <class T>
   const T* panel(int64_t i) const {
-    return reinterpret_cast<const T*>(memory_.data()) + i * panel_elements();
+    return reinterpret_cast<const T*>(memory_.data()) + i * panel_elements_;
   }
   // What a finished sum is multiplied by, [num_panels * 32]; null unless stored in 8 bits.
   const float* scales() const {
@@ -58,10 +55,6 @@ class PackedMatrix final : public Matrix {
 
  private:
   PackedMatrix() = default;
-  int64_t panel_elements() const {
-    const int64_t side_by_side = 4 / static_cast<int64_t>(DTypeSize(stored_));
-    return (num_inputs_ + side_by_side - 1) / side_by_side * side_by_side * kPanel;
-  }
   // Calls body(column, part, row) for each output in the panel.
   template <class Body>
   void ForPanelRows(std::span<const HostRows> parts, int64_t panel, Body body) const;
@@ -73,6 +66,8 @@ class PackedMatrix final : public Matrix {
   DType stored_ = DType::kF32;
   int64_t num_outputs_ = 0;
   int64_t num_inputs_ = 0;
+  int64_t num_panels_ = 0;
+  int64_t panel_elements_ = 0;  // padding included
   AlignedMemory memory_;
 };
 

@@ -49,6 +49,7 @@ uint32_t Await(const std::atomic<uint32_t>& state, Done done) {
 
 ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
   STRATA_CHECK(num_threads >= 1 && num_threads <= kMaxThreads, "the options were checked");
+  parts_ = std::vector<Part>(static_cast<size_t>(num_threads));
   threads_.reserve(static_cast<size_t>(num_threads - 1));
   for (int worker = 1; worker < num_threads; ++worker) {
     threads_.emplace_back([this, worker] {
@@ -80,7 +81,13 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, Body body) {
   body_ = &body;
   count_ = count;
   grain_ = grain;
-  next_.store(0, std::memory_order_relaxed);
+  const int64_t ranges = (count + grain - 1) / grain;
+  const auto workers = std::ssize(parts_);
+  for (int64_t i = 0; i < workers; ++i) {
+    Part& part = parts_[static_cast<size_t>(i)];
+    part.next.store(ranges * i / workers, std::memory_order_relaxed);
+    part.end = ranges * (i + 1) / workers;
+  }
   const uint32_t number = LoopNumber(state_.load(std::memory_order_relaxed)) + 1;
   state_.store(number * kNextLoop | kOpen, std::memory_order_release);
   state_.notify_all();
@@ -90,10 +97,15 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, Body body) {
 }
 
 void ThreadPool::RunRanges(const Body& body, int worker) {
-  for (;;) {
-    const int64_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= count_) return;
-    body(begin, std::min(count_, begin + grain_), worker);
+  const size_t workers = parts_.size();
+  for (size_t i = 0; i < workers; ++i) {
+    Part& part = parts_[(static_cast<size_t>(worker) + i) % workers];
+    // Looked at first: what is done is not written to, which would cost whoever reads it.
+    while (part.next.load(std::memory_order_relaxed) < part.end) {
+      const int64_t range = part.next.fetch_add(1, std::memory_order_relaxed);
+      if (range >= part.end) break;
+      body(range * grain_, std::min(count_, (range + 1) * grain_), worker);
+    }
   }
 }
 

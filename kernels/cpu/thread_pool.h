@@ -34,12 +34,19 @@ class ThreadPool {
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
   // Calls body(begin, end, worker) for half-open ranges of `grain` (the last may be shorter) that
-  // together are [0, count), worker in [0, num_threads). Ranges start at multiples of `grain` and
-  // go to whichever thread is free first; one that the system has put aside is not waited for
+  // together are [0, count), worker in [0, num_threads). Ranges start at multiples of `grain`. Each
+  // worker starts on a part of its own and runs on through it, so that it reads memory in order,
+  // and then helps with the others' parts; one that the system has put aside is not waited for
   // unless it holds a range. Returns when all are done. Allocates nothing.
   void ParallelFor(int64_t count, int64_t grain, Body body);
 
  private:
+  // Ranges [next, end) that nobody has taken.
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
   void Bind(int worker) const;
   void WorkerLoop(int worker);
   void RunRanges(const Body& body, int worker);
@@ -51,7 +58,7 @@ class ThreadPool {
   const Body* body_ = nullptr;
   int64_t count_ = 0;
   int64_t grain_ = 1;
-  std::atomic<int64_t> next_{0};
+  std::vector<Part> parts_;  // one for each worker
 
   // Loop number in the high bits, then whether it may still be joined, then how many workers are
   // inside. See thread_pool.cpp.

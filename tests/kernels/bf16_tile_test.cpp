@@ -49,7 +49,10 @@ TEST(BF16TileTest, EveryKernelHasTheSameBits) {
         for (const bool first : {true, false}) {
           SCOPED_TRACE(absl::StrCat(rows, " rows, ", groups, " groups"));
           std::vector<float> sums = before;
-          BF16Tile tile = {.w = w.data(), .later = w.data(), .groups = groups, .first = first};
+          BF16Tile tile = {.w = w.data(),
+                           .later = reinterpret_cast<const std::byte*>(w.data()),
+                           .groups = groups,
+                           .first = first};
           tile.x = kernel.widened ? static_cast<const void*>(widened.data()) : x.data();
           tile.sums = sums.data();
           const std::vector<float> expected = Expected(rows, x, tile);

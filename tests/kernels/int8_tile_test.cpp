@@ -56,7 +56,7 @@ TEST(Int8TileTest, EveryKernelHasTheSameBits) {
                                    .starts = starts.data(),
                                    .scales = scales.data(),
                                    .w = w.data(),
-                                   .later = w.data(),
+                                   .later = reinterpret_cast<const std::byte*>(w.data()),
                                    .groups = groups,
                                    .first = first,
                                    .sums = sums.data()};
