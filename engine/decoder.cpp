@@ -59,8 +59,9 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
                          probabilities_->data());
   }
   if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
-  return std::span<const float>(host_logits_)
-      .first(batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size));
+  const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
+  if (count == 0) return std::span<const float>();
+  return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
 }
 
 // What later layers still read of the rows whose logits are wanted moves to the front of its
@@ -183,7 +184,7 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
 }
 
-// Leaves [rows, vocab] in host_logits_.
+// Leaves [rows, vocab] in logits_, and, where the host cannot read that, in host_logits_.
 absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
@@ -193,15 +194,17 @@ absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
     auto grown = backend_->Allocate(bytes);
     if (!grown.ok()) return grown.status();
     logits_ = *std::move(grown);
-    host_logits_.resize(bytes / sizeof(float));
+    if (!logits_->host_readable()) host_logits_.resize(bytes / sizeof(float));
   }
   const Rows wanted = First(residual_, count);
   backend_->GatherRows(residual_, rows, wanted);
   backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm),
                    Rows{logits_->floats(), count, config_.vocab_size, config_.vocab_size},
                    Backend::Store::kSet);
-  backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)).first(bytes),
-                       logits_->data());
+  if (!logits_->host_readable()) {
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)).first(bytes),
+                         logits_->data());
+  }
   return absl::OkStatus();
 }
 

@@ -18,6 +18,8 @@ class Buffer {
   virtual ~Buffer() = default;
   virtual std::byte* data() const = 0;
   virtual size_t size() const = 0;
+  // Whether the host may read data() once the backend has been synchronized.
+  virtual bool host_readable() const { return false; }
 
   float* floats() const { return reinterpret_cast<float*>(data()); }
 };

@@ -24,6 +24,8 @@ struct AttentionUnit {
   int64_t num_heads = 0;
   int64_t first_query = 0;  // of the sequence
   int64_t num_queries = 0;
+  // What its thread is likely to run after it, to be asked for in time; null: unknown.
+  const AttentionUnit* next = nullptr;
 
   // Whether its scores were computed by an earlier layer of this step and kept. REQUIRES: all heads
   // of a pair of planes keep, or none does.

@@ -125,7 +125,8 @@ void AttentionRunner::RunWholeUnits(int32_t head_dim, ThreadPool& pool) {
     float* const state = partial + state_floats;
     for (int64_t i = begin; i < end; ++i) {
       // Last first: within a prompt the later rows have more to read, and long work goes ahead.
-      const AttentionUnit& unit = units_[static_cast<size_t>(count - 1 - i)];
+      AttentionUnit& unit = units_[static_cast<size_t>(count - 1 - i)];
+      if (i + 1 < count) unit.next = &unit - 1;
       for (int64_t span = 0; span < unit.num_spans(); ++span) {
         AttendSpan(unit, span, work + static_cast<size_t>(w) * work_floats, partial);
         MergeSpan(unit, span, partial, state);

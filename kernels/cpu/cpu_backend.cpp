@@ -30,6 +30,7 @@ class CpuBuffer final : public Buffer {
   explicit CpuBuffer(AlignedMemory memory) : memory_(std::move(memory)) {}
   std::byte* data() const override { return memory_.data(); }
   size_t size() const override { return memory_.size(); }
+  bool host_readable() const override { return true; }
 
  private:
   AlignedMemory memory_;

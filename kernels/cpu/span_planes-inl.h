@@ -130,15 +130,23 @@ inline bool ValuesFit(const PagedArena& cache) {
   return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.head_dim) % kLanes == 0;
 }
 
+// What a unit reads of the cache from `position`, the first of a span, on.
+template <class T>
+const T* FirstRead(const AttentionUnit& unit, int64_t position) {
+  const HeadAttention& head = *unit.heads[0];
+  return Plane<T>(unit, position, unit.finds_scores() ? head.value_offset : head.key_offset);
+}
+
 // What a unit reads after the span's part of the planes at `offset`: after keys the same span's
-// values, after these the next span. In the end what it has just read.
+// values, after these the next span, after the last the next unit. Only to be asked for: it may
+// hold numbers of another type.
 template <class T>
 const T* ReadAfter(const AttentionUnit& unit, SpanRange range, size_t offset) {
   const HeadAttention& head = *unit.heads[0];
   if (offset == head.key_offset) return Plane<T>(unit, range.first, head.value_offset);
   const int64_t next = range.first + range.count;
-  if (next >= unit.context()) return Plane<T>(unit, range.first, offset);
-  return Plane<T>(unit, next, unit.finds_scores() ? head.value_offset : head.key_offset);
+  if (next < unit.context()) return FirstRead<T>(unit, next);
+  return unit.next != nullptr ? FirstRead<T>(*unit.next, 0) : Plane<T>(unit, range.first, offset);
 }
 
 // The span's blocks of one plane as they stand in the cache.
