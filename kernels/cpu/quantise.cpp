@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -19,7 +20,6 @@ namespace strata::kernels {
 
 // Magnitudes compare as the integers that their bits are, infinity and then NaN above all others.
 constexpr int32_t kMagnitude = 0x7fffffff;
-constexpr int32_t kInfinity = 0x7f800000;
 // A number of at most 2^22 added to this is rounded to nearest even, and stands in the low bits.
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
@@ -32,8 +32,8 @@ HWY_BEFORE_NAMESPACE();
 namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
-float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start) {
-  const D d;
+// Infinity or NaN where one of them is.
+float LargestMagnitude(const float* x, size_t count) {
   const hn::RebindToSigned<D> di;
   auto largest = hn::Zero(di);
   for (size_t j = 0; j < count; j += kLanes) {
@@ -42,12 +42,17 @@ float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start
   }
   HWY_ALIGN int32_t lanes[kLanes];
   hn::Store(largest, di, lanes);
-  const int32_t bits = *std::max_element(lanes, lanes + kLanes);
-  const float max = std::bit_cast<float>(bits);
+  return std::bit_cast<float>(*std::max_element(lanes, lanes + kLanes));
+}
+
+float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start) {
+  const D d;
+  const hn::RebindToSigned<D> di;
+  const float max = LargestMagnitude(x, count);
   *start = 0;
-  if (bits >= kInfinity || max < 0x1p-100f) {  // beyond that 127 / max would not be finite
+  if (!std::isfinite(max) || max < 0x1p-100f) {  // beyond that 127 / max would not be finite
     std::memset(values, 0, RoundUp(count, kInt8Group));
-    return bits >= kInfinity ? kNaN : 0.0f;
+    return std::isfinite(max) ? 0.0f : kNaN;
   }
   const V inverse = hn::Set(d, kMost / max);
   const V magic = hn::Set(d, kMagic);
@@ -61,9 +66,37 @@ float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start
     hn::StoreU(hn::DemoteTo(d8, q), d8, values + j);
   }
   for (; j % kInt8Group != 0; ++j) values[j] = 0;
+  HWY_ALIGN int32_t lanes[kLanes];
   hn::Store(sums, di, lanes);
   for (const int32_t lane : lanes) *start -= kInt8Offset * lane;
   return max / kMost;
+}
+
+float QuantiseWeights(const float* w, size_t num_inputs, uint8_t* to) {
+  const D d;
+  const hn::RebindToSigned<D> di;
+  const hn::Rebind<uint8_t, D> d8;
+  const float scale = LargestMagnitude(w, num_inputs) / kMost;
+  const size_t padded = RoundUp(num_inputs, kInt8Group);
+  const V step = hn::Set(d, scale);
+  const V magic = hn::Set(d, kMagic);
+  const bool zeros = !(scale > 0.0f) || !std::isfinite(scale);
+  for (size_t k = 0; k < padded; k += kFixedLanes) {
+    HWY_ALIGN uint8_t bytes[kFixedLanes];
+    for (size_t j = 0; j < kFixedLanes; j += kLanes) {
+      const size_t column = std::min(k + j, padded);
+      V steps = hn::Zero(d);
+      // A scale among the subnormal numbers is coarse: the quotient may be above 127.
+      if (!zeros) steps = hn::Div(LoadUpTo(w + column, padded - column), step);
+      steps = hn::Min(hn::Max(steps, hn::Set(d, -kMost)), hn::Set(d, kMost));
+      const auto q = hn::Sub(hn::BitCast(di, hn::Add(steps, magic)), hn::BitCast(di, magic));
+      hn::StoreU(hn::DemoteTo(d8, hn::Add(q, hn::Set(di, kInt8Offset))), d8, bytes + j);
+    }
+    for (size_t g = k; g < std::min(k + kFixedLanes, padded); g += kInt8Group) {
+      std::memcpy(to + g * kInt8Columns, bytes + (g - k), kInt8Group);
+    }
+  }
+  return std::isfinite(scale) ? scale : kNaN;
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
@@ -75,27 +108,14 @@ HWY_AFTER_NAMESPACE();
 namespace strata::kernels {
 
 HWY_EXPORT(QuantiseBlock);
+HWY_EXPORT(QuantiseWeights);
 
 float QuantiseInputs(const float* x, size_t count, int8_t* values, int32_t* start) {
   return HWY_DYNAMIC_DISPATCH(QuantiseBlock)(x, count, values, start);
 }
 
 float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to) {
-  int32_t bits = 0;
-  for (size_t k = 0; k < num_inputs; ++k) {
-    bits = std::max(bits, std::bit_cast<int32_t>(w[k]) & kMagnitude);
-  }
-  const float scale = bits < kInfinity ? std::bit_cast<float>(bits) / kMost : kNaN;
-  const bool zeros = !(scale > 0.0f);
-  for (size_t k = 0; k < num_inputs; k += kInt8Group, to += kInt8Columns * kInt8Group) {
-    for (size_t i = 0; i < kInt8Group; ++i) {
-      // A scale among the subnormal numbers is coarse: the quotient may be above 127.
-      const float steps = zeros ? 0.0f : std::clamp(w[k + i] / scale, -kMost, kMost);
-      const int32_t q = std::bit_cast<int32_t>(steps + kMagic) - std::bit_cast<int32_t>(kMagic);
-      to[i] = static_cast<uint8_t>(q + kInt8Offset);
-    }
-  }
-  return scale;
+  return HWY_DYNAMIC_DISPATCH(QuantiseWeights)(w, num_inputs, to);
 }
 
 size_t QuantisedRows::Floats(int64_t num_rows, int64_t num_cols) {
