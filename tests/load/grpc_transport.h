@@ -1,0 +1,48 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/grpcpp.h"
+#include "strata/v1/inference.grpc.pb.h"
+#include "tests/load/clock.h"
+#include "tests/load/transport.h"
+
+namespace strata::load {
+
+// What a server at HOST:PORT serves. One line where there is none (UNAVAILABLE), where it does not
+// answer within seconds (DEADLINE_EXCEEDED) or does not speak strata.v1 (UNIMPLEMENTED).
+absl::StatusOr<v1::Model> AskModel(const std::string& address);
+
+// Streams over gRPC. One completion queue, polled by the one thread that calls, so that sockets,
+// parsing and bookkeeping are together on one core and a time is taken as soon as a message is out
+// of the queue.
+class GrpcTransport final : public Transport {
+ public:
+  // Streams take turns on `connections` connections. The clock outlives it.
+  GrpcTransport(const std::string& address, int32_t connections, Clock* clock);
+  ~GrpcTransport() override;  // ends every stream
+
+  void Start(uint64_t stream, const v1::GenerateRequest& request, Time limit) override;
+  void Cancel(uint64_t stream) override;
+  bool Next(Time until, StreamEvent* event) override;
+  Time Busy() const override;
+
+ private:
+  struct Call;
+  bool Advance(Call* call, bool ok, StreamEvent* event);
+  void FinishLast();
+
+  Clock* const clock_;
+  std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;  // one a connection
+  grpc::CompletionQueue queue_;
+  std::unordered_map<uint64_t, std::unique_ptr<Call>> calls_;
+  size_t started_ = 0;
+  Call* last_ = nullptr;  // whose event was returned last; may be null
+  const Time thread_began_;
+};
+
+}  // namespace strata::load

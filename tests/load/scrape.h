@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/mutex.h"
+#include "tests/load/clock.h"
+#include "tests/load/record.h"
+
+namespace strata::load {
+
+// One answer of /metrics, without its time. INVALID_ARGUMENT naming a series that is not there.
+absl::StatusOr<Scrape> ParseMetrics(const std::string& text);
+
+// Asks the server's HTTP address for its gauges, on the clock of the run, until this object goes or
+// Stop. A thread of its own.
+class Scraper {
+ public:
+  // Has scraped once; one line where that failed. The clock outlives it.
+  static absl::StatusOr<std::unique_ptr<Scraper>> Start(const std::string& address, Time interval,
+                                                        Clock* clock);
+  ~Scraper() { thread_.request_stop(); }
+
+  std::optional<Scrape> latest() const;
+  // All, and ends. Times are the clock's. Scrapes that failed are left out, and counted.
+  std::vector<Scrape> Stop(int64_t* failed);
+
+ private:
+  Scraper(const std::string& address, Time interval, Clock* clock);
+  absl::Status ScrapeOnce();
+  void Loop(const std::stop_token& stop);
+
+  const std::string address_;
+  const Time interval_;
+  Clock* const clock_;
+  mutable Mutex mutex_;
+  std::vector<Scrape> scrapes_ STRATA_GUARDED_BY(mutex_);
+  int64_t failed_ STRATA_GUARDED_BY(mutex_) = 0;
+  std::jthread thread_;  // last: runs while the rest stands
+};
+
+}  // namespace strata::load
