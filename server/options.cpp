@@ -43,6 +43,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   OptionSet set(app);
   engine::EngineOptions& engine = options->engine;
   AddEngineOptions(&set, &options->model_dir, &engine);
+  set.Text("--shape", "NAME", &engine.shape,
+           "In place of --model a published shape, such as smollm-135m, with random weights");
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
@@ -173,7 +175,10 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return Wrong(error.what());
   }
-  if (serve_app->parsed()) return serve;
+  if (serve_app->parsed()) {
+    if (serve.engine.shape.empty() || serve.model_dir.empty()) return serve;
+    return Wrong("--shape: not together with --model");
+  }
   if (plan_app->parsed()) return plan;
   if (health_app->parsed()) return health;
   if (eval_app->parsed()) {

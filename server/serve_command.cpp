@@ -56,10 +56,12 @@ absl::Status RunServe(const ServeOptions& options) {
     spdlog::info("shutting down; a second signal ends at once");
     stop.Set();
   });
-  const auto model_dir = FindModelDir(options.model_dir);
-  if (!model_dir.ok()) return model_dir.status();
   ServeOptions found = options;
-  found.model_dir = model_dir->string();
+  if (options.engine.shape.empty()) {
+    const auto model_dir = FindModelDir(options.model_dir);
+    if (!model_dir.ok()) return model_dir.status();
+    found.model_dir = model_dir->string();
+  }
   const auto server = Server::Start(found);
   if (!server.ok()) return server.status();
   if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());

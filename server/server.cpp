@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "server/shape_tokenizer.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -46,9 +47,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
     if (!http.ok()) return http.status();
     parts.http = *std::move(http);
   }
-  auto tokenizer = Tokenizer::Load(options.model_dir);
-  if (!tokenizer.ok()) return tokenizer.status();
-  parts.tokenizer = *std::move(tokenizer);
+  if (options.engine.shape.empty()) {
+    auto tokenizer = Tokenizer::Load(options.model_dir);
+    if (!tokenizer.ok()) return tokenizer.status();
+    parts.tokenizer = *std::move(tokenizer);
+  }
   engine::EngineOptions engine_options = options.engine;
   engine_options.model_dir = options.model_dir;
   engine_options.prefix_cache = options.prefix_cache == "on";
@@ -58,6 +61,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
   const engine::ModelInfo& model = (*engine)->model();
+  if (!parts.tokenizer) {
+    auto tokenizer = MakeShapeTokenizer(model.vocab_size);
+    if (!tokenizer.ok()) return tokenizer.status();
+    parts.tokenizer = *std::move(tokenizer);
+  }
   spdlog::info(
       "model {}: {} parameters, {} on {}; plan takes {} bytes a token, {:.3f} of a plain cache; "
       "cache of {} bytes holds {} tokens",

@@ -33,7 +33,8 @@ constexpr struct {
              {"mean_cache_bytes", "cache bytes a request"},
              {"preemptions", "preemptions"},
              {"server_max_running", "running, at most"},
-             {"server_max_running_before_preemption", "before a preemption"},
+             {"server_reached_before_preemption", "before a preemption"},
+             {"server_held_before_preemption", "held until then"},
              {"server_max_waiting", "waiting, at most"}};
 
 bool Has(const ordered_json& report, const std::string& key) {

@@ -13,7 +13,7 @@ namespace strata::load {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
-constexpr Time kAnswerTimeout = std::chrono::seconds(5);
+constexpr Time kAnswerTimeout = std::chrono::seconds(3);
 // gRPC's waits are in whole milliseconds, rounded up, twice. The last of them are spent in naps, so
 // that nothing is sent late and no core is taken from the server.
 constexpr Time kLastNaps = std::chrono::milliseconds(2);

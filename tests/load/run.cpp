@@ -11,7 +11,7 @@ namespace {
 // A user whose request failed does not ask again at once.
 constexpr Time kAfterFailure = std::chrono::milliseconds(200);
 // So long every request has found no server: it is gone.
-constexpr Time kGone = std::chrono::seconds(5);
+constexpr Time kGone = std::chrono::seconds(3);
 // For the streams that were cancelled at the end.
 constexpr Time kLastEnds = std::chrono::seconds(2);
 

@@ -250,12 +250,12 @@ TEST(LoadRunTest, AServerThatGoesAwayEndsTheRun) {
   schedule.users = 4;
   schedule.duration = std::chrono::hours(1);
   const RunResult run = simulation.Go(schedule);
-  EXPECT_EQ(run.stopped, "the server is gone, nothing came for 5 s: UNAVAILABLE: no server");
-  EXPECT_LT(run.end, seconds(8));
+  EXPECT_EQ(run.stopped, "the server is gone, nothing came for 3 s: UNAVAILABLE: no server");
+  EXPECT_LT(run.end, seconds(6));
   const Measures measures = Measure(run, {});
   EXPECT_EQ(measures.completed, 4 * 40);
   // Each user asks again every 200 ms, not at once.
-  EXPECT_NEAR(static_cast<double>(measures.failed), 4 * 25, 8);
+  EXPECT_NEAR(static_cast<double>(measures.failed), 4 * 15, 8);
 }
 
 TEST(LoadRunTest, AServerThatNeverAnswersIsGivenUpOn) {

@@ -19,7 +19,7 @@
 namespace strata::load {
 namespace {
 
-constexpr Time kScrapeInterval = std::chrono::milliseconds(250);
+constexpr Time kScrapeInterval = std::chrono::milliseconds(100);
 constexpr Time kPlainInterval = std::chrono::seconds(10);  // of lines where there is no terminal
 constexpr int64_t kMaxEmptyNamed = 10;
 

@@ -115,14 +115,23 @@ void MeasureRates(const RunResult& run, const Slo& slo, Measures* measures) {
 std::optional<Measures::Gauges> MeasureGauges(const std::vector<Scrape>& scrapes) {
   if (scrapes.empty()) return std::nullopt;
   Measures::Gauges gauges;
+  constexpr double kFull = 0.95;
   const double before = scrapes.front().preemptions;
+  double held = 0;
+  int64_t full = 0;
   for (const Scrape& scrape : scrapes) {
     gauges.max_running = std::max(gauges.max_running, scrape.running);
     gauges.max_waiting = std::max(gauges.max_waiting, scrape.waiting);
     gauges.max_cache_usage = std::max(gauges.max_cache_usage, scrape.cache_usage);
     gauges.preemptions = scrape.preemptions - before;
-    if (gauges.preemptions == 0) gauges.max_running_before_preemption = gauges.max_running;
+    if (gauges.preemptions > 0) continue;
+    gauges.reached_before_preemption = gauges.max_running;
+    if (scrape.waiting > 0 && scrape.cache_usage >= kFull) {
+      held += scrape.running;
+      ++full;
+    }
   }
+  if (full > 0) gauges.held_before_preemption = held / static_cast<double>(full);
   return gauges;
 }
 
@@ -284,7 +293,8 @@ std::vector<std::pair<std::string, double>> Flatten(const Measures& measures) {
   add("mean_plain_cache_bytes", measures.mean_plain_cache_bytes);
   if (measures.gauges) {
     add("server_max_running", measures.gauges->max_running);
-    add("server_max_running_before_preemption", measures.gauges->max_running_before_preemption);
+    add("server_reached_before_preemption", measures.gauges->reached_before_preemption);
+    add("server_held_before_preemption", measures.gauges->held_before_preemption);
     add("server_max_waiting", measures.gauges->max_waiting);
     add("server_max_cache_usage", measures.gauges->max_cache_usage);
     add("server_preemptions", measures.gauges->preemptions);

@@ -113,11 +113,15 @@ TEST(LoadStatisticsTest, ConcurrencyBeforeTheFirstPreemption) {
   scrape(14, 5);
   scrape(12, 9);
   const auto gauges = *Measure(run, {}).gauges;
-  EXPECT_EQ(gauges.max_running_before_preemption, 9);
+  EXPECT_EQ(gauges.reached_before_preemption, 9);
   EXPECT_EQ(gauges.max_running, 14);
   EXPECT_EQ(gauges.preemptions, 6);
+  EXPECT_EQ(gauges.held_before_preemption, 0);
+  for (load::Scrape& full : run.scrapes) full.cache_usage = 0.96;
+  run.scrapes[0].waiting = 0;
+  EXPECT_EQ(Measure(run, {}).gauges->held_before_preemption, 7);  // of 5 and 9
   run.scrapes.resize(3);
-  EXPECT_EQ(Measure(run, {}).gauges->max_running_before_preemption, 9);
+  EXPECT_EQ(Measure(run, {}).gauges->reached_before_preemption, 9);
   run.scrapes.clear();
   EXPECT_FALSE(Measure(run, {}).gauges);
 }

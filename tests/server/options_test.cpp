@@ -133,6 +133,8 @@ TEST(OptionsTest, ABadValueIsOneLineNamingOptionValueAndLimit) {
             "--cache-bytes: '64XB' is not a size such as 64MiB, 1GiB, 500MB or 4096");
   EXPECT_EQ(ErrorOf({"serve", "--block-tokens", "0"}),
             "--block-tokens: '0' is not a whole number in 1..2147483647");
+  EXPECT_EQ(ErrorOf({"serve", "--shape", "smollm-135m", "--model", "m"}),
+            "--shape: not together with --model");
   EXPECT_EQ(ErrorOf({"serve", "--device", "gpu"}), "--device: 'gpu' is not auto|cpu|cuda");
   EXPECT_EQ(ErrorOf({"serve", "--drain-timeout", "25h"}),
             "--drain-timeout: '25h' is outside 0s..24h");

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What cross-layer sharing buys under real traffic: the shape of SmolLM2-135M with random weights is
+# served under four plans in one memory budget, each under the beginning of the Azure conversation
+# trace, its lengths and times scaled to a small machine. Says how many sequences ran together
+# before the first preemption, how many preemptions there were, goodput and latency.
+#
+#   tests/load/sharing.sh AzureLLMInferenceTrace_conv.csv OUT
+#
+# OUT gets a result a plan, sharing.html (all side by side), sharing.md (the table) and sharing.svg.
+# Takes some eight minutes on two cores; needs build/bin.
+set -euo pipefail
+trace=$1
+out=$2
+bin=$(cd "$(dirname "$0")/../.." && pwd)/build/bin
+mkdir -p "$out"
+
+# The budget holds 8,700 tokens of a plain cache. A step may read many prompts, so that what bounds
+# the sequences that run is memory. In the plans with reuse 8 of 30 layers compute scores.
+serve=(--shape smollm-135m --weights int8 --cache-bytes 192MiB --block-tokens 8 --prefix-cache off
+  --max-batch-tokens 8192 --max-running 4096 --max-queue 4096)
+load=(--trace "$trace" --trace-speed 40 --length-scale 0.0625 --requests 1300
+  --goodput e2el:45000)
+
+server=
+stop() {
+  if [[ -n $server ]]; then
+    kill -TERM "$server" 2>/dev/null && wait "$server" || true
+    server=
+  fi
+}
+trap stop EXIT
+
+results=()
+for plan in ${SHARING_PLANS:-plain svformer reuse svformer-reuse}; do
+  log=$out/$plan.log
+  "$bin/strata" serve "${serve[@]}" --cross-layer "$plan" --grpc-address 127.0.0.1:0 \
+    --http-address 127.0.0.1:0 2>"$log" &
+  server=$!
+  until grep -q 'listening on' "$log"; do
+    kill -0 "$server" || { cat "$log" >&2; exit 1; }
+    sleep 0.2
+  done
+  grpc=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$log")
+  http=$(sed -n 's/.*http at \([0-9.:]*\).*/\1/p' "$log")
+  echo "$plan: on $grpc" >&2
+  "$bin/strata-loadtest" --server "$grpc" --metrics "$http" --label "$plan" "${load[@]}" \
+    --json "$out/$plan.json" --csv "$out/$plan.csv"
+  stop
+  results+=("$plan=$out/$plan.json")
+done
+"$bin/strata-loadtest" --compare "${results[@]}" --html "$out/sharing.html"
+python3 "$(dirname "$0")/sharing_plot.py" "$out"

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""The table and the plot of sharing.sh, from its results: sharing_plot.py OUT"""
+
+import json
+import pathlib
+import sys
+
+OUT = pathlib.Path(sys.argv[1])
+PLANS = ['plain', 'svformer', 'reuse', 'svformer-reuse']
+COLOURS = ['#6b7280', '#2563eb', '#d97706', '#059669']
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 330, 56, 20, 34, 44
+
+
+def table(results):
+    base = results['plain']
+    columns = [
+        ('cache bytes a token', lambda r: f"{r['server']['bytes_per_token']:,}"),
+        ('tokens in 192 MiB', lambda r: f"{r['server']['cache_tokens']:,}"),
+        ('most running before a preemption', lambda r: counted(r, 'server_reached_before_preemption')),
+        ('held with a full cache until then', lambda r: counted(r, 'server_held_before_preemption')),
+        ('preemptions', lambda r: f"{r['server_preemptions']:.0f}"),
+        ('goodput, requests/s', lambda r: f"{r['request_goodput']:.1f} ({100 * r['good_share']:.0f} %)"),
+        ('requests/s', lambda r: f"{r['request_throughput']:.1f}"),
+        ('output tokens/s', lambda r: f"{r['output_throughput']:.0f}"),
+        ('first token, p50 and p99 s', lambda r: seconds(r, 'ttft')),
+        ('a token, p50 and p99 s', lambda r: seconds(r, 'tpot')),
+        ('end to end, p50 and p99 s', lambda r: seconds(r, 'e2el')),
+    ]
+
+    def counted(result, key):
+        ratio = result[key] / base[key]
+        return f'{result[key]:.0f}' + ('' if result is base else f' ({ratio:.2f}x)')
+
+    def seconds(result, key):
+        return ' and '.join(f"{result[f'{p}_{key}_ms'] / 1e3:.2f}" for p in ('p50', 'p99'))
+
+    lines = ['| | ' + ' | '.join(f'`{plan}`' for plan in results) + ' |',
+             '| --- |' + ' --- |' * len(results)]
+    for title, value in columns:
+        lines.append(f'| {title} | ' + ' | '.join(value(r) for r in results.values()) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot(results):
+    """Running sequences over time, a line a plan."""
+    lines = {}
+    for plan, result in results.items():
+        timeline = result['series']['timeline']
+        lines[plan] = [(second, running) for second, running
+                       in zip(timeline['seconds'], timeline['running']) if running is not None]
+    longest = max(line[-1][0] for line in lines.values())
+    most = max(running for line in lines.values() for _, running in line)
+
+    def x(second):
+        return LEFT + second / longest * (WIDTH - LEFT - RIGHT)
+
+    def y(running):
+        return HEIGHT - BOTTOM - running / most * (HEIGHT - TOP - BOTTOM)
+
+    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+           'font-family="sans-serif" font-size="12">',
+           f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>']
+    for tick in range(0, int(most) + 1, 200):
+        svg.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" '
+                   'stroke="#e5e7eb"/>')
+        svg.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
+    for tick in range(0, int(longest) + 1, 20):
+        svg.append(f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}" '
+                   f'text-anchor="middle">{tick}</text>')
+    svg.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">seconds</text>')
+    svg.append(f'<text x="{LEFT}" y="18">sequences running in 192 MiB of cache</text>')
+    for (plan, line), colour in zip(lines.items(), COLOURS):
+        points = ' '.join(f'{x(second):.1f},{y(running):.1f}' for second, running in line)
+        svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        second, running = max(line, key=lambda point: point[1])
+        svg.append(f'<text x="{x(second) + 4:.1f}" y="{y(running) - 6:.1f}" '
+                   f'fill="{colour}">{plan}: {running:.0f}</text>')
+    return '\n'.join(svg) + '\n</svg>\n'
+
+
+def main():
+    results = {plan: json.loads((OUT / f'{plan}.json').read_text())
+               for plan in PLANS if (OUT / f'{plan}.json').exists()}
+    (OUT / 'sharing.md').write_text(table(results))
+    (OUT / 'sharing.svg').write_text(plot(results))
+    print((OUT / 'sharing.md').read_text())
+
+
+main()
