@@ -34,7 +34,7 @@ constexpr struct {
              {"preemptions", "preemptions"},
              {"server_max_running", "running, at most"},
              {"server_reached_before_preemption", "before a preemption"},
-             {"server_held_before_preemption", "held until then"},
+             {"server_held_when_full", "held, on average"},
              {"server_max_waiting", "waiting, at most"}};
 
 bool Has(const ordered_json& report, const std::string& key) {

@@ -82,8 +82,8 @@ std::string ReportText(const ordered_json& report) {
   if (report.contains("server_max_running")) {
     absl::StrAppend(&text, "server: at most ", count("server_max_running"), " running (",
                     count("server_reached_before_preemption"), " before the first preemption, ",
-                    absl::StrFormat("%.1f", Figure(report, "server_held_before_preemption")),
-                    " on average once the cache was full) and ", count("server_max_waiting"),
+                    absl::StrFormat("%.1f", Figure(report, "server_held_when_full")),
+                    " on average while the cache was full) and ", count("server_max_waiting"),
                     " waiting, cache at most ",
                     absl::StrFormat("%.0f", 100 * Figure(report, "server_max_cache_usage")),
                     " % full, ", count("server_preemptions"), " preemptions\n");

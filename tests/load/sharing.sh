@@ -18,7 +18,7 @@ mkdir -p "$out"
 # the sequences that run is memory. In the plans with reuse 8 of 30 layers compute scores.
 serve=(--shape smollm-135m --weights int8 --cache-bytes 192MiB --block-tokens 8 --prefix-cache off
   --max-batch-tokens 8192 --max-running 4096 --max-queue 4096)
-load=(--trace "$trace" --trace-speed 40 --length-scale 0.0625 --requests 1300
+load=(--trace "$trace" --trace-speed 40 --length-scale 0.0625 --requests 1800
   --goodput e2el:45000)
 
 server=

@@ -17,7 +17,7 @@ def table(results):
         ('cache bytes a token', lambda r: f"{r['server']['bytes_per_token']:,}"),
         ('tokens in 192 MiB', lambda r: f"{r['server']['cache_tokens']:,}"),
         ('most running before a preemption', lambda r: counted(r, 'server_reached_before_preemption')),
-        ('held with a full cache until then', lambda r: counted(r, 'server_held_before_preemption')),
+        ('held on average while the cache is full', lambda r: counted(r, 'server_held_when_full')),
         ('preemptions', lambda r: f"{r['server_preemptions']:.0f}"),
         ('goodput, requests/s', lambda r: f"{r['request_goodput']:.1f} ({100 * r['good_share']:.0f} %)"),
         ('requests/s', lambda r: f"{r['request_throughput']:.1f}"),

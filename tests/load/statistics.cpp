@@ -124,14 +124,13 @@ std::optional<Measures::Gauges> MeasureGauges(const std::vector<Scrape>& scrapes
     gauges.max_waiting = std::max(gauges.max_waiting, scrape.waiting);
     gauges.max_cache_usage = std::max(gauges.max_cache_usage, scrape.cache_usage);
     gauges.preemptions = scrape.preemptions - before;
-    if (gauges.preemptions > 0) continue;
-    gauges.reached_before_preemption = gauges.max_running;
+    if (gauges.preemptions == 0) gauges.reached_before_preemption = gauges.max_running;
     if (scrape.waiting > 0 && scrape.cache_usage >= kFull) {
       held += scrape.running;
       ++full;
     }
   }
-  if (full > 0) gauges.held_before_preemption = held / static_cast<double>(full);
+  if (full > 0) gauges.held_when_full = held / static_cast<double>(full);
   return gauges;
 }
 
@@ -294,7 +293,7 @@ std::vector<std::pair<std::string, double>> Flatten(const Measures& measures) {
   if (measures.gauges) {
     add("server_max_running", measures.gauges->max_running);
     add("server_reached_before_preemption", measures.gauges->reached_before_preemption);
-    add("server_held_before_preemption", measures.gauges->held_before_preemption);
+    add("server_held_when_full", measures.gauges->held_when_full);
     add("server_max_waiting", measures.gauges->max_waiting);
     add("server_max_cache_usage", measures.gauges->max_cache_usage);
     add("server_preemptions", measures.gauges->preemptions);

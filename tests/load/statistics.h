@@ -70,9 +70,10 @@ struct Measures {
   // From its gauges, where they were scraped.
   struct Gauges {
     double max_running = 0, max_waiting = 0, max_cache_usage = 0, preemptions = 0;
-    // Until the first preemption, or of all the run where there was none: the most, and the mean
-    // while requests waited and 95 % of the blocks or more were held, 0 where that never was.
-    double reached_before_preemption = 0, held_before_preemption = 0;
+    double reached_before_preemption = 0;  // the most until then; of all the run where none was
+    // What the cache holds: the mean of what ran while requests waited and 95 % of the blocks or
+    // more were in use. 0 where that never was.
+    double held_when_full = 0;
   };
   std::optional<Gauges> gauges;
   double busy_share = 0;  // of the client

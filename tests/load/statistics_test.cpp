@@ -116,10 +116,10 @@ TEST(LoadStatisticsTest, ConcurrencyBeforeTheFirstPreemption) {
   EXPECT_EQ(gauges.reached_before_preemption, 9);
   EXPECT_EQ(gauges.max_running, 14);
   EXPECT_EQ(gauges.preemptions, 6);
-  EXPECT_EQ(gauges.held_before_preemption, 0);
+  EXPECT_EQ(gauges.held_when_full, 0);
   for (load::Scrape& full : run.scrapes) full.cache_usage = 0.96;
   run.scrapes[0].waiting = 0;
-  EXPECT_EQ(Measure(run, {}).gauges->held_before_preemption, 7);  // of 5 and 9
+  EXPECT_EQ(Measure(run, {}).gauges->held_when_full, 10);  // of 5, 9, 14, 12
   run.scrapes.resize(3);
   EXPECT_EQ(Measure(run, {}).gauges->reached_before_preemption, 9);
   run.scrapes.clear();
