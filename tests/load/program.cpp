@@ -165,6 +165,7 @@ absl::Status Program::Sweep() {
     if (sustained && search.knee() == *rate) best = std::move(report);
     subject.runs.clear();  // its figures are in the report
   }
+  if (!last) return absl::InvalidArgumentError("--rate: a sweep tries 0.001 to 100000");
   ordered_json& result = reports_.emplace_back(*(best ? best : last));
   result["sweep"] = std::move(points);
   result["knee"] = search.knee() ? ordered_json(*search.knee()) : ordered_json();

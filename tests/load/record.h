@@ -14,6 +14,9 @@ namespace strata::load {
 // the time to the nanosecond for up to 78 hours, and up to 65,535 tokens.
 class Arrival {
  public:
+  static constexpr int32_t kMaxTokens = 0xffff;
+
+  // REQUIRES: at most kMaxTokens.
   Arrival(Time at, int32_t tokens)
       : packed_(static_cast<uint64_t>(at.count()) << 16 |
                 (static_cast<uint64_t>(tokens) & 0xffff)) {}

@@ -174,7 +174,10 @@ void Run::HearMessage(const StreamEvent& event, Flight* flight) {
   const v1::GenerateEvent& message = *event.message;
   if (message.has_started()) record.input_tokens = message.started().prompt_token_ids_size();
   if (const auto& delta = message.delta(); delta.token_ids_size() > 0) {
-    record.arrivals.emplace_back(std::max(last_, event.at - zero_), delta.token_ids_size());
+    const Time at = std::max(last_, event.at - zero_);
+    for (int32_t left = delta.token_ids_size(); left > 0; left -= Arrival::kMaxTokens) {
+      record.arrivals.emplace_back(at, std::min(left, Arrival::kMaxTokens));
+    }
     record.output_tokens += delta.token_ids_size();
     tokens_ += delta.token_ids_size();
     if (workload_->keeps_answers()) {
