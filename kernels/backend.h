@@ -214,6 +214,8 @@ struct BackendOptions {
   std::string device = "auto";  // "auto" (CUDA where there is a device, else CPU), "cpu", "cuda"
   int32_t threads = 0;          // CPU: 0 = every core this process may use
   bool pin_threads = false;     // CPU: each thread stays on a core of its own
+  // CUDA: a row's bits do not depend on how many rows are computed with it. The CPU's never do.
+  bool batch_invariant = false;
 };
 
 // INVALID_ARGUMENT for an unknown device, FAILED_PRECONDITION where the device is missing or the

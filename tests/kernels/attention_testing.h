@@ -107,8 +107,8 @@ class Cache {
     std::vector<int32_t> order(static_cast<size_t>(2 * blocks));
     for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
     Random(8).Shuffle(order);
-    memory_ = std::move(*backend.Allocate(arena_.block_bytes * order.size()));
-    std::memset(memory_->data(), 0xff, memory_->size());
+    memory_ =
+        Upload(backend, std::vector<std::byte>(arena_.block_bytes * order.size(), std::byte{0xff}));
     arena_.arena = memory_->data();
     for (const Request& request : Requests()) {
       const auto count = static_cast<size_t>(request.context / block_tokens + 1);
@@ -133,17 +133,21 @@ class Cache {
       const int32_t block = tables_[request][static_cast<size_t>(p / arena_.block_tokens)];
       slots.push_back(int64_t{block} * arena_.block_tokens + p % arena_.block_tokens);
     }
+    const std::unique_ptr<Buffer> keys = Upload(backend, inputs.keys[request]);
+    const std::unique_ptr<Buffer> values = Upload(backend, inputs.values[request]);
     std::vector<PlaneWrite> writes;
     for (int64_t g = 0; g < kKvHeads; ++g) {
+      const int64_t begin = g * inputs.head_dim;
       const int64_t stride = kKvHeads * inputs.head_dim;
-      writes.push_back({PlaneKind::kKey, KeyOffset(g), inputs.Key(request, 0, g), stride});
-      writes.push_back({PlaneKind::kValue, ValueOffset(g), inputs.Value(request, 0, g), stride});
+      writes.push_back({PlaneKind::kKey, KeyOffset(g), keys->floats() + begin, stride});
+      writes.push_back({PlaneKind::kValue, ValueOffset(g), values->floats() + begin, stride});
     }
     const int64_t before = backend.counters().cache_bytes_written;
     backend.PrepareAttention(arena_, {.writes = writes, .slots = slots});
     const size_t pair = arena_.TokenBytes(PlaneKind::kKey) + arena_.TokenBytes(PlaneKind::kValue);
     EXPECT_EQ(backend.counters().cache_bytes_written - before,
               context * kKvHeads * static_cast<int64_t>(pair));
+    EXPECT_TRUE(backend.Synchronize().ok());
   }
 
   PagedArena arena_;
@@ -176,20 +180,22 @@ inline std::vector<SequenceRows> Cut(const Cache& cache, int64_t chunk) {
 inline Outputs Attend(Backend& backend, const Inputs& inputs, const Cache& cache, int64_t chunk,
                       bool one_call, const std::vector<float>* reused_lse = nullptr) {
   const int32_t dim = inputs.head_dim;
-  GuardedRows out(inputs.total_rows, kHeads * dim);
-  GuardedRows lse(inputs.total_rows, kHeads);
-  GuardedRows reused(inputs.total_rows, kHeads);
-  if (reused_lse != nullptr) reused = GuardedRows(inputs.total_rows, kHeads, *reused_lse);
+  const std::unique_ptr<Buffer> queries = Upload(backend, inputs.queries);
+  BackendRows out(backend, GuardedRows(inputs.total_rows, kHeads * dim));
+  BackendRows lse(backend, GuardedRows(inputs.total_rows, kHeads));
+  BackendRows reused(backend, reused_lse == nullptr
+                                  ? GuardedRows(inputs.total_rows, kHeads)
+                                  : GuardedRows(inputs.total_rows, kHeads, *reused_lse));
   std::vector<HeadAttention> heads;
   for (int64_t h = 0; h < kHeads; ++h) {
-    heads.push_back({.query = inputs.Query(0, h),
+    heads.push_back({.query = queries->floats() + h * dim,
                      .query_stride = kHeads * dim,
                      .key_offset = cache.KeyOffset(KvHead(h)),
                      .value_offset = cache.ValueOffset(KvHead(h)),
-                     .reused_lse = reused_lse == nullptr ? nullptr : &reused.at(0, h),
-                     .lse = reused_lse == nullptr ? &lse.at(0, h) : nullptr,
+                     .reused_lse = reused_lse == nullptr ? nullptr : reused.At(0, h),
+                     .lse = reused_lse == nullptr ? lse.At(0, h) : nullptr,
                      .lse_stride = lse.stride(),
-                     .output = &out.at(0, h * dim),
+                     .output = out.At(0, h * dim),
                      .output_stride = out.stride()});
   }
   const std::vector<SequenceRows> sequences = Cut(cache, chunk);
@@ -200,9 +206,7 @@ inline Outputs Attend(Backend& backend, const Inputs& inputs, const Cache& cache
       backend.Attention(cache.arena(), {&sequence, 1}, heads);
     }
   }
-  out.ExpectMarksIntact();
-  lse.ExpectMarksIntact();
-  return {out.Values(), lse.Values()};
+  return {out.Fetch().Values(), lse.Fetch().Values()};
 }
 
 }  // namespace strata::kernels

@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -100,10 +101,13 @@ class GuardedRows {
     }
   }
 
-  float& at(int64_t i, int64_t j) { return memory_[static_cast<size_t>(kGap + i * stride() + j)]; }
+  float& at(int64_t i, int64_t j) { return memory_[static_cast<size_t>(Index(i, j))]; }
+  int64_t Index(int64_t i, int64_t j) const { return kGap + i * stride() + j; }
   Rows rows() { return {memory_.data() + kGap, num_rows_, num_cols_, stride()}; }
   Rows row(int64_t i, int64_t count = 1) { return {&at(i, 0), count, num_cols_, stride()}; }
   int64_t stride() const { return num_cols_ + kGap; }
+  std::vector<float>& memory() { return memory_; }
+  const std::vector<float>& memory() const { return memory_; }
 
   std::vector<float> Values() {
     std::vector<float> values;
@@ -130,6 +134,49 @@ class GuardedRows {
   int64_t num_rows_;
   int64_t num_cols_;
   std::vector<float> memory_;
+};
+
+// Values in a backend's memory.
+template <class T>
+std::unique_ptr<Buffer> Upload(Backend& backend, const std::vector<T>& values) {
+  auto buffer = backend.Allocate(values.size() * sizeof(T));
+  EXPECT_TRUE(buffer.ok()) << buffer.status();
+  backend.CopyFromHost((*buffer)->data(), std::as_bytes(std::span(values)));
+  return *std::move(buffer);
+}
+template <class T>
+std::vector<T> Download(Backend& backend, const Buffer& buffer) {
+  std::vector<T> values(buffer.size() / sizeof(T));
+  backend.CopyToHost(std::as_writable_bytes(std::span(values)), buffer.data());
+  return values;
+}
+
+// Guarded rows in a backend's memory, marks and all.
+class BackendRows {
+ public:
+  BackendRows(Backend& backend, const GuardedRows& rows)
+      : backend_(backend), host_(rows), memory_(Upload(backend, rows.memory())) {}
+
+  Rows rows() { return row(0, host_.rows().num_rows); }
+  Rows row(int64_t i, int64_t count = 1) {
+    Rows rows = host_.row(i, count);
+    rows.data = At(i, 0);
+    return rows;
+  }
+  float* At(int64_t i, int64_t j) { return memory_->floats() + host_.Index(i, j); }
+  int64_t stride() const { return host_.stride(); }
+
+  // What is there now; no mark may have changed.
+  GuardedRows& Fetch() {
+    backend_.CopyToHost(std::as_writable_bytes(std::span(host_.memory())), memory_->data());
+    host_.ExpectMarksIntact();
+    return host_;
+  }
+
+ private:
+  Backend& backend_;
+  GuardedRows host_;
+  std::unique_ptr<Buffer> memory_;
 };
 
 inline void ExpectSameBits(const std::vector<float>& expected, const std::vector<float>& actual,

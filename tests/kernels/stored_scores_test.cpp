@@ -5,95 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/attention_testing.h"
+#include "tests/kernels/score_blocks.h"
 
 namespace strata::kernels::stored_scores_test {
 namespace {
-
-constexpr int32_t kSlots = kHeads + 2;  // two of them nobody writes
-constexpr int32_t SlotOf(int64_t head) { return static_cast<int32_t>((2 * head + 3) % kSlots); }
-
-// Score blocks in a random order, NaN until written.
-class ScoreBlocks {
- public:
-  explicit ScoreBlocks(const PagedArena& planes) : arena_(planes) {
-    int64_t longest = 0;
-    for (const Request& request : Requests()) longest = std::max(longest, request.context);
-    const int64_t blocks = longest / arena_.block_tokens + 1;
-    for (int32_t i = 0; i < 2 * blocks; ++i) table_.push_back(i);
-    Random(9).Shuffle(table_);
-    scores_.resize(static_cast<size_t>(2 * blocks * kSlots * arena_.block_tokens));
-    Poison();
-    arena_.scores = scores_.data();
-    arena_.score_slots = kSlots;
-  }
-  void Poison() { std::fill(scores_.begin(), scores_.end(), std::nanf("")); }
-  const PagedArena& arena() const { return arena_; }
-  const int32_t* table() const { return table_.data(); }
-
-  // Slots and positions that are no head's in a context so long.
-  void ExpectRestIntact(int64_t context) const {
-    std::vector<bool> used(scores_.size());
-    for (int64_t p = 0; p < context; ++p) {
-      for (int64_t h = 0; h < kHeads; ++h) {
-        const int64_t block = table_[static_cast<size_t>(p / arena_.block_tokens)];
-        used[static_cast<size_t>((block * kSlots + SlotOf(h)) * arena_.block_tokens +
-                                 p % arena_.block_tokens)] = true;
-      }
-    }
-    for (size_t i = 0; i < scores_.size(); ++i) {
-      ASSERT_EQ(std::isnan(scores_[i]), !used[i]) << "score " << i;
-    }
-  }
-
- private:
-  PagedArena arena_;
-  std::vector<int32_t> table_;
-  std::vector<float> scores_;
-};
-
-std::vector<HeadAttention> Heads(const Inputs& inputs, const Cache& cache, GuardedRows& out,
-                                 GuardedRows& lse) {
-  const int32_t dim = inputs.head_dim;
-  std::vector<HeadAttention> heads;
-  for (int64_t h = 0; h < kHeads; ++h) {
-    heads.push_back({.query = inputs.Query(0, h),
-                     .query_stride = kHeads * dim,
-                     .key_offset = cache.KeyOffset(KvHead(h)),
-                     .value_offset = cache.ValueOffset(KvHead(h)),
-                     .lse = &lse.at(0, h),
-                     .lse_stride = lse.stride(),
-                     .score_slot = SlotOf(h),
-                     .output = &out.at(0, h * dim),
-                     .output_stride = out.stride()});
-  }
-  return heads;
-}
-
-// Each row alone: a layer that keeps its scores, then one that finds them.
-std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& inputs,
-                                        const Cache& cache) {
-  ScoreBlocks scores(cache.arena());
-  GuardedRows kept(inputs.total_rows, kHeads * inputs.head_dim);
-  GuardedRows found(inputs.total_rows, kHeads * inputs.head_dim);
-  GuardedRows lse(inputs.total_rows, kHeads);
-  const std::vector<HeadAttention> owners = Heads(inputs, cache, kept, lse);
-  std::vector<HeadAttention> finders = Heads(inputs, cache, found, lse);
-  for (HeadAttention& head : finders) {
-    head.reused_lse = std::exchange(head.lse, nullptr);
-    head.key_offset = head.value_offset;  // whoever reads these as keys gives himself away
-  }
-  for (SequenceRows row : Cut(cache, 1)) {
-    row.score_table = scores.table();
-    scores.Poison();
-    backend.Attention(scores.arena(), {&row, 1}, owners);
-    scores.ExpectRestIntact(row.first_position + 1);
-    backend.Attention(scores.arena(), {&row, 1}, finders);
-  }
-  kept.ExpectMarksIntact();
-  found.ExpectMarksIntact();
-  lse.ExpectMarksIntact();
-  return {{kept.Values(), lse.Values()}, {found.Values(), {}}};
-}
 
 using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class StoredScoresTest : public testing::TestWithParam<Param> {};
@@ -146,12 +61,13 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
   const Cache cache(*backend, inputs, kF32Cache, 16);
   const Outputs own = Attend(*backend, inputs, cache, 1000, true);
   const Outputs routed = Attend(*backend, inputs, cache, 1000, true, &own.lse);
-  ScoreBlocks scores(cache.arena());
-  GuardedRows out(inputs.total_rows, kHeads * 64);
-  GuardedRows found(inputs.total_rows, kHeads * 64);
-  GuardedRows lse(inputs.total_rows, kHeads);
-  const std::vector<HeadAttention> owners = Heads(inputs, cache, out, lse);
-  std::vector<HeadAttention> finders = Heads(inputs, cache, found, lse);
+  ScoreBlocks scores(*backend, cache.arena());
+  const std::unique_ptr<Buffer> queries = Upload(*backend, inputs.queries);
+  BackendRows out(*backend, GuardedRows(inputs.total_rows, kHeads * 64));
+  BackendRows found(*backend, GuardedRows(inputs.total_rows, kHeads * 64));
+  BackendRows lse(*backend, GuardedRows(inputs.total_rows, kHeads));
+  const std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, out, lse);
+  std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
   for (HeadAttention& head : finders) head.reused_lse = std::exchange(head.lse, nullptr);
   std::vector<SequenceRows> sequences = Cut(cache, 1000);
   for (SequenceRows& sequence : sequences) {
@@ -161,8 +77,8 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
   }
   backend->Attention(scores.arena(), sequences, owners);
   backend->Attention(scores.arena(), sequences, finders);
-  ExpectSameBits(own.output, out.Values(), "output");
-  ExpectSameBits(routed.output, found.Values(), "output of reused scores");
+  ExpectSameBits(own.output, out.Fetch().Values(), "output");
+  ExpectSameBits(routed.output, found.Fetch().Values(), "output of reused scores");
 }
 
 // Their sum is 1, and over values that are one-hot they are the output.
@@ -171,9 +87,10 @@ TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
     const Inputs inputs(20);
     const std::unique_ptr<Backend> backend = MakeCpu(1);
     const Cache cache(*backend, inputs, dtypes, 16);
-    GuardedRows out(inputs.total_rows, kHeads * 20);
-    GuardedRows lse(inputs.total_rows, kHeads);
-    const std::vector<HeadAttention> heads = Heads(inputs, cache, out, lse);
+    const std::unique_ptr<Buffer> queries = Upload(*backend, inputs.queries);
+    BackendRows out(*backend, GuardedRows(inputs.total_rows, kHeads * 20));
+    BackendRows lse(*backend, GuardedRows(inputs.total_rows, kHeads));
+    const std::vector<HeadAttention> heads = Heads(inputs, *queries, cache, out, lse);
     size_t request = 0;
     for (const SequenceRows& sequence : Cut(cache, 1000)) {
       backend->Attention(cache.arena(), {&sequence, 1}, heads);
@@ -194,8 +111,8 @@ TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
         // As for routed scores in attention_test: roundings of a few hundred steps, values below 6.
         EXPECT_NEAR(sum, 1, 800 * kUnit);
         for (int64_t d = 0; d < 20; ++d) {
-          EXPECT_NEAR(out.at(sequence.first_row, h * 20 + d), output[static_cast<size_t>(d)],
-                      6.0 * 800 * kUnit);
+          EXPECT_NEAR(out.Fetch().at(sequence.first_row, h * 20 + d),
+                      output[static_cast<size_t>(d)], 6.0 * 800 * kUnit);
         }
       }
       ++request;

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/paging.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/tensor.h"
+
+// What the attention kernels are given. Everything but the two lists in device memory, which are
+// the same for all layers of a step, travels in the kernel's arguments.
+namespace strata::kernels::cuda {
+
+struct SequenceEntry {
+  int64_t first_row = 0;  // of the batch
+  int32_t num_rows = 0;
+  int32_t first_position = 0;
+  int64_t table = 0;         // into AttentionArgs::tables: its block table
+  int64_t score_table = -1;  // likewise its score blocks; -1: none
+  int64_t first_state = 0;   // of its rows' spans, in spans
+
+  friend bool operator==(const SequenceEntry&, const SequenceEntry&) = default;
+};
+
+struct HeadEntry {
+  const float* query = nullptr;  // [num_rows, head_dim], query_stride apart
+  float* output = nullptr;       // likewise
+  float* lse = nullptr;          // [num_rows], lse_stride apart; may be null
+  const float* reused_lse = nullptr;
+  int64_t query_stride = 0;
+  int64_t output_stride = 0;
+  int64_t lse_stride = 0;
+  int32_t score_slot = -1;
+};
+
+// Heads [first_head, first_head + num_heads) read one pair of planes.
+struct GroupEntry {
+  size_t key_offset = 0;
+  size_t value_offset = 0;
+  int32_t first_head = 0;
+  int32_t num_heads = 0;
+};
+
+constexpr int kMaxHeads = 64;  // of a launch
+
+struct AttentionArgs {
+  const std::byte* arena = nullptr;
+  size_t block_bytes = 0;
+  int32_t block_tokens = 1;
+  int32_t head_dim = 0;
+  DType key_dtype = DType::kF32;
+  DType value_dtype = DType::kF32;
+  float* scores = nullptr;
+  int32_t score_slots = 0;
+  float scale = 1;  // 1 / sqrt(head_dim)
+
+  const SequenceEntry* sequences = nullptr;
+  const int32_t* tables = nullptr;
+  // Of spans that are merged later: StateFloats(head_dim) for each (row and span, head).
+  float* states = nullptr;
+
+  int32_t num_sequences = 0;
+  int32_t num_heads = 0;
+  int32_t num_groups = 0;
+  HeadEntry heads[kMaxHeads];
+  GroupEntry groups[kMaxHeads];
+};
+
+// The maximum, the sum, two unused, then the weighted values.
+__host__ __device__ inline int64_t StateFloats(int32_t head_dim) { return 4 + head_dim; }
+
+// Any dtype and head size up to 256; one block of threads for each row and head.
+void AttendGenerally(Stream& stream, const AttentionArgs& args, int64_t most_rows);
+// exp(score - log-sum-exp) of the sequence's first row and of head 0, whose lse is read.
+void FindProbabilities(Stream& stream, const AttentionArgs& args, int32_t context, float* out);
+
+// Whether the tensor cores' kernels take a cache like this.
+bool HasTensorKernel(const AttentionArgs& args);
+// How queries and contexts are shared out to blocks of threads: no bit depends on it.
+struct TensorLaunch {
+  bool shares_queries = false;  // all warps work on the same 16 queries; else 16 for each of four
+  int32_t query_tiles = 1;      // of the longest sequence and group
+  int32_t runs = 1;             // of spans; more than one: states are written, to be merged
+  int32_t spans_per_run = 1;
+};
+constexpr int32_t kSharedQueries = 16;
+constexpr int32_t kTileQueries = 64;
+void AttendOnTensorCores(Stream& stream, const AttentionArgs& args, const TensorLaunch& launch);
+// Puts the spans of every row and head together, left to right.
+void MergeSpans(Stream& stream, const AttentionArgs& args, int64_t most_rows);
+
+}  // namespace strata::kernels::cuda

@@ -1,0 +1,213 @@
+// Attention for every dtype and head size, in f32, and what stands beside it: the merge of spans,
+// and probabilities handed out. A row and head is a block of threads: each takes positions, then
+// dimensions.
+#include <cmath>
+
+#include "kernels/cuda/attention_args.h"
+#include "kernels/cuda/merge.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
+
+namespace strata::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kMaxDim = 256;
+constexpr int kDims = kMaxDim / kThreads;  // of a thread
+
+__device__ __forceinline__ float Element(const std::byte* row, DType dtype, int32_t i) {
+  if (dtype == DType::kF32) return reinterpret_cast<const float*>(row)[i];
+  if (dtype == DType::kBF16) return LowBF16(reinterpret_cast<const uint16_t*>(row)[i]);
+  return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]);
+}
+
+// A token's row of a plane, and its scale.
+struct TokenRow {
+  const std::byte* numbers;
+  float scale;
+};
+__device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace place,
+                                          size_t plane_offset, DType dtype) {
+  const std::byte* const plane =
+      args.arena + static_cast<size_t>(place.block) * args.block_bytes + plane_offset;
+  const size_t stride = TokenStride(dtype, args.head_dim);
+  float scale = 1;
+  if (dtype == DType::kI8) {
+    scale = reinterpret_cast<const float*>(plane + static_cast<size_t>(args.block_tokens) *
+                                                       stride)[place.token];
+  }
+  return {plane + static_cast<size_t>(place.token) * stride, scale};
+}
+
+__device__ float Score(const AttentionArgs& args, const float* query, CachePlace place,
+                       size_t key_offset) {
+  const TokenRow key = RowAt(args, place, key_offset, args.key_dtype);
+  float score = 0;
+  for (int32_t d = 0; d < args.head_dim; ++d) {
+    score = fmaf(query[d], Element(key.numbers, args.key_dtype, d), score);
+  }
+  return score * key.scale * args.scale;
+}
+
+__device__ __forceinline__ const GroupEntry& GroupOf(const AttentionArgs& args, int32_t head) {
+  int32_t group = 0;
+  while (head >= args.groups[group].first_head + args.groups[group].num_heads) ++group;
+  return args.groups[group];
+}
+
+// Shared: query [head_dim], scores or weights [kSpan], a float for each warp.
+__global__ void __launch_bounds__(kThreads)
+    GeneralKernel(const __grid_constant__ AttentionArgs args) {
+  const auto thread = static_cast<int32_t>(threadIdx.x);
+  const HeadEntry& head = args.heads[blockIdx.x];
+  const GroupEntry& group = GroupOf(args, static_cast<int32_t>(blockIdx.x));
+  const SequenceEntry& sequence = args.sequences[blockIdx.z];
+  if (static_cast<int32_t>(blockIdx.y) >= sequence.num_rows) return;
+  const int64_t row = sequence.first_row + blockIdx.y;
+  const int32_t context = sequence.first_position + static_cast<int32_t>(blockIdx.y) + 1;
+  const int32_t* const table = args.tables + sequence.table;
+  const bool keeps = sequence.score_table >= 0 && head.score_slot >= 0;
+  const bool reuses = head.reused_lse != nullptr;
+  float lse = 0;
+  if (reuses) lse = head.reused_lse[row * head.lse_stride];
+
+  float* const query = ptx::SharedMemory<float>();
+  float* const scores = query + args.head_dim;
+  float* const warps = scores + kSpan;
+  for (int32_t d = thread; d < args.head_dim; d += kThreads) {
+    query[d] = head.query[row * head.query_stride + d];
+  }
+  __syncthreads();
+
+  float most = reuses ? lse : -INFINITY;
+  float sum = 0;
+  float values[kDims] = {};
+  for (int32_t begin = 0; begin < context; begin += kSpan) {
+    const int32_t count = min(kSpan, context - begin);
+    float span_most = -INFINITY;
+    for (int32_t i = thread; i < count; i += kThreads) {
+      const CachePlace place = PlaceOf(begin + i, table, args.block_tokens);
+      float* kept = nullptr;
+      if (keeps) {
+        const CachePlace score_place =
+            PlaceOf(begin + i, args.tables + sequence.score_table, args.block_tokens);
+        kept = args.scores +
+               ScoreIndex(score_place, args.score_slots, head.score_slot, args.block_tokens);
+      }
+      float score;
+      if (keeps && reuses) {
+        score = *kept;
+      } else {
+        score = Score(args, query, place, group.key_offset);
+        if (keeps) *kept = score;
+      }
+      scores[i] = score;
+      span_most = fmaxf(span_most, score);
+    }
+    span_most = reuses ? lse : BlockMax<kThreads>(span_most, warps);
+    float span_sum = 0;
+    for (int32_t i = thread; i < count; i += kThreads) {
+      scores[i] = expf(scores[i] - span_most);
+      span_sum += scores[i];
+    }
+    span_sum = BlockSum<kThreads>(span_sum, warps);  // and all weights are there
+    float span_values[kDims] = {};
+    for (int32_t i = 0; i < count; ++i) {
+      const TokenRow value = RowAt(args, PlaceOf(begin + i, table, args.block_tokens),
+                                   group.value_offset, args.value_dtype);
+      const float weight = scores[i] * value.scale;
+#pragma unroll
+      for (int k = 0; k < kDims; ++k) {
+        const int32_t d = thread + k * kThreads;
+        if (d >= args.head_dim) continue;
+        span_values[k] = fmaf(weight, Element(value.numbers, args.value_dtype, d), span_values[k]);
+      }
+    }
+    const MergeWeights weights = Weigh(most, span_most);
+    most = weights.most;
+    sum = Merged(sum, weights.kept, span_sum, weights.added);
+    for (int k = 0; k < kDims; ++k) {
+      values[k] = Merged(values[k], weights.kept, span_values[k], weights.added);
+    }
+    __syncthreads();  // the weights are read before the next span's scores are written
+  }
+  for (int k = 0; k < kDims; ++k) {
+    const int32_t d = thread + k * kThreads;
+    if (d >= args.head_dim) continue;
+    head.output[row * head.output_stride + d] = reuses ? values[k] : values[k] / sum;
+  }
+  if (thread == 0 && !reuses && head.lse != nullptr) {
+    head.lse[row * head.lse_stride] = most + logf(sum);
+  }
+}
+
+// A block a span.
+__global__ void __launch_bounds__(kThreads)
+    ProbabilitiesKernel(const __grid_constant__ AttentionArgs args, int32_t context, float* out) {
+  const HeadEntry& head = args.heads[0];
+  const SequenceEntry& sequence = args.sequences[0];
+  const float* const query = head.query + sequence.first_row * head.query_stride;
+  const float lse = head.lse[sequence.first_row * head.lse_stride];
+  const int32_t begin = static_cast<int32_t>(blockIdx.x) * kSpan;
+  for (int32_t p = begin + static_cast<int32_t>(threadIdx.x); p < min(begin + kSpan, context);
+       p += kThreads) {
+    const CachePlace place = PlaceOf(p, args.tables + sequence.table, args.block_tokens);
+    out[p] = expf(Score(args, query, place, args.groups[0].key_offset) - lse);
+  }
+}
+
+// A block a row and head, a thread some dimensions.
+__global__ void __launch_bounds__(kThreads)
+    MergeKernel(const __grid_constant__ AttentionArgs args) {
+  const HeadEntry& head = args.heads[blockIdx.x];
+  const SequenceEntry& sequence = args.sequences[blockIdx.z];
+  if (static_cast<int32_t>(blockIdx.y) >= sequence.num_rows) return;
+  const bool reuses = head.reused_lse != nullptr;
+  const int64_t row = sequence.first_row + blockIdx.y;
+  const int32_t spans = SpansOf(sequence.first_position + sequence.num_rows);
+  const int64_t state_floats = StateFloats(args.head_dim);
+  const int64_t stride = state_floats * args.num_heads;
+  const float* const first =
+      args.states + (sequence.first_state + static_cast<int64_t>(blockIdx.y) * spans) * stride +
+      blockIdx.x * state_floats;
+  for (int32_t d = static_cast<int32_t>(threadIdx.x); d < args.head_dim; d += kThreads) {
+    float most = -INFINITY;
+    float sum = 0;
+    float value = 0;
+    for (int32_t span = 0; span < spans; ++span) {
+      const float* const state = first + span * stride;
+      const MergeWeights weights = Weigh(most, state[0]);
+      most = weights.most;
+      sum = Merged(sum, weights.kept, state[1], weights.added);
+      value = Merged(value, weights.kept, state[4 + d], weights.added);
+    }
+    head.output[row * head.output_stride + d] = reuses ? value : value / sum;
+    if (d == 0 && !reuses && head.lse != nullptr) {
+      head.lse[row * head.lse_stride] = most + logf(sum);
+    }
+  }
+}
+
+dim3 GridOf(const AttentionArgs& args, int64_t most_rows) {
+  return dim3(static_cast<uint32_t>(args.num_heads), static_cast<uint32_t>(most_rows),
+              static_cast<uint32_t>(args.num_sequences));
+}
+
+}  // namespace
+
+void AttendGenerally(Stream& stream, const AttentionArgs& args, int64_t most_rows) {
+  const size_t floats = static_cast<size_t>(args.head_dim) + kSpan + kThreads / kWarp;
+  stream.Launch("Attention", GridOf(args, most_rows), dim3(kThreads), floats * sizeof(float),
+                GeneralKernel, args);
+}
+
+void FindProbabilities(Stream& stream, const AttentionArgs& args, int32_t context, float* out) {
+  stream.Launch("AttentionProbabilities", dim3(static_cast<uint32_t>(SpansOf(context))),
+                dim3(kThreads), 0, ProbabilitiesKernel, args, context, out);
+}
+
+void MergeSpans(Stream& stream, const AttentionArgs& args, int64_t most_rows) {
+  stream.Launch("MergeSpans", GridOf(args, most_rows), dim3(kThreads), 0, MergeKernel, args);
+}
+
+}  // namespace strata::kernels::cuda

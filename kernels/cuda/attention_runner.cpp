@@ -1,0 +1,233 @@
+#include "kernels/cuda/attention_runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/check.h"
+
+namespace strata::kernels::cuda {
+namespace {
+
+static_assert(kSpan == Backend::kAttentionSpan);
+
+// Blocks of threads for each multiprocessor, so that the last of them end at about the same time.
+constexpr int32_t kBlocksEach = 8;
+
+bool Same(const SequenceRows& a, const SequenceRows& b) {
+  return a.first_row == b.first_row && a.num_rows == b.num_rows &&
+         a.first_position == b.first_position && a.block_table == b.block_table &&
+         a.score_table == b.score_table;
+}
+
+bool SamePlanes(const HeadAttention& a, const HeadAttention& b) {
+  return a.key_offset == b.key_offset && a.value_offset == b.value_offset;
+}
+
+bool FindsScores(const SequenceRows& sequence, const HeadAttention& head) {
+  return sequence.score_table != nullptr && head.reused_lse != nullptr && head.score_slot >= 0;
+}
+
+AttentionArgs ArgsFor(const PagedArena& cache) {
+  AttentionArgs args;
+  args.arena = cache.arena;
+  args.block_bytes = cache.block_bytes;
+  args.block_tokens = cache.block_tokens;
+  args.head_dim = cache.head_dim;
+  args.key_dtype = cache.key_dtype;
+  args.value_dtype = cache.value_dtype;
+  args.scores = cache.scores;
+  args.score_slots = cache.score_slots;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(cache.head_dim));
+  return args;
+}
+
+HeadEntry EntryOf(const HeadAttention& head) {
+  return {.query = head.query,
+          .output = head.output,
+          .lse = head.lse,
+          .reused_lse = head.reused_lse,
+          .query_stride = head.query_stride,
+          .output_stride = head.output_stride,
+          .lse_stride = head.lse_stride,
+          .score_slot = head.score_slot};
+}
+
+}  // namespace
+
+void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& cache,
+                          std::span<const SequenceRows> sequences,
+                          std::span<const HeadAttention> heads, BackendCounters* counters) {
+  if (heads.empty() || sequences.empty()) return;
+  GroupHeads(heads);
+  Count(cache, sequences, counters);
+  SendSequences(stream, staging, cache, sequences);
+  // Groups go into launches of at most kMaxHeads heads; a larger group is cut.
+  AttentionArgs args = ArgsFor(cache);
+  args.tables = sent_.tables;
+  const auto flush = [&] {
+    if (args.num_heads > 0) Launch(stream, args);
+    args.num_heads = args.num_groups = 0;
+  };
+  size_t begin = 0;
+  for (const size_t end : group_ends_) {
+    while (begin < end) {
+      if (args.num_heads == kMaxHeads) flush();
+      const size_t room = static_cast<size_t>(kMaxHeads - args.num_heads);
+      // A group that fits into a launch of its own is not cut.
+      if (end - begin > room && end - begin <= kMaxHeads) {
+        flush();
+        continue;
+      }
+      const size_t count = std::min(room, end - begin);
+      GroupEntry& group = args.groups[args.num_groups++];
+      group = {.key_offset = heads_[begin]->key_offset,
+               .value_offset = heads_[begin]->value_offset,
+               .first_head = args.num_heads,
+               .num_heads = static_cast<int32_t>(count)};
+      for (size_t i = 0; i < count; ++i) {
+        args.heads[args.num_heads++] = EntryOf(*heads_[begin + i]);
+      }
+      begin += count;
+    }
+  }
+  flush();
+}
+
+void AttentionRunner::Launch(Stream& stream, AttentionArgs& args) {
+  int32_t most_heads = 0;  // of a group
+  for (int32_t i = 0; i < args.num_groups; ++i) {
+    most_heads = std::max(most_heads, args.groups[i].num_heads);
+  }
+  if (!HasTensorKernel(args)) {
+    args.sequences = sent_.entries;
+    args.num_sequences = static_cast<int32_t>(sent_.num_single + sent_.num_chunks);
+    AttendGenerally(stream, args, sent_.most_rows);
+    return;
+  }
+  if (sent_.num_single > 0) LaunchSingleRows(stream, args, most_heads);
+  if (sent_.num_chunks > 0) {
+    args.sequences = sent_.entries + sent_.num_single;
+    args.num_sequences = static_cast<int32_t>(sent_.num_chunks);
+    const auto queries = static_cast<int32_t>(sent_.most_rows * most_heads);
+    AttendOnTensorCores(stream, args,
+                        {.shares_queries = false,
+                         .query_tiles = (queries + kTileQueries - 1) / kTileQueries,
+                         .runs = 1,
+                         .spans_per_run = INT32_MAX});
+  }
+}
+
+void AttentionRunner::LaunchSingleRows(Stream& stream, AttentionArgs args, int32_t most_heads) {
+  args.sequences = sent_.entries;
+  args.num_sequences = static_cast<int32_t>(sent_.num_single);
+  TensorLaunch launch = {.shares_queries = true,
+                         .query_tiles = (most_heads + kSharedQueries - 1) / kSharedQueries};
+  const int32_t spans = SpansOf(sent_.longest_single);
+  const int32_t units = launch.query_tiles * args.num_groups * args.num_sequences;
+  const int32_t runs = std::clamp((kBlocksEach * multiprocessors_ + units - 1) / units, 1, spans);
+  launch.spans_per_run = (spans + runs - 1) / runs;
+  launch.runs = (spans + launch.spans_per_run - 1) / launch.spans_per_run;
+  if (launch.runs > 1) {
+    const auto floats =
+        static_cast<size_t>(sent_.num_states * args.num_heads * StateFloats(args.head_dim));
+    args.states = states_.Reserve(stream, std::bit_ceil(floats));  // contexts grow
+  }
+  AttendOnTensorCores(stream, args, launch);
+  if (launch.runs > 1) MergeSpans(stream, args, /*most_rows=*/1);
+}
+
+void AttentionRunner::Probabilities(Stream& stream, Staging& staging, const PagedArena& cache,
+                                    const SequenceRows& sequence, const HeadAttention& head,
+                                    float* out) {
+  SequenceRows row = sequence;
+  row.num_rows = 1;
+  row.score_table = nullptr;
+  SendSequences(stream, staging, cache, {&row, 1});
+  AttentionArgs args = ArgsFor(cache);
+  args.sequences = sent_.entries;
+  args.tables = sent_.tables;
+  args.num_sequences = args.num_heads = args.num_groups = 1;
+  args.heads[0] = EntryOf(head);
+  args.groups[0] = {
+      .key_offset = head.key_offset, .value_offset = head.value_offset, .num_heads = 1};
+  FindProbabilities(stream, args, static_cast<int32_t>(row.first_position + 1), out);
+}
+
+void AttentionRunner::SendSequences(Stream& stream, Staging& staging, const PagedArena& cache,
+                                    std::span<const SequenceRows> sequences) {
+  if (known_block_tokens_ == cache.block_tokens &&
+      std::equal(sequences.begin(), sequences.end(), known_.begin(), known_.end(), Same)) {
+    return;
+  }
+  entries_.clear();
+  tables_.clear();
+  sent_ = {};
+  for (const bool single : {true, false}) {
+    for (const SequenceRows& sequence : sequences) {
+      if (sequence.num_rows == 0 || (sequence.num_rows == 1) != single) continue;
+      const auto context = static_cast<int32_t>(sequence.first_position + sequence.num_rows);
+      const int32_t blocks = (context + cache.block_tokens - 1) / cache.block_tokens;
+      SequenceEntry entry = {.first_row = sequence.first_row,
+                             .num_rows = static_cast<int32_t>(sequence.num_rows),
+                             .first_position = static_cast<int32_t>(sequence.first_position),
+                             .table = std::ssize(tables_),
+                             .first_state = sent_.num_states};
+      tables_.insert(tables_.end(), sequence.block_table, sequence.block_table + blocks);
+      if (sequence.score_table != nullptr) {
+        entry.score_table = std::ssize(tables_);
+        tables_.insert(tables_.end(), sequence.score_table, sequence.score_table + blocks);
+      }
+      entries_.push_back(entry);
+      sent_.most_rows = std::max(sent_.most_rows, sequence.num_rows);
+      if (single) {
+        ++sent_.num_single;
+        sent_.longest_single = std::max(sent_.longest_single, context);
+        sent_.num_states += SpansOf(context);
+      } else {
+        ++sent_.num_chunks;
+      }
+    }
+  }
+  sent_.entries = sent_entries_.Send(stream, staging, entries_);
+  sent_.tables = sent_tables_.Send(stream, staging, tables_);
+  known_.assign(sequences.begin(), sequences.end());
+  known_block_tokens_ = cache.block_tokens;
+}
+
+void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                            BackendCounters* counters) const {
+  const auto key_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kKey));
+  const auto value_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kValue));
+  for (const SequenceRows& sequence : sequences) {
+    if (sequence.num_rows == 0) continue;
+    const int64_t positions = sequence.first_position + sequence.num_rows;
+    size_t begin = 0;
+    for (const size_t end : group_ends_) {
+      const bool finds = FindsScores(sequence, *heads_[begin]);
+      counters->cache_bytes_read += positions * (value_bytes + (finds ? 0 : key_bytes));
+      for (; begin < end; ++begin) {
+        if (sequence.score_table == nullptr || heads_[begin]->score_slot < 0) continue;
+        int64_t& bytes = finds ? counters->score_bytes_read : counters->score_bytes_written;
+        bytes += positions * static_cast<int64_t>(sizeof(float));
+      }
+    }
+  }
+}
+
+// Sorts pointers to the heads by their planes, keeping the order of heads within a pair.
+void AttentionRunner::GroupHeads(std::span<const HeadAttention> heads) {
+  heads_.clear();
+  for (const HeadAttention& head : heads) heads_.push_back(&head);
+  std::stable_sort(heads_.begin(), heads_.end(),
+                   [](const HeadAttention* a, const HeadAttention* b) {
+                     if (a->key_offset != b->key_offset) return a->key_offset < b->key_offset;
+                     return a->value_offset < b->value_offset;
+                   });
+  group_ends_.clear();
+  for (size_t i = 1; i <= heads_.size(); ++i) {
+    if (i == heads_.size() || !SamePlanes(*heads_[i], *heads_[i - 1])) group_ends_.push_back(i);
+  }
+}
+
+}  // namespace strata::kernels::cuda

@@ -1,0 +1,207 @@
+// Pieces of the tensor cores' attention kernel: 64 positions of a context on their way from the
+// cache through shared memory to the fragments that matrix instructions take.
+#pragma once
+
+#include "kernels/cuda/attention_args.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
+
+namespace strata::kernels::cuda {
+
+constexpr int kTilePositions = 64;
+constexpr int kTileThreads = 128;
+constexpr int kTileWarps = kTileThreads / kWarp;
+constexpr int kTileStages = 2;
+
+// A tile of [64][kDim] bfloat16 in shared memory, in chunks of 16 bytes. Chunks of a row change
+// places with the row's number, so that eight rows' chunks of one column lie in different banks.
+template <int kDim>
+struct TileLayout {
+  static constexpr int kChunks = kDim / 8;  // of a row
+  static constexpr int kBytes = kTilePositions * kDim * 2;
+  static __device__ __forceinline__ int Offset(int row, int chunk) {
+    const int turn = kChunks >= 8 ? row % 8 : row / 2 % 4;
+    return (row * kChunks + turn) * 16 ^ chunk * 16;
+  }
+};
+
+// What is copied of 64 positions: keys and values as the cache holds them. Stored: uint16_t
+// (bfloat16) or int8_t.
+template <class Stored, int kDim>
+class TileCopier {
+ public:
+  static constexpr bool kInt8 = sizeof(Stored) == 1;
+  static constexpr int kRowBytes = kDim * static_cast<int>(sizeof(Stored));
+  static constexpr int kRowChunks = kRowBytes / 16;
+  static constexpr int kPlaneBytes = kTilePositions * kRowBytes;
+  static constexpr int kScaleBytes = kInt8 ? 2 * kTilePositions * 4 : 0;  // keys', then values'
+  static constexpr int kStageBytes = 2 * kPlaneBytes + kScaleBytes;
+  // bf16 tiles are read where they were copied to, int8 ones are widened first.
+  static constexpr int kWidenedBytes = kInt8 ? 2 * TileLayout<kDim>::kBytes : 0;
+  static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes;
+
+  __device__ TileCopier(const AttentionArgs& args, const GroupEntry& group,
+                        const int32_t* block_table, bool wants_keys, std::byte* shared)
+      : args_(args),
+        keys_(args.arena + group.key_offset),
+        values_(args.arena + group.value_offset),
+        table_(block_table),
+        wants_keys_(wants_keys),
+        shared_(shared) {}
+
+  // Looks up where positions [begin, min(begin + 64, end)) are. Reading the table takes as long as
+  // reading the cache: it is done a tile ahead.
+  __device__ __forceinline__ void Find(int32_t begin, int32_t end) {
+    begin_ = begin;
+    end_ = end;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int32_t position = begin + pass * kRowsPerPass + Line();
+      if (position >= end) continue;
+      const CachePlace place = PlaceOf(position, table_, args_.block_tokens);
+      places_[pass] = static_cast<uint32_t>((static_cast<size_t>(place.block) * args_.block_bytes +
+                                             static_cast<size_t>(place.token) * kRowBytes) /
+                                            16);
+    }
+    if constexpr (kInt8) {
+      const int32_t position = begin + static_cast<int>(threadIdx.x) % kTilePositions;
+      if (position >= end) return;
+      const CachePlace place = PlaceOf(position, table_, args_.block_tokens);
+      scale_place_ = static_cast<size_t>(place.block) * args_.block_bytes +
+                     static_cast<size_t>(args_.block_tokens) * kRowBytes +
+                     static_cast<size_t>(place.token) * sizeof(float);
+    }
+  }
+
+  // Asks for what was found, into stage `stage`; zeros where the context has ended.
+  __device__ __forceinline__ void Ask(int stage) {
+    std::byte* const to = shared_ + stage * kStageBytes;
+    const int chunk = static_cast<int>(threadIdx.x) % kRowChunks;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int row = pass * kRowsPerPass + Line();
+      const bool valid = begin_ + row < end_;
+      const size_t from = valid ? (size_t{places_[pass]} + static_cast<size_t>(chunk)) * 16 : 0;
+      const int offset = StageOffset(row, chunk);
+      if (wants_keys_) ptx::CopyAsync16(to + offset, keys_ + from, valid);
+      ptx::CopyAsync16(to + kPlaneBytes + offset, values_ + from, valid);
+    }
+    if constexpr (kInt8) {
+      const int thread = static_cast<int>(threadIdx.x);
+      const bool is_key = thread < kTilePositions;
+      const bool valid = begin_ + thread % kTilePositions < end_;
+      std::byte* const scales = to + 2 * kPlaneBytes;
+      if (wants_keys_ || !is_key) {
+        ptx::CopyAsync4(scales + thread * 4,
+                        (is_key ? keys_ : values_) + (valid ? scale_place_ : 0), valid);
+      }
+    }
+  }
+
+  // int8: makes bfloat16 tiles of a stage that is there, exactly. Others see them after a barrier.
+  __device__ __forceinline__ void Widen(int stage) {
+    if constexpr (kInt8) {
+      if (wants_keys_) WidenPlane(shared_ + stage * kStageBytes, Widened());
+      WidenPlane(shared_ + stage * kStageBytes + kPlaneBytes, Widened() + TileLayout<kDim>::kBytes);
+    }
+  }
+
+  __device__ __forceinline__ const std::byte* keys(int stage) const {
+    return kInt8 ? Widened() : shared_ + stage * kStageBytes;
+  }
+  __device__ __forceinline__ const std::byte* values(int stage) const {
+    return kInt8 ? Widened() + TileLayout<kDim>::kBytes
+                 : shared_ + stage * kStageBytes + kPlaneBytes;
+  }
+  // What scores and weights of positions 2t and 2t + 1 of the tile are multiplied with; int8 only.
+  __device__ __forceinline__ float2 KeyScales(int stage, int position) const {
+    return *reinterpret_cast<const float2*>(Scales(stage) + position);
+  }
+  __device__ __forceinline__ float2 ValueScales(int stage, int position) const {
+    return *reinterpret_cast<const float2*>(Scales(stage) + kTilePositions + position);
+  }
+
+ private:
+  static constexpr int kRowsPerPass = kTileThreads / kRowChunks;
+  static constexpr int kPasses = kTilePositions / kRowsPerPass;
+  static_assert(kRowsPerPass <= kTilePositions && kPasses * kRowsPerPass == kTilePositions);
+
+  static __device__ __forceinline__ int Line() {
+    return static_cast<int>(threadIdx.x) / kRowChunks;
+  }
+  static __device__ __forceinline__ int StageOffset(int row, int chunk) {
+    return kInt8 ? row * kRowBytes + chunk * 16 : TileLayout<kDim>::Offset(row, chunk);
+  }
+  __device__ __forceinline__ std::byte* Widened() const {
+    return shared_ + kTileStages * kStageBytes;
+  }
+  __device__ __forceinline__ const float* Scales(int stage) const {
+    return reinterpret_cast<const float*>(shared_ + stage * kStageBytes + 2 * kPlaneBytes);
+  }
+
+  // 8 numbers of a row at a time. 2^23 + 128 + q has q + 128 in its lowest byte.
+  __device__ __forceinline__ void WidenPlane(const std::byte* from, std::byte* to) const {
+    for (int i = static_cast<int>(threadIdx.x); i < kTilePositions * kDim / 8; i += kTileThreads) {
+      const uint2 numbers = *reinterpret_cast<const uint2*>(from + i * 8);
+      const auto number = [](uint32_t word, int k) {
+        const uint32_t byte = (word ^ 0x80808080u) >> (8 * k) & 0xffu;
+        return __uint_as_float(0x4b000000u | byte) - 8388736.0f;
+      };
+      const auto pair = [&](uint32_t word, int k) {
+        return ptx::PackBF16(number(word, k), number(word, k + 1));
+      };
+      const int row = i / (kDim / 8);
+      *reinterpret_cast<uint4*>(to + TileLayout<kDim>::Offset(row, i % (kDim / 8))) = make_uint4(
+          pair(numbers.x, 0), pair(numbers.x, 2), pair(numbers.y, 0), pair(numbers.y, 2));
+    }
+  }
+
+  const AttentionArgs& args_;
+  const std::byte* keys_;
+  const std::byte* values_;
+  const int32_t* table_;
+  bool wants_keys_;
+  std::byte* shared_;
+  int32_t begin_ = 0;
+  int32_t end_ = 0;
+  // Of this thread's lines, from the planes' starts, in units of 16 bytes: an arena of 64 GiB.
+  uint32_t places_[kPasses] = {};
+  size_t scale_place_ = 0;  // in bytes
+};
+
+// 16 queries' scores over 16 positions: two tiles of a matrix instruction's result.
+// q: fragments of the queries [kDim / 16]; keys: a tile; position: the first of the 16.
+template <int kDim>
+__device__ __forceinline__ void MultiplyKeys(const uint32_t (&q)[kDim / 16][4],
+                                             const std::byte* keys, int position, int lane,
+                                             float (&low)[4], float (&high)[4]) {
+  const int row = position + lane / 16 * 8 + lane % 8;
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    uint32_t pairs[4];
+    ptx::LoadMatrices(pairs, keys + TileLayout<kDim>::Offset(row, 2 * k + lane / 8 % 2));
+    const uint32_t first[2] = {pairs[0], pairs[1]};
+    const uint32_t second[2] = {pairs[2], pairs[3]};
+    ptx::MmaBF16(low, q[k], first);
+    ptx::MmaBF16(high, q[k], second);
+  }
+}
+
+// Adds the tile's values of dimensions [8 chunk, 8 chunk + 8), weighted. p: fragments of the
+// weights of 16 queries over the tile's 64 positions.
+template <int kDim>
+__device__ __forceinline__ void AddValues(const uint32_t (&p)[kTilePositions / 16][4],
+                                          const std::byte* values, int chunk, int lane,
+                                          float (&sums)[4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint32_t pairs[4];
+    ptx::LoadMatricesTransposed(pairs, values + TileLayout<kDim>::Offset(32 * half + lane, chunk));
+    const uint32_t first[2] = {pairs[0], pairs[1]};
+    const uint32_t second[2] = {pairs[2], pairs[3]};
+    ptx::MmaBF16(sums, p[2 * half], first);
+    ptx::MmaBF16(sums, p[2 * half + 1], second);
+  }
+}
+
+}  // namespace strata::kernels::cuda

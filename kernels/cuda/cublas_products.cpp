@@ -1,0 +1,86 @@
+#include "kernels/cuda/cublas_products.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace strata::kernels::cuda {
+
+CublasProducts::~CublasProducts() {
+  for (auto& [shape, plan] : plans_) {
+    if (plan.operation != nullptr) cublasLtMatmulDescDestroy(plan.operation);
+    for (cublasLtMatrixLayout_t layout : {plan.w, plan.x, plan.out}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+  }
+  if (handle_ != nullptr) cublasLtDestroy(handle_);
+}
+
+absl::Status CublasProducts::Open(Stream& stream) {
+  const cublasStatus_t status = cublasLtCreate(&handle_);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    return absl::InternalError(
+        absl::StrCat("cuBLASLt does not start: status ", static_cast<int>(status)));
+  }
+  workspace_.Reserve(stream, kWorkspace);
+  return absl::OkStatus();
+}
+
+void CublasProducts::Check(Stream& stream, cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS) stream.Check(cudaErrorUnknown, what);
+}
+
+// Rows one after the other are columns to cuBLASLt: out^T [outputs, rows] = w x^T, with w stored
+// transposed.
+const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape& shape) {
+  Plan& plan = plans_[shape];
+  if (plan.ready || !stream.ok()) return plan;
+  const auto& [dtype, outputs, inputs, stride, rows, out_stride, alignment] = shape;
+  const cudaDataType_t type = dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+  const auto check = [&](cublasStatus_t status) { Check(stream, status, "planning a product"); };
+  check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  check(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                       sizeof(transposed)));
+  const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
+  check(cublasLtMatrixLayoutCreate(&plan.w, type, size(inputs), size(outputs), stride));
+  check(cublasLtMatrixLayoutCreate(&plan.x, type, size(inputs), size(rows), stride));
+  check(cublasLtMatrixLayoutCreate(&plan.out, CUDA_R_32F, size(outputs), size(rows), out_stride));
+  cublasLtMatmulPreference_t preference = nullptr;
+  check(cublasLtMatmulPreferenceCreate(&preference));
+  const size_t workspace = kWorkspace;
+  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                             &workspace, sizeof(workspace)));
+  for (const auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    check(
+        cublasLtMatmulPreferenceSetAttribute(preference, attribute, &alignment, sizeof(alignment)));
+  }
+  cublasLtMatmulHeuristicResult_t found = {};
+  int count = 0;
+  check(cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.w, plan.x, plan.out, plan.out,
+                                       preference, 1, &found, &count));
+  if (preference != nullptr) cublasLtMatmulPreferenceDestroy(preference);
+  if (count == 0) check(CUBLAS_STATUS_NOT_SUPPORTED);
+  plan.algorithm = found.algo;
+  plan.ready = stream.ok();
+  return plan;
+}
+
+void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
+                              int64_t num_inputs, int64_t stride, Rows out, bool add) {
+  // The largest power of two, up to 16, that every row of out stands on.
+  const auto address = reinterpret_cast<uintptr_t>(out.data) |
+                       static_cast<uintptr_t>(out.stride) * sizeof(float) | 16;
+  const auto alignment = static_cast<uint32_t>(address & (~address + 1));
+  const Plan& plan = PlanFor(
+      stream, {dtype, out.num_cols, num_inputs, stride, out.num_rows, out.stride, alignment});
+  if (!stream.ok()) return;
+  const float one = 1;
+  const float beta = add ? 1 : 0;
+  Check(stream,
+        cublasLtMatmul(handle_, plan.operation, &one, w, plan.w, x, plan.x, &beta, out.data,
+                       plan.out, out.data, plan.out, &plan.algorithm, workspace_.data(), kWorkspace,
+                       stream.handle()),
+        "a product of cuBLASLt");
+}
+
+}  // namespace strata::kernels::cuda

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <tuple>
+
+#include "absl/status/status.h"
+#include "cublasLt.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/tensor.h"
+
+namespace strata::kernels::cuda {
+
+// Products by cuBLASLt. How it cuts a product depends on the number of rows, and so may the last
+// bits of a row. One thread.
+class CublasProducts {
+ public:
+  CublasProducts() = default;
+  CublasProducts(const CublasProducts&) = delete;
+  CublasProducts& operator=(const CublasProducts&) = delete;
+  ~CublasProducts();
+
+  absl::Status Open(Stream& stream);
+
+  // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
+  // [out.num_rows, num_inputs] of one dtype, f32 or bf16, rows `stride` numbers apart, 16-byte
+  // aligned.
+  void Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
+                int64_t stride, Rows out, bool add);
+
+ private:
+  // What of a product decides how it is computed: dtype, outputs, inputs, stride, rows, out's
+  // stride, alignment of out.
+  using Shape = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t>;
+  struct Plan {
+    cublasLtMatmulDesc_t operation = nullptr;
+    cublasLtMatrixLayout_t w = nullptr;
+    cublasLtMatrixLayout_t x = nullptr;
+    cublasLtMatrixLayout_t out = nullptr;
+    cublasLtMatmulAlgo_t algorithm = {};
+    bool ready = false;
+  };
+  static constexpr size_t kWorkspace = size_t{32} << 20;
+
+  const Plan& PlanFor(Stream& stream, const Shape& shape);
+  void Check(Stream& stream, cublasStatus_t status, const char* what);
+
+  cublasLtHandle_t handle_ = nullptr;
+  DeviceArray<std::byte> workspace_;
+  std::map<Shape, Plan> plans_;
+};
+
+}  // namespace strata::kernels::cuda

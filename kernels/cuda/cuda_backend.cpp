@@ -1,0 +1,245 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cuda/product_kernels.h"
+#include "kernels/cuda/projection_tasks.h"
+
+namespace strata::kernels::cuda {
+namespace {
+
+constexpr int32_t kMaxHeadDim = 256;
+// Above it a product that must not depend on the number of rows stops reading the matrix once for
+// every kFewRows rows.
+constexpr int64_t kManyRows = 32;
+
+class CudaBuffer final : public Buffer {
+ public:
+  std::byte* data() const override { return memory.data(); }
+  size_t size() const override { return bytes; }
+
+  DeviceArray<std::byte> memory;
+  size_t bytes = 0;
+};
+
+const CudaMatrix& Own(const Matrix& matrix) {
+  return static_cast<const CudaMatrix&>(matrix);  // a backend is given its own matrices
+}
+
+void CheckArena(const PagedArena& cache) {
+  STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
+  STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim,
+               "a head fits a block of threads");
+  STRATA_CHECK(cache.key_dtype != DType::kF16 && cache.value_dtype != DType::kF16,
+               "planes are f32, bf16 or int8");
+}
+
+// Whether rows of x stand in the memory of rows of out.
+bool Overlap(ConstRows x, Rows out) {
+  const float* const x_end = x.data + x.num_rows * x.stride;
+  const float* const out_end = out.data + out.num_rows * out.stride;
+  return x.data < out_end && out.data < x_end;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const BackendOptions& options) {
+  auto info = OpenDevice();
+  if (!info.ok()) return info.status();
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(info), options.batch_invariant));
+  backend->stream_.Open();
+  backend->staging_.Open(backend->stream_);
+  if (absl::Status status = backend->cublas_.Open(backend->stream_); !status.ok()) return status;
+  if (absl::Status status = StatusOf(backend->stream_); !status.ok()) return status;
+  return backend;
+}
+
+CudaBackend::~CudaBackend() { stream_.Wait(); }
+
+// CUDA keeps the current device for each thread.
+void CudaBackend::BindThread() { stream_.Check(cudaSetDevice(0), "choosing the device"); }
+
+std::string CudaBackend::Describe() const {
+  return absl::StrCat("cuda, ", info_.name, ", compute capability ", info_.major, ".", info_.minor,
+                      batch_invariant_ ? ", batch-invariant" : "");
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
+  auto buffer = std::make_unique<CudaBuffer>();
+  const size_t reserved = std::max<size_t>(bytes, 1);  // nothing has an address, too
+  auto memory = ReserveOrExplain(buffer->memory, stream_, reserved, "a buffer");
+  if (!memory.ok()) return memory.status();
+  buffer->bytes = bytes;
+  stream_.Check(cudaMemsetAsync(*memory, 0, reserved, stream_.handle()), "clearing memory");
+  return buffer;
+}
+
+void CudaBackend::CopyFromHost(std::byte* destination, std::span<const std::byte> source) {
+  staging_.Send(stream_, destination, source.data(), source.size());
+}
+
+void CudaBackend::CopyToHost(std::span<std::byte> destination, const std::byte* source) {
+  stream_.Copy(destination.data(), source, destination.size(), cudaMemcpyDeviceToHost);
+  stream_.Wait();
+  attention_.ForgetTables();
+}
+
+void CudaBackend::Copy(std::byte* destination, const std::byte* source, size_t bytes) {
+  stream_.Copy(destination, source, bytes, cudaMemcpyDeviceToDevice);
+}
+
+absl::Status CudaBackend::Synchronize() {
+  stream_.Wait();
+  attention_.ForgetTables();
+  return StatusOf(stream_);
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Pack(std::span<const HostRows> parts,
+                                                          DType stored) {
+  auto packed = CudaMatrix::Pack(parts, CudaMatrix::Order::kStacked, stored, stream_, staging_);
+  if (!packed.ok()) return packed.status();
+  return *std::move(packed);
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::PackGated(const HostRows& gate,
+                                                               const HostRows& up, DType stored) {
+  STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
+  const HostRows parts[] = {gate, up};
+  auto packed = CudaMatrix::Pack(parts, CudaMatrix::Order::kGated, stored, stream_, staging_);
+  if (!packed.ok()) return packed.status();
+  return *std::move(packed);
+}
+
+void CudaBackend::Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) {
+  const CudaMatrix& rows = Own(table);
+  STRATA_CHECK(std::ssize(ids) == out.num_rows, "an id for every row");
+  STRATA_CHECK(rows.num_inputs() == out.num_cols, "rows are as wide as the table");
+  for (const int32_t id : ids) {
+    STRATA_CHECK(id >= 0 && id < rows.num_outputs(), "ids are rows of the table");
+  }
+  EmbedRows(stream_, rows.rows(), rows.gated() ? rows.num_results() : 0,
+            ids_.Send(stream_, staging_, ids), out);
+}
+
+void CudaBackend::MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) {
+  STRATA_CHECK(!Own(w).gated(), "gated matrices are for GatedMatMul");
+  Multiply(Own(w), x, norm, out, store == Store::kAdd);
+}
+
+void CudaBackend::GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) {
+  STRATA_CHECK(Own(gate_up).gated(), "gates stand beside their ups");
+  Multiply(Own(gate_up), x, norm, out, /*add=*/false);
+}
+
+void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out,
+                           bool add) {
+  STRATA_CHECK(x.num_cols == w.num_inputs(), "x is as wide as the matrix");
+  STRATA_CHECK(out.num_cols == w.num_results(), "out is as wide as the product");
+  STRATA_CHECK(x.num_rows == out.num_rows, "a row out for every row in");
+  ++counters_.matrix_products;
+  if (x.num_rows == 0) return;
+  const StoredRows& weights = w.rows();
+  std::byte* const inputs = inputs_.Reserve(
+      stream_, static_cast<size_t>(x.num_rows * weights.stride) * DTypeSize(weights.dtype));
+  PrepareInputs(stream_, x, norm.weight, norm.epsilon, weights.dtype, weights.stride, inputs);
+  if (!batch_invariant_ && x.num_rows > kFewRows) {
+    Rows sums = out;
+    if (w.gated()) {
+      const int64_t width = w.stored_rows();
+      sums = {sums_.Reserve(stream_, static_cast<size_t>(x.num_rows * width)), x.num_rows, width,
+              width};
+    }
+    cublas_.Multiply(stream_, weights.dtype, weights.data, inputs, weights.num_inputs,
+                     weights.stride, sums, add);
+    if (w.gated()) ApplyGates(stream_, sums.data, sums.stride, out);
+    return;
+  }
+  const Product product = {.weights = weights,
+                           .weight_rows = w.stored_rows(),
+                           .x = inputs,
+                           .out = out,
+                           .epilogue = w.gated() ? Epilogue::kGate
+                                       : add     ? Epilogue::kAdd
+                                                 : Epilogue::kSet};
+  if (weights.dtype == DType::kF32) {
+    MultiplyF32(stream_, product);
+  } else if (x.num_rows <= kManyRows) {
+    MultiplyFewRows(stream_, product);
+  } else {
+    MultiplyManyRows(stream_, product);
+  }
+}
+
+void CudaBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) {
+  STRATA_CHECK(std::ssize(rows) == out.num_rows && x.num_cols == out.num_cols, "one width");
+  for (const int32_t row : rows) {
+    STRATA_CHECK(row >= 0 && row < x.num_rows, "rows are rows of x");
+  }
+  Gather(stream_, x, gathered_.Send(stream_, staging_, rows), out, Overlap(x, out));
+}
+
+void CudaBackend::PrepareAttention(const PagedArena& cache, const Projections& projections) {
+  const Rows& rotated = projections.rotated;
+  const auto num_rows = std::ssize(projections.slots);
+  if (rotated.num_cols > 0) {
+    STRATA_CHECK(rotated.num_rows == num_rows, "a row for every slot");
+    STRATA_CHECK(cache.head_dim > 0 && cache.head_dim % 2 == 0, "dimensions turn in pairs");
+    STRATA_CHECK(rotated.num_cols % cache.head_dim == 0, "rows are whole heads");
+    STRATA_CHECK(std::ssize(projections.positions) == num_rows, "a position for every row");
+  }
+  for (const ValueMix& mix : projections.mixes) {
+    STRATA_CHECK(mix.values.num_cols == mix.first_values.num_cols, "one width");
+    STRATA_CHECK(mix.values.num_rows == num_rows && mix.first_values.num_rows == num_rows,
+                 "a row for every slot");
+  }
+  if (!projections.writes.empty()) CheckArena(cache);
+  std::vector<ProjectionTask> later;
+  CutProjections(projections, cache.head_dim, &tasks_, &later);
+  RunTasks(cache, projections, tasks_);
+  RunTasks(cache, projections, later);
+  for (const PlaneWrite& write : projections.writes) {
+    counters_.cache_bytes_written += num_rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
+  }
+}
+
+void CudaBackend::RunTasks(const PagedArena& cache, const Projections& projections,
+                           std::span<const ProjectionTask> tasks) {
+  ProjectionTasks list;
+  list.num_rows = std::ssize(projections.slots);
+  list.positions = positions_.Send(stream_, staging_, projections.positions);
+  list.slots = slots_.Send(stream_, staging_, projections.slots);
+  list.rope_table = projections.rope_table;
+  list.arena = cache.arena;
+  list.block_bytes = cache.block_bytes;
+  list.block_tokens = std::max(cache.block_tokens, 1);
+  list.key_dtype = cache.key_dtype;
+  list.value_dtype = cache.value_dtype;
+  for (size_t begin = 0; begin < tasks.size(); begin += kMaxTasks) {
+    const size_t count = std::min(tasks.size() - begin, size_t{kMaxTasks});
+    std::copy_n(tasks.begin() + static_cast<int64_t>(begin), count, list.task);
+    list.count = static_cast<int32_t>(count);
+    RunProjectionTasks(stream_, list);
+  }
+}
+
+void CudaBackend::Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                            std::span<const HeadAttention> heads) {
+  CheckArena(cache);
+  for (const SequenceRows& sequence : sequences) {
+    STRATA_CHECK(
+        sequence.score_table == nullptr || (sequence.num_rows <= 1 && cache.scores != nullptr),
+        "scores are kept for one row of a sequence, where they have memory");
+  }
+  attention_.Run(stream_, staging_, cache, sequences, heads, &counters_);
+}
+
+void CudaBackend::AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
+                                         const HeadAttention& head, float* out) {
+  CheckArena(cache);
+  attention_.Probabilities(stream_, staging_, cache, sequence, head, out);
+}
+
+}  // namespace strata::kernels::cuda

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/cuda/attention_runner.h"
+#include "kernels/cuda/cublas_products.h"
+#include "kernels/cuda/cuda_matrix.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/memory.h"
+
+namespace strata::kernels::cuda {
+
+// The backend of one CUDA device. Operations are put into a stream and run in order; the host waits
+// in CopyToHost() and Synchronize() alone. Working memory grows to what the largest call needed.
+// The first error of the device stays: nothing runs after it, and Synchronize() says it every time.
+class CudaBackend final : public Backend {
+ public:
+  // FAILED_PRECONDITION where there is no device that it can use.
+  static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const BackendOptions& options);
+  ~CudaBackend() override;
+
+  void BindThread() override;
+  std::string Describe() const override;
+  BackendCounters counters() const override { return counters_; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
+  void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
+  void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
+  void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
+  absl::Status Synchronize() override;
+
+  absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
+                                               DType stored) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
+                                                    DType stored) override;
+
+  void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
+  void MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) override;
+  void GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) override;
+  void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override;
+  void PrepareAttention(const PagedArena& cache, const Projections& projections) override;
+  void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                 std::span<const HeadAttention> heads) override;
+  void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
+                              const HeadAttention& head, float* out) override;
+
+ private:
+  CudaBackend(DeviceInfo info, bool batch_invariant)
+      : info_(std::move(info)),
+        batch_invariant_(batch_invariant),
+        attention_(info_.multiprocessors) {}
+  void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
+  void RunTasks(const PagedArena& cache, const Projections& projections,
+                std::span<const ProjectionTask> tasks);
+
+  const DeviceInfo info_;
+  const bool batch_invariant_;
+  // The stream goes last: whatever is freed may still be in use until it has ended.
+  Stream stream_;
+  Staging staging_;
+  CublasProducts cublas_;
+  AttentionRunner attention_;
+  BackendCounters counters_;
+  DeviceArray<std::byte> inputs_;  // of a product, as the matrix is stored
+  DeviceArray<float> sums_;        // of gates and ups, where cuBLASLt makes them
+  SentList<int32_t> ids_;
+  SentList<int32_t> gathered_;
+  SentList<int32_t> positions_;
+  SentList<int64_t> slots_;
+  std::vector<ProjectionTask> tasks_;
+};
+
+}  // namespace strata::kernels::cuda

@@ -1,0 +1,126 @@
+#include "kernels/cuda/cuda_matrix.h"
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/product_kernels.h"
+
+namespace strata::kernels::cuda {
+namespace {
+
+constexpr int64_t RoundUp(int64_t count, int64_t group) {
+  return (count + group - 1) / group * group;
+}
+
+// Number `i` of numbers that stand anywhere.
+float Widened(DType dtype, const std::byte* numbers, int64_t i) {
+  const std::byte* from = numbers + static_cast<size_t>(i) * DTypeSize(dtype);
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, from, sizeof(bits));
+  return dtype == DType::kBF16 ? FloatFromBF16(bits) : FloatFromF16(bits);
+}
+
+void ConvertRow(const HostRows& part, int64_t row, DType stored, std::byte* to) {
+  const std::byte* from =
+      part.data + static_cast<size_t>(row * part.num_cols) * DTypeSize(part.dtype);
+  if (part.dtype == stored) {
+    std::memcpy(to, from, static_cast<size_t>(part.num_cols) * DTypeSize(stored));
+    return;
+  }
+  for (int64_t i = 0; i < part.num_cols; ++i) {
+    const float value = Widened(part.dtype, from, i);
+    if (stored == DType::kF32) {
+      reinterpret_cast<float*>(to)[i] = value;
+    } else {
+      reinterpret_cast<uint16_t*>(to)[i] = BF16FromFloat(value);
+    }
+  }
+}
+
+// The part and row of each stored row in turn; no part for padding.
+class RowOrder {
+ public:
+  RowOrder(std::span<const HostRows> parts, CudaMatrix::Order order)
+      : parts_(parts), order_(order) {}
+  struct Place {
+    const HostRows* part = nullptr;
+    int64_t row = 0;
+  };
+  Place At(int64_t stored) const {
+    if (order_ == CudaMatrix::Order::kGated) {
+      const int64_t row = stored / 16 * 8 + stored % 8;
+      const HostRows& part = parts_[stored % 16 < 8 ? 0 : 1];
+      return row < part.num_rows ? Place{&part, row} : Place{};
+    }
+    for (const HostRows& part : parts_) {
+      if (stored < part.num_rows) return {&part, stored};
+      stored -= part.num_rows;
+    }
+    return {};
+  }
+
+ private:
+  std::span<const HostRows> parts_;
+  CudaMatrix::Order order_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const HostRows> parts,
+                                                             Order order, DType stored,
+                                                             Stream& stream, Staging& staging) {
+  STRATA_CHECK(!parts.empty(), "a matrix has rows");
+  if (stored != DType::kF32 && stored != DType::kBF16) {
+    return absl::UnimplementedError(absl::StrCat("weights in ", std::string(DTypeName(stored)),
+                                                 ": the CUDA backend has f32 and bf16"));
+  }
+  std::unique_ptr<CudaMatrix> matrix(new CudaMatrix);
+  int64_t outputs = 0;
+  for (const HostRows& part : parts) {
+    STRATA_CHECK(part.num_cols == parts[0].num_cols, "parts are of one width");
+    STRATA_CHECK(part.dtype != DType::kI8, "no checkpoint holds it");
+    outputs += part.num_rows;
+  }
+  matrix->order_ = order;
+  matrix->num_outputs_ = outputs;
+  const bool gated = order == Order::kGated;
+  matrix->stored_rows_ = gated ? RoundUp(outputs / 2, 8) * 2 : RoundUp(outputs, kOutputGroup);
+  matrix->rows_ = {.dtype = stored,
+                   .num_inputs = parts[0].num_cols,
+                   .stride = RoundUp(parts[0].num_cols, kInputGroup)};
+  auto reserved = ReserveOrExplain(matrix->memory_, stream, matrix->bytes(), "a weight matrix");
+  if (!reserved.ok()) return reserved.status();
+  matrix->rows_.data = *reserved;
+
+  // As many rows at a time as half the staging memory holds; a row of a model fits many times.
+  const size_t row_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(stored);
+  STRATA_CHECK(row_bytes <= Staging::kHalf, "a row fits the staging memory");
+  const auto rows_at_once = static_cast<int64_t>(Staging::kHalf / row_bytes);
+  const RowOrder rows(parts, order);
+  for (int64_t begin = 0; begin < matrix->stored_rows_; begin += rows_at_once) {
+    const int64_t end = std::min(begin + rows_at_once, matrix->stored_rows_);
+    const size_t bytes = static_cast<size_t>(end - begin) * row_bytes;
+    std::byte* const staged = staging.Take(stream, bytes);
+    if (!stream.ok()) break;
+    std::memset(staged, 0, bytes);
+    for (int64_t row = begin; row < end; ++row) {
+      const auto [part, index] = rows.At(row);
+      if (part == nullptr) continue;
+      ConvertRow(*part, index, stored, staged + static_cast<size_t>(row - begin) * row_bytes);
+    }
+    stream.Copy(*reserved + static_cast<size_t>(begin) * row_bytes, staged, bytes,
+                cudaMemcpyHostToDevice);
+  }
+  if (absl::Status status = StatusOf(stream); !status.ok()) return status;
+  return matrix;
+}
+
+}  // namespace strata::kernels::cuda

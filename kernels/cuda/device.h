@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/stream.h"
+
+namespace strata::kernels::cuda {
+
+// What is known of the device that runs everything: the first that CUDA sees.
+struct DeviceInfo {
+  std::string name;
+  int major = 0;  // of the compute capability
+  int minor = 0;
+  int multiprocessors = 0;
+};
+
+// FAILED_PRECONDITION, one line, where there is no driver or device, or one before 8.0.
+absl::StatusOr<DeviceInfo> OpenDevice();
+
+// OK, or INTERNAL with what was being done when the device failed.
+absl::Status StatusOf(const Stream& stream);
+
+// Device memory, or RESOURCE_EXHAUSTED with how much was asked for and how much there is. Running
+// out of memory is no error of the device: the stream goes on.
+absl::StatusOr<std::byte*> ReserveOrExplain(DeviceArray<std::byte>& memory, Stream& stream,
+                                            size_t bytes, const char* what);
+
+}  // namespace strata::kernels::cuda

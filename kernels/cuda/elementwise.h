@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/stream.h"
+#include "kernels/tensor.h"
+
+// Operations on rows. Pointers are the device's; every row is computed from itself alone, in an
+// order of its own.
+namespace strata::kernels::cuda {
+
+// A matrix on the device: rows of num_inputs numbers, `stride` apart, the rest zeros.
+struct StoredRows {
+  const void* data = nullptr;  // f32 or bf16
+  DType dtype = DType::kF32;
+  int64_t num_inputs = 0;
+  int64_t stride = 0;
+};
+
+// out[i, :] = table[row of ids[i], :]; of a gated table id j is a gate below num_gates, else an up.
+void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
+               Rows out);
+
+// What a product reads: x, normalised where `weight` is not null, as f32 or bf16 in rows of
+// `stride` numbers, the rest of a row zeros.
+void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
+                   int64_t stride, void* out);
+
+// sums: [out.num_rows, sums_stride], eight gates and then their eight ups, and so on.
+// out = silu(gate) * up
+void ApplyGates(Stream& stream, const float* sums, int64_t sums_stride, Rows out);
+
+// out[i, :] = x[rows[i], :]; `in_place`: out overlaps x, and rows ascend.
+void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place);
+
+// Some columns of the projections on their way: rotated or mixed in place, or neither, and then
+// written to the cache, or not.
+struct ProjectionTask {
+  float* data = nullptr;  // [num_rows, columns], rows `stride` floats apart
+  int64_t stride = 0;
+  int32_t columns = 0;
+  bool rotate = false;
+  bool mix = false;
+  bool write = false;
+  bool is_key = false;
+  float own = 1;
+  float first = 0;
+  const float* first_values = nullptr;
+  int64_t first_stride = 0;
+  size_t plane_offset = 0;
+};
+constexpr int kMaxTasks = 64;
+struct ProjectionTasks {
+  ProjectionTask task[kMaxTasks];
+  int32_t count = 0;
+  int64_t num_rows = 0;
+  const int32_t* positions = nullptr;  // [num_rows]
+  const int64_t* slots = nullptr;      // [num_rows]
+  const float* rope_table = nullptr;
+  // The cache, of tasks that write.
+  std::byte* arena = nullptr;
+  size_t block_bytes = 0;
+  int32_t block_tokens = 1;
+  DType key_dtype = DType::kF32;
+  DType value_dtype = DType::kF32;
+};
+void RunProjectionTasks(Stream& stream, const ProjectionTasks& tasks);
+
+}  // namespace strata::kernels::cuda

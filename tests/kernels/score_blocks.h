@@ -1,0 +1,105 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "tests/kernels/attention_testing.h"
+
+// Scores that a decode step keeps for later layers, in blocks of a test's own.
+namespace strata::kernels {
+
+inline constexpr int32_t kSlots = kHeads + 2;  // two of them nobody writes
+constexpr int32_t SlotOf(int64_t head) { return static_cast<int32_t>((2 * head + 3) % kSlots); }
+
+// Score blocks in a random order, NaN until written.
+class ScoreBlocks {
+ public:
+  ScoreBlocks(Backend& backend, const PagedArena& planes) : backend_(backend), arena_(planes) {
+    int64_t longest = 0;
+    for (const Request& request : Requests()) longest = std::max(longest, request.context);
+    const int64_t blocks = longest / arena_.block_tokens + 1;
+    for (int32_t i = 0; i < 2 * blocks; ++i) table_.push_back(i);
+    Random(9).Shuffle(table_);
+    count_ = static_cast<size_t>(2 * blocks * kSlots * arena_.block_tokens);
+    memory_ = Upload(backend, std::vector<float>(count_));
+    Poison();
+    arena_.scores = memory_->floats();
+    arena_.score_slots = kSlots;
+  }
+  void Poison() {
+    const std::vector<float> poison(count_, std::nanf(""));
+    backend_.CopyFromHost(memory_->data(), std::as_bytes(std::span(poison)));
+  }
+  const PagedArena& arena() const { return arena_; }
+  const int32_t* table() const { return table_.data(); }
+
+  // Slots and positions that are no head's in a context so long.
+  void ExpectRestIntact(int64_t context) const {
+    const std::vector<float> scores = Download<float>(backend_, *memory_);
+    std::vector<bool> used(scores.size());
+    for (int64_t p = 0; p < context; ++p) {
+      for (int64_t h = 0; h < kHeads; ++h) {
+        const int64_t block = table_[static_cast<size_t>(p / arena_.block_tokens)];
+        used[static_cast<size_t>((block * kSlots + SlotOf(h)) * arena_.block_tokens +
+                                 p % arena_.block_tokens)] = true;
+      }
+    }
+    for (size_t i = 0; i < scores.size(); ++i) {
+      ASSERT_EQ(std::isnan(scores[i]), !used[i]) << "score " << i;
+    }
+  }
+
+ private:
+  Backend& backend_;
+  PagedArena arena_;
+  std::vector<int32_t> table_;
+  size_t count_ = 0;
+  std::unique_ptr<Buffer> memory_;
+};
+
+inline std::vector<HeadAttention> Heads(const Inputs& inputs, const Buffer& queries,
+                                        const Cache& cache, BackendRows& out, BackendRows& lse) {
+  const int32_t dim = inputs.head_dim;
+  std::vector<HeadAttention> heads;
+  for (int64_t h = 0; h < kHeads; ++h) {
+    heads.push_back({.query = queries.floats() + h * dim,
+                     .query_stride = kHeads * dim,
+                     .key_offset = cache.KeyOffset(KvHead(h)),
+                     .value_offset = cache.ValueOffset(KvHead(h)),
+                     .lse = lse.At(0, h),
+                     .lse_stride = lse.stride(),
+                     .score_slot = SlotOf(h),
+                     .output = out.At(0, h * dim),
+                     .output_stride = out.stride()});
+  }
+  return heads;
+}
+
+// Each row alone: a layer that keeps its scores, then one that finds them.
+inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& inputs,
+                                               const Cache& cache) {
+  ScoreBlocks scores(backend, cache.arena());
+  const std::unique_ptr<Buffer> queries = Upload(backend, inputs.queries);
+  const GuardedRows outputs(inputs.total_rows, kHeads * inputs.head_dim);
+  BackendRows kept(backend, outputs);
+  BackendRows found(backend, outputs);
+  BackendRows lse(backend, GuardedRows(inputs.total_rows, kHeads));
+  const std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, kept, lse);
+  std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
+  for (HeadAttention& head : finders) {
+    head.reused_lse = std::exchange(head.lse, nullptr);
+    head.key_offset = head.value_offset;  // whoever reads these as keys gives himself away
+  }
+  for (SequenceRows row : Cut(cache, 1)) {
+    row.score_table = scores.table();
+    scores.Poison();
+    backend.Attention(scores.arena(), {&row, 1}, owners);
+    scores.ExpectRestIntact(row.first_position + 1);
+    backend.Attention(scores.arena(), {&row, 1}, finders);
+  }
+  return {{kept.Fetch().Values(), lse.Fetch().Values()}, {found.Fetch().Values(), {}}};
+}
+
+}  // namespace strata::kernels

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tests/support/cuda_on_cpu/cuda_runtime.h"
+
+// What tests ask of the device that is none.
+namespace cuda_on_cpu {
+
+// From now on every call answers so, as after a kernel that went astray; cudaSuccess mends it.
+void SetFault(cudaError_t error);
+// What the next machines are: how many devices, of what compute capability.
+void SetDevices(int count, int major = 9, int minor = 0);
+// Allocations of device and pinned memory since the process began, and work put into streams.
+int64_t Allocations();
+int64_t Launches();
+// Bytes of device memory that are allocated.
+size_t BytesInUse();
+
+}  // namespace cuda_on_cpu
