@@ -33,6 +33,8 @@ struct EngineOptions {
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
+  // CUDA: the same bits whatever else is in a step, for some of the speed. The CPU's always are.
+  bool batch_invariant = false;
   // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8.
   std::string weights = "auto";
   // auto (as the weights; under int8 as the checkpoint), f32, bf16, int8; for keys and values apart

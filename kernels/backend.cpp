@@ -3,15 +3,19 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cuda_module.h"
 
 namespace strata::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
+  if (options.device == "cuda") return CreateCudaBackend(options);
+  if (options.device == "auto" && HasCudaDriver()) {
+    // A device that cannot be used is none. One that fails is told.
+    auto cuda = CreateCudaBackend(options);
+    if (!absl::IsFailedPrecondition(cuda.status())) return cuda;
+  }
   if (options.device == "auto" || options.device == "cpu") {
     return CpuBackend::Create(options.threads, options.pin_threads);
-  }
-  if (options.device == "cuda") {
-    return absl::FailedPreconditionError("device cuda: no CUDA backend in this build");
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown device \"", options.device, "\": auto, cpu or cuda"));

@@ -56,6 +56,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   set.Choice(
       "--pin-threads", {"on", "off"}, &options->pin_threads,
       "On the CPU each thread stays on a core of its own; for a machine that does nothing else");
+  set.Choice(
+      "--batch-invariant", {"on", "off"}, &options->batch_invariant,
+      "On CUDA an answer's bits do not depend on what else is in its steps; they never do on "
+      "the CPU");
   set.Choice("--prefix-cache", {"on", "off"}, &options->prefix_cache,
              "Keep what was computed for prompts that begin alike");
   set.Duration("--priority-ageing", &engine.priority_ageing,

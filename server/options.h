@@ -22,6 +22,7 @@ struct ServeOptions {
   std::string http_address = "127.0.0.1:8000";  // empty: no HTTP
   std::string prefix_cache = "on";              // on, off
   std::string pin_threads = "off";              // on, off
+  std::string batch_invariant = "off";          // on, off
   std::chrono::milliseconds drain_timeout{30000};
   std::chrono::milliseconds write_timeout{60000};
   std::chrono::milliseconds watchdog{60000};

@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   engine_options.model_dir = options.model_dir;
   engine_options.prefix_cache = options.prefix_cache == "on";
   engine_options.pin_threads = options.pin_threads == "on";
+  engine_options.batch_invariant = options.batch_invariant == "on";
   engine_options.observer = parts.metrics.get();
   if (parts.trace) engine_options.observer = parts.trace.get();
   auto engine = engine::Engine::Create(engine_options);

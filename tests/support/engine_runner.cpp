@@ -14,7 +14,16 @@ void Require(const absl::Status& status) {
   if (!status.ok()) throw std::runtime_error(status.ToString());
 }
 
+std::function<std::unique_ptr<kernels::Backend>()>& TestBackend() {
+  static std::function<std::unique_ptr<kernels::Backend>()> make_backend;
+  return make_backend;
+}
+
 }  // namespace
+
+void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend) {
+  TestBackend() = std::move(make_backend);
+}
 
 ScratchDir::ScratchDir() {
   std::string name = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
@@ -60,7 +69,7 @@ void Recording::OnFinished(const engine::FinishedEvent& event) {
 Recording& Recording::Of(int32_t index) { return index == 0 ? *this : others[index]; }
 
 EngineRunner::EngineRunner(const engine::EngineOptions& options) {
-  auto core = engine::EngineCore::Create(options);
+  auto core = engine::EngineCore::Create(options, TestBackend() ? TestBackend()() : nullptr);
   Require(core.status());
   core_ = *std::move(core);
   core_->set_logits_hook([this](const engine::Sequence& sequence, std::span<const float> logits) {

@@ -53,6 +53,10 @@ struct Recording final : engine::RequestSink {
   Recording& Of(int32_t index);
 };
 
+// What runs the model of every EngineRunner from now on, in place of its options' device: the same
+// tests for another backend.
+void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend);
+
 // Drives an EngineCore step by step, without threads.
 //
 // Example: EngineRunner runner({.model_dir = dir});

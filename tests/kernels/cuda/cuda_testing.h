@@ -20,7 +20,7 @@ void InEveryOrder(const std::function<void()>& run);
 std::string WhyNoCuda();
 
 // Skips its tests where there is no device.
-class CudaTest : public testing::Test {
+class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (const std::string why = WhyNoCuda(); !why.empty()) GTEST_SKIP() << why;

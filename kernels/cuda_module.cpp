@@ -1,0 +1,63 @@
+#include "kernels/cuda_module.h"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <system_error>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace strata::kernels {
+namespace {
+
+constexpr const char* kDriver = "libcuda.so.1";
+constexpr const char* kModule = "libstrata_cuda.so";
+
+// kernels/cuda/module.cpp
+using CreateFunction = void (*)(const BackendOptions*, std::unique_ptr<Backend>*, absl::Status*);
+
+absl::Status Missing(const std::string& what) {
+  return absl::FailedPreconditionError(absl::StrCat("device cuda: ", what));
+}
+
+std::string LoaderError() {
+  const char* error = dlerror();
+  return error == nullptr ? "unknown error" : error;
+}
+
+// Libraries stay loaded: whatever they made may live as long as the program.
+absl::StatusOr<CreateFunction> LoadModule() {
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path path = program.parent_path() / kModule;
+  if (error || !std::filesystem::exists(path, error)) {
+    return Missing(absl::StrCat("no ", kModule, " beside the program"));
+  }
+  if (dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    return Missing(absl::StrCat("no driver, ", LoaderError()));
+  }
+  void* const module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (module == nullptr) return Missing(LoaderError());
+  void* const create = dlsym(module, "strata_create_cuda_backend");
+  if (create == nullptr) return Missing(LoaderError());
+  return reinterpret_cast<CreateFunction>(create);
+}
+
+}  // namespace
+
+bool HasCudaDriver() { return dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+
+absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options) {
+  const absl::StatusOr<CreateFunction> create = LoadModule();
+  if (!create.ok()) return create.status();
+  std::unique_ptr<Backend> backend;
+  absl::Status status;
+  (*create)(&options, &backend, &status);
+  if (!status.ok()) return status;
+  return backend;
+}
+
+}  // namespace strata::kernels

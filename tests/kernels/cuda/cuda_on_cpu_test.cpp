@@ -1,0 +1,256 @@
+// The device that is none, held to what CUDA's manuals say: what the other tests rest on.
+
+#include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
+
+#include <cmath>
+
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/paging.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/reduce.cuh"
+#include "tests/kernels/kernel_testing.h"
+
+namespace strata::kernels::cuda_on_cpu_test {
+namespace {
+
+using cuda::DeviceArray;
+using cuda::kWarp;
+using cuda::Stream;
+
+// Runs a kernel of one block on floats and returns them.
+std::vector<float> RunBlock(void (*kernel)(float*), std::vector<float> values, uint32_t threads,
+                            size_t shared_bytes = 0) {
+  Stream stream;
+  stream.Open();
+  DeviceArray<float> memory;
+  float* const data = memory.Reserve(stream, values.size());
+  stream.Copy(data, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice);
+  stream.Launch("test", dim3(1), dim3(threads), shared_bytes, kernel, data);
+  stream.Copy(values.data(), data, values.size() * sizeof(float), cudaMemcpyDeviceToHost);
+  stream.Wait();
+  EXPECT_TRUE(stream.ok()) << stream.what();
+  return values;
+}
+
+// a [16][16] and b [16][8] row by row, then c [16][8]: c += a b.
+void MmaKernel(float* data) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const auto a = [&](int row, int k) { return data[row * 16 + k]; };
+  const auto b = [&](int k, int column) { return data[256 + k * 8 + column]; };
+  uint32_t left[4];
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + 8 * (i % 2);
+    const int k = 2 * t + 8 * (i / 2);
+    left[i] = ptx::PackBF16(a(row, k), a(row, k + 1));
+  }
+  uint32_t right[2];
+  for (int i = 0; i < 2; ++i) {
+    const int k = 2 * t + 8 * i;
+    right[i] = ptx::PackBF16(b(k, g), b(k + 1, g));
+  }
+  float* const c = data + 256 + 128;
+  float sums[4];
+  for (int i = 0; i < 4; ++i) sums[i] = c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
+  ptx::MmaBF16(sums, left, right);
+  for (int i = 0; i < 4; ++i) c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sums[i];
+}
+
+TEST(CudaOnCpuTest, MatrixInstructionMultiplies) {
+  std::vector<float> data = Random(1).Normals(256 + 128 + 128);
+  for (float& value : data) value = NearestBF16(value);
+  const std::vector<float> out = RunBlock(MmaKernel, data, kWarp);
+  for (size_t row = 0; row < 16; ++row) {
+    for (size_t column = 0; column < 8; ++column) {
+      double sum = data[384 + row * 8 + column];
+      for (size_t k = 0; k < 16; ++k) sum += data[row * 16 + k] * data[256 + k * 8 + column];
+      EXPECT_NEAR(out[384 + row * 8 + column], sum, 1e-5);
+    }
+  }
+}
+
+// Rows of 8 two-byte numbers, 32 of them: number 8 row + column. Lane by lane what it loads.
+template <bool kTransposed>
+void LoadKernel(float* data) {
+  auto* const numbers = ptx::SharedMemory<uint16_t>();
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int j = 0; j < 8; ++j) numbers[lane * 8 + j] = static_cast<uint16_t>(lane * 8 + j);
+  __syncthreads();
+  uint32_t loaded[4];
+  if constexpr (kTransposed) {
+    ptx::LoadMatricesTransposed(loaded, numbers + lane * 8);
+  } else {
+    ptx::LoadMatrices(loaded, numbers + lane * 8);
+  }
+  for (int m = 0; m < 4; ++m) {
+    data[lane * 8 + 2 * m] = static_cast<float>(loaded[m] & 0xffffu);
+    data[lane * 8 + 2 * m + 1] = static_cast<float>(loaded[m] >> 16);
+  }
+}
+
+TEST(CudaOnCpuTest, MatricesAreLoadedAsFragments) {
+  const std::vector<float> plain = RunBlock(LoadKernel<false>, std::vector<float>(256), kWarp, 512);
+  const std::vector<float> turned = RunBlock(LoadKernel<true>, std::vector<float>(256), kWarp, 512);
+  for (size_t lane = 0; lane < 32; ++lane) {
+    const size_t g = lane / 4;
+    const size_t t = lane % 4;
+    for (size_t m = 0; m < 4; ++m) {
+      for (size_t i = 0; i < 2; ++i) {
+        const size_t at = lane * 8 + 2 * m + i;
+        EXPECT_EQ(plain[at], static_cast<float>((8 * m + g) * 8 + 2 * t + i));
+        EXPECT_EQ(turned[at], static_cast<float>((8 * m + 2 * t + i) * 8 + g));
+      }
+    }
+  }
+}
+
+// A copy is there when it was waited for, and not before; what is not valid is zeros.
+void CopyKernel(float* data) {
+  auto* const shared = ptx::SharedMemory<float>();
+  if (threadIdx.x > 0) return;
+  ptx::CopyAsync16(shared, data, true);
+  ptx::CommitCopies();
+  ptx::CopyAsync16(shared + 4, data + 4, false);
+  ptx::CopyAsync4(shared + 8, data + 8, true);
+  ptx::CommitCopies();
+  float seen[4] = {};
+  ptx::WaitCopies<1>();
+  seen[0] = shared[0];
+  seen[1] = shared[8];
+  ptx::WaitCopies<0>();
+  seen[2] = shared[4];
+  seen[3] = shared[8];
+  for (int i = 0; i < 4; ++i) data[i] = seen[i];
+}
+
+TEST(CudaOnCpuTest, CopiesArriveWhenTheyAreWaitedFor) {
+  std::vector<float> data(12);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i + 1);
+  const std::vector<float> out = RunBlock(CopyKernel, data, 1, 64);
+  EXPECT_EQ(out[0], 1);
+  EXPECT_TRUE(std::isnan(out[1])) << "shared memory is full of NaN";
+  EXPECT_EQ(out[2], 0);
+  EXPECT_EQ(out[3], 9);
+}
+
+void SumKernel(float* data) {
+  auto* const shared = ptx::SharedMemory<float>();
+  const float sum = cuda::BlockSum<96>(data[threadIdx.x], shared);
+  const float most = cuda::BlockMax<96>(data[threadIdx.x], shared);
+  data[threadIdx.x] = threadIdx.x % 2 == 0 ? sum : most;
+}
+
+TEST(CudaOnCpuTest, BlocksAddUpInAnyOrder) {
+  std::vector<float> data(96);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i);
+  using cuda_on_cpu::Order;
+  for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
+    cuda_on_cpu::SetOrder(order, 3);
+    const std::vector<float> out = RunBlock(SumKernel, data, 96, 12);
+    for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], i % 2 == 0 ? 95 * 96 / 2 : 95);
+  }
+  cuda_on_cpu::SetOrder(Order::kForward);
+}
+
+// A race between two barriers: what thread 0 sees of thread 1 depends on who comes first.
+void RaceKernel(float* data) {
+  if (threadIdx.x == 1) data[1] = 7;
+  if (threadIdx.x == 0) data[0] = data[1];
+}
+
+TEST(CudaOnCpuTest, RacesShowInTheOrderOfThreads) {
+  cuda_on_cpu::SetOrder(cuda_on_cpu::Order::kForward);
+  const float forward = RunBlock(RaceKernel, {0, 0}, 2)[0];
+  cuda_on_cpu::SetOrder(cuda_on_cpu::Order::kBackward);
+  const float backward = RunBlock(RaceKernel, {0, 0}, 2)[0];
+  cuda_on_cpu::SetOrder(cuda_on_cpu::Order::kForward);
+  EXPECT_EQ(forward, 0);
+  EXPECT_EQ(backward, 7);
+}
+
+void MissedBarrierKernel(float*) {
+  if (threadIdx.x != 3) __syncthreads();
+}
+void MixedMeetingKernel(float* data) {
+  if (threadIdx.x % 2 == 0) {
+    __syncwarp();
+  } else {
+    data[0] = __shfl_sync(cuda::kWholeWarp, data[0], 0);
+  }
+}
+void CopyLeftKernel(float* data) {
+  ptx::CopyAsync16(ptx::SharedMemory<float>(), data, true);
+  ptx::CommitCopies();
+}
+
+TEST(CudaOnCpuDeathTest, WhatThreadsMustAgreeOnIsChecked) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(RunBlock(MissedBarrierKernel, {0}, 64), "never come|has ended");
+  EXPECT_DEATH(RunBlock(MixedMeetingKernel, {0}, 32), "meet for different things");
+  EXPECT_DEATH(RunBlock(CopyLeftKernel, std::vector<float>(4), 1, 16), "copies under way");
+}
+
+// What is put into a stream happens when it is waited for.
+TEST(CudaOnCpuTest, StreamsRunWhenTheyAreWaitedFor) {
+  Stream stream;
+  stream.Open();
+  float* pinned = nullptr;
+  ASSERT_EQ(cudaMallocHost(&pinned, sizeof(float)), cudaSuccess);
+  DeviceArray<float> memory;
+  *pinned = 1;
+  stream.Copy(memory.Reserve(stream, 1), pinned, sizeof(float), cudaMemcpyHostToDevice);
+  *pinned = 2;  // too early: the copy has not been made
+  float back = 0;
+  stream.Copy(&back, memory.data(), sizeof(float), cudaMemcpyDeviceToHost);
+  stream.Wait();
+  EXPECT_EQ(back, 2);
+  cudaFreeHost(pinned);
+}
+
+TEST(CudaOnCpuTest, LaunchesThatADeviceWouldRefuse) {
+  Stream stream;
+  stream.Open();
+  stream.Launch("too much", dim3(1), dim3(1), size_t{60} << 10, RaceKernel, nullptr);
+  EXPECT_EQ(stream.error(), cudaErrorInvalidValue);
+}
+
+// Page addressing and runs of spans, which host and device have in common.
+TEST(PagingTest, PlacesRunsAndWeights) {
+  const int32_t table[] = {7, 3, 9};
+  const cuda::CachePlace place = cuda::PlaceOf(37, table, 16);
+  EXPECT_EQ(place.block, 9);
+  EXPECT_EQ(place.token, 5);
+  EXPECT_EQ(cuda::ScoreIndex(place, 3, 2, 16), (9U * 3 + 2) * 16 + 5);
+  EXPECT_EQ(cuda::TokenStride(DType::kI8, 6), 8U);
+  EXPECT_EQ(cuda::TokenStride(DType::kBF16, 6), 12U);
+  EXPECT_EQ(cuda::SpansOf(1), 1);
+  EXPECT_EQ(cuda::SpansOf(256), 1);
+  EXPECT_EQ(cuda::SpansOf(257), 2);
+  // Runs cover every span once, whatever their length; those beyond are empty.
+  for (const int32_t spans : {1, 5, 8}) {
+    for (const int32_t each : {1, 3, 8, 100}) {
+      int32_t next = 0;
+      for (int32_t run = 0; run < 10; ++run) {
+        const cuda::SpanRun found = cuda::RunOf(run, each, spans);
+        EXPECT_EQ(found.begin, std::min(next, spans));
+        EXPECT_LE(found.end - found.begin, each);
+        next = found.end;
+      }
+      EXPECT_EQ(next, spans);
+    }
+  }
+  const cuda::MergeWeights nothing = cuda::Weigh(-INFINITY, -INFINITY);
+  EXPECT_EQ(nothing.kept, 0);
+  EXPECT_EQ(nothing.added, 0);
+  const cuda::MergeWeights first = cuda::Weigh(-INFINITY, 3);
+  EXPECT_EQ(first.most, 3);
+  EXPECT_EQ(first.kept, 0);
+  EXPECT_EQ(first.added, 1);
+  const cuda::MergeWeights both = cuda::Weigh(3, 1);
+  EXPECT_EQ(both.kept, 1);
+  EXPECT_NEAR(both.added, std::exp(-2.0), 1e-7);
+}
+
+}  // namespace
+}  // namespace strata::kernels::cuda_on_cpu_test
