@@ -62,17 +62,18 @@ class Attender {
                   ptx::SharedMemory<std::byte>());
     const int32_t begin = run.begin * kSpan;
     const int32_t end = min(run.end * kSpan, context);
-    copier.Find(begin, end);
+    copier.Find(begin, end, 0);
+    copier.Find(begin + kTilePositions, end, 1);
+    __syncthreads();
     copier.Ask(0);
     ptx::CommitCopies();
-    copier.Find(begin + kTilePositions, end);
     int stage = 0;
     for (int32_t tile = begin; tile < end; tile += kTilePositions) {
       if (tile + kTilePositions < end) copier.Ask(1 - stage);
       ptx::CommitCopies();
-      copier.Find(tile + 2 * kTilePositions, end);
       ptx::WaitCopies<1>();
-      __syncthreads();  // all of the tile is there
+      __syncthreads();  // all of the tile is there, and all has been asked for that was found
+      copier.Find(tile + 2 * kTilePositions, end, stage);
       if constexpr (Copier::kInt8) {
         copier.Widen(stage);
         __syncthreads();

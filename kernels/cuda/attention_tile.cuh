@@ -38,7 +38,8 @@ class TileCopier {
   static constexpr int kStageBytes = 2 * kPlaneBytes + kScaleBytes;
   // bf16 tiles are read where they were copied to, int8 ones are widened first.
   static constexpr int kWidenedBytes = kInt8 ? 2 * TileLayout<kDim>::kBytes : 0;
-  static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes;
+  static constexpr int kPlacesBytes = kTileStages * kTilePositions * int{sizeof(CachePlace)};
+  static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes + kPlacesBytes;
 
   __device__ TileCopier(const AttentionArgs& args, const GroupEntry& group,
                         const int32_t* block_table, bool wants_keys, std::byte* shared)
@@ -49,39 +50,28 @@ class TileCopier {
         wants_keys_(wants_keys),
         shared_(shared) {}
 
-  // Looks up where positions [begin, min(begin + 64, end)) are. Reading the table takes as long as
-  // reading the cache: it is done a tile ahead.
-  __device__ __forceinline__ void Find(int32_t begin, int32_t end) {
-    begin_ = begin;
-    end_ = end;
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int32_t position = begin + pass * kRowsPerPass + Line();
-      if (position >= end) continue;
-      const CachePlace place = PlaceOf(position, table_, args_.block_tokens);
-      places_[pass] = static_cast<uint32_t>((static_cast<size_t>(place.block) * args_.block_bytes +
-                                             static_cast<size_t>(place.token) * kRowBytes) /
-                                            16);
-    }
-    if constexpr (kInt8) {
-      const int32_t position = begin + static_cast<int>(threadIdx.x) % kTilePositions;
-      if (position >= end) return;
-      const CachePlace place = PlaceOf(position, table_, args_.block_tokens);
-      scale_place_ = static_cast<size_t>(place.block) * args_.block_bytes +
-                     static_cast<size_t>(args_.block_tokens) * kRowBytes +
-                     static_cast<size_t>(place.token) * sizeof(float);
-    }
+  // Looks up where positions [begin, min(begin + 64, end)) are, for an Ask after the next barrier.
+  // Reading the table takes as long as reading the cache: it is done a tile ahead.
+  __device__ __forceinline__ void Find(int32_t begin, int32_t end, int stage) {
+    const int32_t position = begin + static_cast<int32_t>(threadIdx.x);
+    if (threadIdx.x >= kTilePositions) return;
+    CachePlace place = {-1, 0};
+    if (position < end) place = PlaceOf(position, table_, args_.block_tokens);
+    Places(stage)[threadIdx.x] = place;
   }
 
   // Asks for what was found, into stage `stage`; zeros where the context has ended.
   __device__ __forceinline__ void Ask(int stage) {
     std::byte* const to = shared_ + stage * kStageBytes;
     const int chunk = static_cast<int>(threadIdx.x) % kRowChunks;
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      const int row = pass * kRowsPerPass + Line();
-      const bool valid = begin_ + row < end_;
-      const size_t from = valid ? (size_t{places_[pass]} + static_cast<size_t>(chunk)) * 16 : 0;
+#pragma unroll 2
+    for (int row = static_cast<int>(threadIdx.x) / kRowChunks; row < kTilePositions;
+         row += kTileThreads / kRowChunks) {
+      const CachePlace place = Places(stage)[row];
+      const bool valid = place.block >= 0;
+      const size_t from = valid ? static_cast<size_t>(place.block) * args_.block_bytes +
+                                      static_cast<size_t>(place.token * kRowBytes + chunk * 16)
+                                : 0;
       const int offset = StageOffset(row, chunk);
       if (wants_keys_) ptx::CopyAsync16(to + offset, keys_ + from, valid);
       ptx::CopyAsync16(to + kPlaneBytes + offset, values_ + from, valid);
@@ -89,11 +79,15 @@ class TileCopier {
     if constexpr (kInt8) {
       const int thread = static_cast<int>(threadIdx.x);
       const bool is_key = thread < kTilePositions;
-      const bool valid = begin_ + thread % kTilePositions < end_;
-      std::byte* const scales = to + 2 * kPlaneBytes;
+      const CachePlace place = Places(stage)[thread % kTilePositions];
+      const bool valid = place.block >= 0;
+      const size_t from = valid ? static_cast<size_t>(place.block) * args_.block_bytes +
+                                      static_cast<size_t>(args_.block_tokens) * kRowBytes +
+                                      static_cast<size_t>(place.token) * sizeof(float)
+                                : 0;
       if (wants_keys_ || !is_key) {
-        ptx::CopyAsync4(scales + thread * 4,
-                        (is_key ? keys_ : values_) + (valid ? scale_place_ : 0), valid);
+        ptx::CopyAsync4(to + 2 * kPlaneBytes + thread * 4, (is_key ? keys_ : values_) + from,
+                        valid);
       }
     }
   }
@@ -122,13 +116,6 @@ class TileCopier {
   }
 
  private:
-  static constexpr int kRowsPerPass = kTileThreads / kRowChunks;
-  static constexpr int kPasses = kTilePositions / kRowsPerPass;
-  static_assert(kRowsPerPass <= kTilePositions && kPasses * kRowsPerPass == kTilePositions);
-
-  static __device__ __forceinline__ int Line() {
-    return static_cast<int>(threadIdx.x) / kRowChunks;
-  }
   static __device__ __forceinline__ int StageOffset(int row, int chunk) {
     return kInt8 ? row * kRowBytes + chunk * 16 : TileLayout<kDim>::Offset(row, chunk);
   }
@@ -137,6 +124,11 @@ class TileCopier {
   }
   __device__ __forceinline__ const float* Scales(int stage) const {
     return reinterpret_cast<const float*>(shared_ + stage * kStageBytes + 2 * kPlaneBytes);
+  }
+
+  __device__ __forceinline__ CachePlace* Places(int stage) const {
+    return reinterpret_cast<CachePlace*>(shared_ + kTileStages * kStageBytes + kWidenedBytes) +
+           stage * kTilePositions;
   }
 
   // 8 numbers of a row at a time. 2^23 + 128 + q has q + 128 in its lowest byte.
@@ -162,11 +154,6 @@ class TileCopier {
   const int32_t* table_;
   bool wants_keys_;
   std::byte* shared_;
-  int32_t begin_ = 0;
-  int32_t end_ = 0;
-  // Of this thread's lines, from the planes' starts, in units of 16 bytes: an arena of 64 GiB.
-  uint32_t places_[kPasses] = {};
-  size_t scale_place_ = 0;  // in bytes
 };
 
 // 16 queries' scores over 16 positions: two tiles of a matrix instruction's result.

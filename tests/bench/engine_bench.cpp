@@ -8,7 +8,6 @@
 // prompts' computation: planes hold what memory held, as good as anything to read.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -19,6 +18,7 @@
 #include "engine/engine_core.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/ceilings.h"
+#include "tests/bench/device_ceilings.h"
 #include "tests/bench/profiling_backend.h"
 
 namespace strata::testing {
@@ -27,6 +27,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct BenchOptions {
+  std::string device = "cpu";
   std::string shape = "smollm-135m";
   std::string plan = "plain";
   std::string weights = "bf16";
@@ -37,6 +38,7 @@ struct BenchOptions {
   std::vector<int32_t> batch = {1, 8};
   int32_t threads = 0;
   int32_t block_tokens = engine::EngineOptions{}.block_tokens;
+  bool batch_invariant = false;
   bool decode_only = false;
   bool json = false;
   bool profile = false;
@@ -105,13 +107,13 @@ class EngineBench {
                        256);
     core_ = Make(engine_options);
     const kernels::PagedArena arena = core_->cache().arena();
-    std::memset(arena.arena, 0x3c,
-                static_cast<size_t>(core_->cache().usage().blocks_total) * arena.block_bytes);
+    const std::vector<std::byte> block(arena.block_bytes, std::byte{0x3c});
+    for (int32_t i = 0; i < core_->cache().usage().blocks_total; ++i) {
+      backend_->CopyFromHost(arena.arena + static_cast<size_t>(i) * block.size(), block);
+    }
   }
 
   const engine::ModelInfo& model() const { return core_->model(); }
-  int32_t threads() const { return threads_; }
-
   ordered_json Run(int32_t batch, const Ceilings& ceilings) {
     const auto now = std::chrono::steady_clock::now();
     for (int32_t i = 0; i < batch; ++i)
@@ -138,6 +140,12 @@ class EngineBench {
  private:
   static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
 
+  // What the device can do; the processor's is measured on the threads that the engine has.
+  Ceilings MeasureMachine() {
+    if (options_.device == "cpu") return MeasureCeilings(threads_);
+    return MeasureDeviceCeilings(*backend_, size_t{256} << 20, 4096);
+  }
+
   // What multiplies the weights at hand.
   double MatrixRate(const Ceilings& ceilings) const {
     const double dot_products = model().dtype == "int8"   ? ceilings.int8_gops
@@ -152,9 +160,11 @@ class EngineBench {
   }
 
   std::unique_ptr<engine::EngineCore> Make(const engine::EngineOptions& options) {
-    auto inner = kernels::CreateBackend({.device = "cpu", .threads = options.threads});
+    auto inner = kernels::CreateBackend({.device = options_.device,
+                                         .threads = options.threads,
+                                         .batch_invariant = options_.batch_invariant});
     if (!inner.ok()) throw std::runtime_error(inner.status().ToString());
-    auto backend = std::make_unique<ProfilingBackend>(*std::move(inner));
+    auto backend = std::make_unique<ProfilingBackend>(*std::move(inner), options_.profile);
     backend_ = backend.get();
     auto core = engine::EngineCore::Create(options, std::move(backend));
     if (!core.ok()) throw std::runtime_error(std::string(core.status().message()));
@@ -297,6 +307,9 @@ int Main(int argc, char** argv) {
   BenchOptions options;
   CLI::App app("The engine on random weights of a published shape, beside the machine's ceilings");
   app.add_option("--shape", options.shape, "smollm-135m, tinyllama-1.1b, llama-3.2-1b, ...");
+  app.add_option("--device", options.device,
+                 "cpu, cuda (there operations have times of their own with --profile only)");
+  app.add_flag("--batch-invariant", options.batch_invariant, "CUDA: a row's bits are its own");
   app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
   app.add_option("--weights,--dtype", options.weights, "f32, bf16, int8");
   app.add_option("--cache-dtype", options.cache_dtype,
@@ -318,7 +331,7 @@ int Main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   EngineBench bench(options);
-  const Ceilings ceilings = MeasureCeilings(bench.threads());
+  const Ceilings ceilings = bench.MeasureMachine();
   if (!options.json) {
     std::printf(
         "%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s; reads %.1f GB/s, "

@@ -28,10 +28,12 @@ struct Work {
 };
 
 // Another backend, with the work of each kind of operation. While `asleep` nothing that computes
-// is run: what stands in memory is taken for its result.
+// is run: what stands in memory is taken for its result. With `waits` each operation is waited for
+// before and after it, so that its time is its own where operations run asynchronously.
 class ProfilingBackend final : public kernels::Backend {
  public:
-  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+  explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner, bool waits = false)
+      : inner_(std::move(inner)), waits_(waits) {}
 
   // The work since it was last taken.
   std::map<std::string, Work> TakeWork() { return std::exchange(work_, {}); }
@@ -105,8 +107,10 @@ class ProfilingBackend final : public kernels::Backend {
   template <class Operation>
   void Timed(const char* kind, Operation operation, Work work = {}) {
     if (asleep_) return;
+    if (waits_) inner_->Synchronize().IgnoreError();  // the step's own call tells it
     const auto begin = std::chrono::steady_clock::now();
     operation();
+    if (waits_) inner_->Synchronize().IgnoreError();
     work.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     work_[kind] += work;
   }
@@ -125,6 +129,7 @@ class ProfilingBackend final : public kernels::Backend {
   }
 
   const std::unique_ptr<kernels::Backend> inner_;
+  const bool waits_;
   std::map<std::string, Work> work_;
   bool asleep_ = false;
 };

@@ -7,6 +7,7 @@
 // the golden margin is below twice that; the first 32 must agree all the same.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -39,7 +40,8 @@ Golden ReadGolden(const RawTensors& tensors, int prompt) {
 class GoldenTest : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const std::filesystem::path source = STRATA_SOURCE_DIR;
+    const char* const elsewhere = std::getenv("STRATA_SOURCE_DIR");  // of an unpacked bundle
+    const std::filesystem::path source = elsewhere != nullptr ? elsewhere : STRATA_SOURCE_DIR;
     const auto file = source / "tests" / "golden" / (std::string(GetParam()) + ".safetensors");
     if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is not there";
     tensors_ = ReadRawTensors(file);

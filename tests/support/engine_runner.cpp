@@ -14,16 +14,22 @@ void Require(const absl::Status& status) {
   if (!status.ok()) throw std::runtime_error(status.ToString());
 }
 
-std::function<std::unique_ptr<kernels::Backend>()>& TestBackend() {
-  static std::function<std::unique_ptr<kernels::Backend>()> make_backend;
-  return make_backend;
+struct Backends {
+  std::function<std::unique_ptr<kernels::Backend>()> make;
+  bool emulated = false;
+};
+Backends& TestBackend() {
+  static Backends backends;
+  return backends;
 }
 
 }  // namespace
 
-void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend) {
-  TestBackend() = std::move(make_backend);
+void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend,
+                    bool emulated) {
+  TestBackend() = {std::move(make_backend), emulated};
 }
+bool TestBackendIsEmulated() { return TestBackend().emulated; }
 
 ScratchDir::ScratchDir() {
   std::string name = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
@@ -69,7 +75,8 @@ void Recording::OnFinished(const engine::FinishedEvent& event) {
 Recording& Recording::Of(int32_t index) { return index == 0 ? *this : others[index]; }
 
 EngineRunner::EngineRunner(const engine::EngineOptions& options) {
-  auto core = engine::EngineCore::Create(options, TestBackend() ? TestBackend()() : nullptr);
+  auto core =
+      engine::EngineCore::Create(options, TestBackend().make ? TestBackend().make() : nullptr);
   Require(core.status());
   core_ = *std::move(core);
   core_->set_logits_hook([this](const engine::Sequence& sequence, std::span<const float> logits) {

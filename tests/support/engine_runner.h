@@ -54,8 +54,9 @@ struct Recording final : engine::RequestSink {
 };
 
 // What runs the model of every EngineRunner from now on, in place of its options' device: the same
-// tests for another backend.
-void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend);
+// tests for another backend. One that is emulated is slow: tests of many cases run some of them.
+void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend, bool emulated);
+bool TestBackendIsEmulated();
 
 // Drives an EngineCore step by step, without threads.
 //

@@ -16,6 +16,8 @@ std::unique_ptr<Backend> MakeCuda(bool batch_invariant = false);
 // and shuffled. What races between two barriers comes out differently.
 void InEveryOrder(const std::function<void()>& run);
 
+extern const bool kCudaIsEmulated;
+
 // Why there is nothing to test here; "" where there is.
 std::string WhyNoCuda();
 

@@ -1,5 +1,5 @@
-// Makes the engine's own tests run on the CUDA backend. STRATA_TEST_BATCH_INVARIANT=off: without the
-// promise that a row's bits are its own.
+// Makes the engine's own tests run on the CUDA backend. STRATA_TEST_BATCH_INVARIANT=off: without
+// the promise that a row's bits are its own.
 
 #include <cstdlib>
 #include <memory>
@@ -15,10 +15,12 @@ namespace {
 const bool kSet = [] {
   const char* const value = std::getenv("STRATA_TEST_BATCH_INVARIANT");
   const bool invariant = value == nullptr || std::string_view(value) != "off";
-  SetTestBackend([invariant] {
-    if (const std::string why = kernels::WhyNoCuda(); !why.empty()) throw std::runtime_error(why);
-    return kernels::MakeCuda(invariant);
-  });
+  SetTestBackend(
+      [invariant] {
+        if (const auto why = kernels::WhyNoCuda(); !why.empty()) throw std::runtime_error(why);
+        return kernels::MakeCuda(invariant);
+      },
+      kernels::kCudaIsEmulated);
   return true;
 }();
 

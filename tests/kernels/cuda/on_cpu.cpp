@@ -6,6 +6,8 @@
 
 namespace strata::kernels {
 
+const bool kCudaIsEmulated = true;
+
 std::unique_ptr<Backend> MakeCuda(bool batch_invariant) {
   auto backend = cuda::CudaBackend::Create({.device = "cuda", .batch_invariant = batch_invariant});
   EXPECT_TRUE(backend.ok()) << backend.status();

@@ -4,6 +4,8 @@
 
 namespace strata::kernels {
 
+const bool kCudaIsEmulated = false;
+
 std::unique_ptr<Backend> MakeCuda(bool batch_invariant) {
   auto backend = CreateBackend({.device = "cuda", .batch_invariant = batch_invariant});
   EXPECT_TRUE(backend.ok()) << backend.status();

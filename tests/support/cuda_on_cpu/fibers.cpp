@@ -131,16 +131,21 @@ class Runner {
     if (memory != nullptr) std::memset(memory, 0xff, shared_bytes);
     block_.shared = static_cast<std::byte*>(memory);
     block_.barrier = {.expected = static_cast<int>(threads)};
-    warps_.assign((threads + kWarpLanes - 1) / kWarpLanes, {});
+    const size_t warps = (threads + kWarpLanes - 1) / kWarpLanes;
+    if (warps_.size() < warps) warps_.resize(warps);
+    for (size_t i = 0; i < warps; ++i) {
+      warps_[i].meeting = {
+          .expected = static_cast<int>(std::min<size_t>(kWarpLanes, threads - i * kWarpLanes))};
+    }
     if (fibers_.size() < threads) fibers_.resize(threads);
-    for (size_t i = 0; i < threads; ++i) Prepare(i, threads);
+    for (size_t i = 0; i < threads; ++i) Prepare(i);
     running_ = threads;
     at_ = 0;
     SwitchTo(&main_stack_pointer_, &main_sanitizer_stack_, self().stack_pointer, self().stack);
     block_.shared = nullptr;
   }
 
-  void Prepare(size_t i, size_t threads);
+  void Prepare(size_t i);
 
   size_t NextRunnable() const {
     const size_t count = order_.size();
@@ -195,7 +200,7 @@ thread_local Runner g_runner;
 
 void StartFiber() { g_runner.Start(); }
 
-void Runner::Prepare(size_t i, size_t threads) {
+void Runner::Prepare(size_t i) {
   Fiber& fiber = fibers_[i];
   if (fiber.stack == nullptr) {
     void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
@@ -208,14 +213,14 @@ void Runner::Prepare(size_t i, size_t threads) {
                   linear / block_.size.x / block_.size.y};
   fiber.lane = static_cast<int>(i % kWarpLanes);
   fiber.warp = &warps_[i / kWarpLanes];
-  const size_t lanes = std::min<size_t>(kWarpLanes, threads - i / kWarpLanes * kWarpLanes);
-  fiber.warp->meeting.expected = static_cast<int>(lanes);
-  fiber.copies.assign(1, {});
+  fiber.copies.resize(1);
+  fiber.copies[0].clear();
   fiber.waiting = nullptr;
   fiber.done = false;
   // As if StartFiber had been called: six registers, its address, and a return address that is
-  // never used, at which the stack is as a called function finds it.
-  auto* top = reinterpret_cast<void**>(fiber.stack + kStackBytes);
+  // never used, at which the stack is as a called function finds it. Stacks begin in different lines
+  // of the caches.
+  auto* top = reinterpret_cast<void**>(fiber.stack + kStackBytes - i % 64 * 1088);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&StartFiber);
   for (int r = 0; r < 6; ++r) *--top = nullptr;

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, the CUDA
+# module, the shared libraries that they need other than the system's and CUDA's, the models that
+# ship, and what tests/gpu/run.sh runs. Nothing is compiled there and nothing is downloaded.
+#
+#   ./deploy/bundle.sh [BUILD_DIR [TARBALL]]     build, strata-bundle.tar.gz
+#
+# There: tar xf strata-bundle.tar.gz && strata-bundle/tests/gpu/run.sh --phase tests
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+build=${1:-build}
+tarball=$(realpath -m "${2:-strata-bundle.tar.gz}")
+programs=(strata strata-enginebench strata-devicebench cuda_gpu_tests libstrata_cuda.so)
+most_bytes=$((60 * 1000 * 1000))
+
+for program in "${programs[@]}"; do
+  if [[ ! -e $build/bin/$program ]]; then
+    echo "bundle: no $build/bin/$program: build first, where nvcc is" >&2
+    exit 1
+  fi
+done
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+root=$folder/strata-bundle
+mkdir -p "$root"/{bin,lib,deploy,tests/gpu}
+
+for program in "${programs[@]}"; do
+  strip -o "$root/bin/$program" "$build/bin/$program"
+  chmod +x "$root/bin/$program"
+done
+# What the loader finds for them, less what every such machine has and what comes with CUDA.
+ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+  while read -r library; do
+    case $(basename "$library") in
+      libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libresolv.so.*) ;;
+      ld-linux* | libcuda.so.* | libcublas* | libcudart* | libnv*) ;;
+      *) cp -L "$library" "$root/lib/" ;;
+    esac
+  done
+cp -r deploy/models "$root/deploy/"
+cp -r tests/golden "$root/tests/"
+cp tests/gpu/run.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
+cp LICENSE README.md "$root/"
+git rev-parse HEAD >"$root/COMMIT" 2>/dev/null || echo unknown >"$root/COMMIT"
+
+tar -C "$folder" -czf "$tarball" strata-bundle
+bytes=$(stat -c %s "$tarball")
+echo "bundle: $tarball, $bytes bytes"
+if ((bytes > most_bytes)); then
+  echo "bundle: more than $most_bytes bytes" >&2
+  exit 1
+fi

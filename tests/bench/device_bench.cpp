@@ -1,0 +1,192 @@
+// What single operations of a backend reach of its device's ceilings, which are measured in the
+// same run: products of few and many rows, attention of a decode step and of a prompt.
+//
+//   build/bin/strata-devicebench --device cuda --context 8192 --batch 16
+//
+// A line of JSON for each operation.
+#include <cstdio>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "nlohmann/json.hpp"
+#include "tests/bench/device_ceilings.h"
+
+namespace strata::testing {
+namespace {
+
+using kernels::Backend;
+using kernels::DType;
+using nlohmann::ordered_json;
+
+struct Options {
+  std::string device = "cuda";
+  std::string cache_dtype = "bf16";
+  bool batch_invariant = false;
+  int32_t heads = 32;
+  int32_t kv_heads = 8;
+  int32_t head_dim = 128;
+  int32_t context = 8192;
+  int32_t batch = 16;
+  int32_t prompt = 2048;
+  int32_t block_tokens = 32;
+  int64_t width = 4096;
+  int64_t intermediate = 14336;
+};
+
+class DeviceBench {
+ public:
+  explicit DeviceBench(const Options& options) : options_(options) {
+    auto backend = kernels::CreateBackend(
+        {.device = options.device, .batch_invariant = options.batch_invariant});
+    if (!backend.ok()) throw std::runtime_error(std::string(backend.status().message()));
+    backend_ = *std::move(backend);
+    ceilings_ = MeasureDeviceCeilings(*backend_, size_t{64} << 20, options.width);
+    Print({{"operation", "ceilings"},
+           {"device", backend_->Describe()},
+           {"copy_gbps", ceilings_.read_gbps},
+           {"bf16_gflops", ceilings_.bf16_gflops}});
+  }
+
+  // The matrix is read once: bytes over bandwidth, or operations over the rate, whichever is more.
+  void Products() {
+    const std::vector<float> weights(static_cast<size_t>(options_.width * options_.intermediate),
+                                     0.5f);
+    const kernels::HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
+                                    options_.intermediate, options_.width};
+    auto w = backend_->Pack({&rows, 1}, DType::kBF16);
+    if (!w.ok()) throw std::runtime_error(w.status().ToString());
+    for (const int64_t count : {1, 4, 8, 64, 2048}) {
+      const auto x = Allocate(static_cast<size_t>(count * options_.width) * sizeof(float));
+      const auto out = Allocate(static_cast<size_t>(count * options_.intermediate) * sizeof(float));
+      const double seconds = SecondsOf(*backend_, [&] {
+        backend_->MatMul(**w, {x->floats(), count, options_.width, options_.width}, {},
+                         {out->floats(), count, options_.intermediate, options_.intermediate},
+                         Backend::Store::kSet);
+      });
+      const double operations = 2.0 * static_cast<double>(count * options_.width) *
+                                static_cast<double>(options_.intermediate);
+      Report("product", seconds, static_cast<double>((*w)->bytes()), operations, {{"rows", count}});
+    }
+  }
+
+  // One layer: each sequence's row attends to its whole context.
+  void DecodeAttention() { Attend("decode attention", options_.batch, options_.context, 1); }
+  void PromptAttention() { Attend("prompt attention", 1, options_.prompt, options_.prompt); }
+
+ private:
+  std::unique_ptr<kernels::Buffer> Allocate(size_t bytes) {
+    auto buffer = backend_->Allocate(bytes);
+    if (!buffer.ok()) throw std::runtime_error(buffer.status().ToString());
+    return *std::move(buffer);
+  }
+
+  void Attend(const char* name, int32_t batch, int32_t context, int32_t rows) {
+    const DType dtype = options_.cache_dtype == "int8"  ? DType::kI8
+                        : options_.cache_dtype == "f32" ? DType::kF32
+                                                        : DType::kBF16;
+    kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
+                                 .head_dim = options_.head_dim,
+                                 .key_dtype = dtype,
+                                 .value_dtype = dtype};
+    const size_t plane =
+        cache.TokenBytes(kernels::PlaneKind::kKey) * static_cast<size_t>(options_.block_tokens);
+    cache.block_bytes = 2 * plane * static_cast<size_t>(options_.kv_heads);
+    const int32_t blocks = (context + options_.block_tokens - 1) / options_.block_tokens;
+    const auto memory =
+        Allocate(cache.block_bytes * static_cast<size_t>(blocks) * static_cast<size_t>(batch));
+    cache.arena = memory->data();
+    // Neighbouring blocks of a sequence stand apart, as those of a busy server do.
+    std::vector<int32_t> tables(static_cast<size_t>(blocks) * static_cast<size_t>(batch));
+    for (size_t i = 0; i < tables.size(); ++i) {
+      const size_t sequence = i / static_cast<size_t>(blocks);
+      const size_t block = i % static_cast<size_t>(blocks);
+      tables[i] = static_cast<int32_t>(block * static_cast<size_t>(batch) + sequence);
+    }
+    std::vector<kernels::SequenceRows> sequences;
+    for (int32_t i = 0; i < batch; ++i) {
+      sequences.push_back({int64_t{i} * rows, rows, context - rows,
+                           tables.data() + static_cast<size_t>(i) * static_cast<size_t>(blocks)});
+    }
+    const int64_t width = int64_t{options_.heads} * options_.head_dim;
+    const auto floats = static_cast<size_t>(batch * int64_t{rows} * width) * sizeof(float);
+    const auto queries = Allocate(floats);
+    const auto outputs = Allocate(floats);
+    std::vector<kernels::HeadAttention> heads;
+    for (int32_t h = 0; h < options_.heads; ++h) {
+      const auto group = static_cast<size_t>(h / (options_.heads / options_.kv_heads));
+      heads.push_back({.query = queries->floats() + int64_t{h} * options_.head_dim,
+                       .query_stride = width,
+                       .key_offset = 2 * group * plane,
+                       .value_offset = (2 * group + 1) * plane,
+                       .output = outputs->floats() + int64_t{h} * options_.head_dim,
+                       .output_stride = width});
+    }
+    const double seconds =
+        SecondsOf(*backend_, [&] { backend_->Attention(cache, sequences, heads); });
+    const int64_t before = backend_->counters().cache_bytes_read;
+    backend_->Attention(cache, sequences, heads);
+    const auto bytes = static_cast<double>(backend_->counters().cache_bytes_read - before);
+    const double pairs = batch * (rows * (context - rows) + 0.5 * rows * (rows + 1.0));
+    Report(name, seconds, bytes, 4.0 * pairs * static_cast<double>(width),
+           {{"batch", batch}, {"context", context}, {"cache", options_.cache_dtype}});
+  }
+
+  void Report(const char* name, double seconds, double bytes, double operations,
+              ordered_json details) {
+    ordered_json line = {{"operation", name}};
+    line.update(details);
+    line["microseconds"] = 1e6 * seconds;
+    line["gbps"] = 1e-9 * bytes / seconds;
+    line["share_of_copy"] = 1e-9 * bytes / seconds / ceilings_.read_gbps;
+    line["gflops"] = 1e-9 * operations / seconds;
+    line["share_of_matrix_rate"] = 1e-9 * operations / seconds / ceilings_.bf16_gflops;
+    Print(line);
+  }
+  static void Print(const ordered_json& line) {
+    std::printf("%s\n", line.dump().c_str());
+    std::fflush(stdout);
+  }
+
+  const Options options_;
+  std::unique_ptr<Backend> backend_;
+  Ceilings ceilings_;
+};
+
+int Main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Single operations of a backend beside its device's ceilings");
+  app.add_option("--device", options.device, "cuda, cpu");
+  app.add_option("--cache-dtype", options.cache_dtype, "bf16, int8, f32");
+  app.add_flag("--batch-invariant", options.batch_invariant, "Own products for any number of rows");
+  app.add_option("--heads", options.heads, "Query heads");
+  app.add_option("--kv-heads", options.kv_heads, "Heads that have keys and values");
+  app.add_option("--head-dim", options.head_dim, "Dimensions of a head");
+  app.add_option("--context", options.context, "Of a decode step");
+  app.add_option("--batch", options.batch, "Sequences of a decode step");
+  app.add_option("--prompt", options.prompt, "Tokens of the prompt");
+  app.add_option("--block-tokens", options.block_tokens, "Tokens in a block of the cache");
+  app.add_option("--width", options.width, "Inputs of a product");
+  app.add_option("--intermediate", options.intermediate, "Outputs of a product");
+  CLI11_PARSE(app, argc, argv);
+  DeviceBench bench(options);
+  bench.Products();
+  bench.DecodeAttention();
+  bench.PromptAttention();
+  return 0;
+}
+
+}  // namespace
+}  // namespace strata::testing
+
+int main(int argc, char** argv) {
+  try {
+    return strata::testing::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "strata-devicebench: %s\n", error.what());
+    return 1;
+  }
+}

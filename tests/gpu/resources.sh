@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Registers, shared memory, stack and spills of every kernel, as ptxas reports them; needs nvcc and no
+# device. Exits with 1 where a kernel that decode is made of spills.
+#
+#   tests/gpu/resources.sh [ARCHITECTURE]     90a; 80 for Ampere
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+architecture=${1:-90a}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+for source in kernels/cuda/*.cu; do
+  nvcc -std=c++20 --expt-relaxed-constexpr -I. -O3 -Xptxas -v \
+    -gencode "arch=compute_$architecture,code=sm_$architecture" -c "$source" -o "$folder/object.o" 2>&1
+done | c++filt | awk '
+  /Function properties for|Compiling entry function/ {
+    if (match($0, /[A-Za-z0-9]+Kernel[^ (]*(<[^(]*>)?/)) name = substr($0, RSTART, RLENGTH)
+  }
+  /stack frame/ { stack = $1; spill = $5 + $9 }
+  /Used [0-9]+ registers/ {
+    match($0, /Used [0-9]+/)
+    registers = substr($0, RSTART + 5, RLENGTH - 5)
+    printf "%-62s %4d registers  %4d bytes of stack  %4d of spills\n", name, registers, stack, spill
+    if (spill > 0 && name !~ /128, false/) spilled = spilled " " name
+  }
+  END {
+    if (spilled != "") { print "spills:" spilled; exit 1 }
+  }'

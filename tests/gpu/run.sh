@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, from a bundle (deploy/bundle.sh) or a build. No compiler, no network.
+#
+#   tests/gpu/run.sh --phase tests|bench|peers|sanitize [--out DIR] [--bin DIR]
+#
+# A phase takes less than 8 minutes; what it has done already it does not do again (DIR, gpu-results
+# by default, keeps a log and a verdict for each step), so that a phase that was cut off goes on where
+# it was. A table of the phase's steps comes last. A step that fails does not stop the others.
+#
+#   tests     the kernels' tests, the engine's tests and the goldens on the device
+#   bench     single operations and whole models beside the device's own ceilings
+#   peers     attention beside PyTorch's, where PyTorch is there
+#   sanitize  compute-sanitizer's four tools over the kernels' tests
+set -uo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+phase=""
+out=gpu-results
+bin=$root/bin
+[[ -d $bin ]] || bin=$root/build/bin
+while (($# > 0)); do
+  case $1 in
+    --phase) phase=$2 && shift 2 ;;
+    --out) out=$2 && shift 2 ;;
+    --bin) bin=$2 && shift 2 ;;
+    *) echo "run.sh: unknown argument $1" >&2 && exit 2 ;;
+  esac
+done
+case $phase in
+  tests | bench | peers | sanitize) ;;
+  *) echo "run.sh: --phase tests, bench, peers or sanitize" >&2 && exit 2 ;;
+esac
+
+export LD_LIBRARY_PATH=$root/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
+export STRATA_SOURCE_DIR=$root
+out=$out/$phase
+mkdir -p "$out"
+deadline=$((SECONDS + 470))
+failed=0
+steps=()
+
+# step NAME SECONDS COMMAND...: once; its last line is what the table shows.
+step() {
+  local name=$1 limit=$2 verdict
+  shift 2
+  steps+=("$name")
+  [[ -s $out/$name.verdict && $(cat "$out/$name.verdict") == passed* ]] && return
+  local left=$((deadline - SECONDS))
+  if ((left < 20)); then
+    echo "not run: the phase's time is up, run it again" >"$out/$name.verdict"
+    failed=1
+    return
+  fi
+  ((limit < left)) && left=$limit
+  local begin=$SECONDS
+  if timeout "$left" "$@" >"$out/$name.log" 2>&1; then
+    verdict=passed
+  else
+    verdict="FAILED ($?)"
+    failed=1
+  fi
+  # A test that skipped itself has shown nothing.
+  grep -q '\[  SKIPPED \]' "$out/$name.log" && verdict="skipped" && failed=1
+  echo "$verdict, $((SECONDS - begin)) s: $(tail -n 1 "$out/$name.log" | cut -c1-120)" \
+    >"$out/$name.verdict"
+}
+
+tests() { # NAME SECONDS FILTER
+  step "$1" "$2" "$bin/cuda_gpu_tests" --gtest_brief=1 --gtest_filter="$3"
+}
+engine_bench() { # NAME SECONDS ARGUMENT...
+  local name=$1 limit=$2
+  shift 2
+  step "$name" "$limit" "$bin/strata-enginebench" --device cuda --weights bf16 "$@"
+}
+
+case $phase in
+  tests)
+    tests memory 60 'Cuda*Memory*:*CudaPack*'
+    tests rows 60 '*CudaRows*'
+    tests products 120 '*CudaProduct*'
+    tests attention 200 '*CudaAttention*'
+    # The backend refuses weights in 8 bits. Instruction sets are the CPU's.
+    tests plans 300 'PlansVsNaive*-*Int8*'
+    tests goldens 120 '*GoldenTest*-*Int8*'
+    tests batching 200 '*BatchingTest*-*Int8*'
+    tests determinism 200 '*DeterminismTest*-*Int8*'
+    tests score_reuse 200 '*ScoreReuse*-*Int8*'
+    step plans_default 200 env STRATA_TEST_BATCH_INVARIANT=off "$bin/cuda_gpu_tests" \
+      --gtest_brief=1 --gtest_filter='PlansVsNaive*-*Int8*:*GoldenTest*'
+    ;;
+  bench)
+    step operations_8b 120 "$bin/strata-devicebench" --device cuda
+    step operations_8b_int8_cache 120 "$bin/strata-devicebench" --device cuda --cache-dtype int8
+    step operations_8b_invariant 120 "$bin/strata-devicebench" --device cuda --batch-invariant
+    engine_bench model_1b 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
+    engine_bench model_8b 400 --shape llama-3.1-8b --prompt 2048 --gen 16 --batch 1,64
+    for plan in plain svformer reuse svformer-reuse; do
+      engine_bench "plan_$plan" 120 --shape llama-3.2-1b --plan "$plan" --prompt 32768 --gen 16 \
+        --batch 4 --decode-only --profile
+    done
+    ;;
+  peers)
+    step attention 300 python3 "$root/tests/gpu/peers.py" --bench "$bin/strata-devicebench"
+    ;;
+  sanitize)
+    for tool in memcheck racecheck initcheck synccheck; do
+      step "$tool" 200 compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/cuda_gpu_tests" \
+        --gtest_brief=1 --gtest_filter='*CudaRows*:*CudaProduct*33x255*:*CudaAttention*dim64*'
+    done
+    ;;
+esac
+
+echo
+echo "== $phase on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null ||
+  echo 'no device'), $(cat "$root/COMMIT" 2>/dev/null || git -C "$root" rev-parse HEAD), $(date -u +%F)"
+for name in "${steps[@]}"; do
+  printf '%-26s %s\n' "$name" "$(cat "$out/$name.verdict")"
+done
+exit "$failed"
