@@ -25,10 +25,10 @@ class Attender {
   using Copier = TileCopier<Stored, kDim>;
   static constexpr int kQueries = static_cast<int>(kShared ? kSharedQueries : kTileQueries);
   static constexpr int kChunks = kShared ? kDim / 8 / kTileWarps : kDim / 8;  // of a warp
-  static constexpr int kTotalStride = kDim + 8;
   static constexpr int kExchangeBytes = kShared ? kQueries * kScoreStride * 4 : 0;
-  static constexpr int kTotalBytes = kQueries * kTotalStride * 4;
+  static constexpr int kTotalBytes = kQueries * kDim * 4;
   static constexpr int kSharedBytes = Copier::kSharedBytes + kExchangeBytes + kTotalBytes;
+  static_assert(kSharedBytes <= 99 * 1024, "more than compute capabilities 8.6 and 8.9 have");
 
   __device__ Attender(const AttentionArgs& args, const TensorLaunch& launch)
       : args_(args),
@@ -299,7 +299,7 @@ class Attender {
     }
   }
   __device__ __forceinline__ float2* Total(int i, int c) const {
-    return reinterpret_cast<float2*>(totals_ + (FirstLine() + g_ + 8 * i) * kTotalStride +
+    return reinterpret_cast<float2*>(totals_ + (FirstLine() + g_ + 8 * i) * kDim +
                                      8 * (FirstChunk() + c) + 2 * t_);
   }
 
@@ -349,7 +349,7 @@ class Attender {
   const int g_;
   const int t_;
   float* const exchange_;  // [16][kScoreStride] scores, where warps share queries
-  float* const totals_;    // [kQueries][kTotalStride], of whole contexts; each lane its own
+  float* const totals_;    // [kQueries][kDim], of whole contexts; each lane its own
   bool keeps_scores_ = false;
   bool finds_scores_ = false;
   Query query_[2];

@@ -33,7 +33,7 @@ void CublasProducts::Check(Stream& stream, cublasStatus_t status, const char* wh
 const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape& shape) {
   Plan& plan = plans_[shape];
   if (plan.ready || !stream.ok()) return plan;
-  const auto& [dtype, outputs, inputs, stride, rows, out_stride, alignment] = shape;
+  const auto& [dtype, outputs, inputs, rows, out_stride, alignment] = shape;
   const cudaDataType_t type = dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
   const auto check = [&](cublasStatus_t status) { Check(stream, status, "planning a product"); };
   check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -41,8 +41,8 @@ const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape&
   check(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                        sizeof(transposed)));
   const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
-  check(cublasLtMatrixLayoutCreate(&plan.w, type, size(inputs), size(outputs), stride));
-  check(cublasLtMatrixLayoutCreate(&plan.x, type, size(inputs), size(rows), stride));
+  check(cublasLtMatrixLayoutCreate(&plan.w, type, size(inputs), size(outputs), inputs));
+  check(cublasLtMatrixLayoutCreate(&plan.x, type, size(inputs), size(rows), inputs));
   check(cublasLtMatrixLayoutCreate(&plan.out, CUDA_R_32F, size(outputs), size(rows), out_stride));
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference));
@@ -66,13 +66,13 @@ const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape&
 }
 
 void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
-                              int64_t num_inputs, int64_t stride, Rows out, bool add) {
+                              int64_t num_inputs, Rows out, bool add) {
   // The largest power of two, up to 16, that every row of out stands on.
   const auto address = reinterpret_cast<uintptr_t>(out.data) |
                        static_cast<uintptr_t>(out.stride) * sizeof(float) | 16;
   const auto alignment = static_cast<uint32_t>(address & (~address + 1));
-  const Plan& plan = PlanFor(
-      stream, {dtype, out.num_cols, num_inputs, stride, out.num_rows, out.stride, alignment});
+  const Plan& plan =
+      PlanFor(stream, {dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
   if (!stream.ok()) return;
   const float one = 1;
   const float beta = add ? 1 : 0;

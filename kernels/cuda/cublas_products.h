@@ -24,15 +24,14 @@ class CublasProducts {
   absl::Status Open(Stream& stream);
 
   // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
-  // [out.num_rows, num_inputs] of one dtype, f32 or bf16, rows `stride` numbers apart, 16-byte
-  // aligned.
+  // [out.num_rows, num_inputs] of one dtype, f32 or bf16, consecutive rows of whole 16 bytes.
   void Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
-                int64_t stride, Rows out, bool add);
+                Rows out, bool add);
 
  private:
-  // What of a product decides how it is computed: dtype, outputs, inputs, stride, rows, out's
-  // stride, alignment of out.
-  using Shape = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t>;
+  // What of a product decides how it is computed: dtype, outputs, inputs, rows, out's stride,
+  // alignment of out.
+  using Shape = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, uint32_t>;
   struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t w = nullptr;

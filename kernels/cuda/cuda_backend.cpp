@@ -152,8 +152,8 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
       sums = {sums_.Reserve(stream_, static_cast<size_t>(x.num_rows * width)), x.num_rows, width,
               width};
     }
-    cublas_.Multiply(stream_, weights.dtype, weights.data, inputs, weights.num_inputs,
-                     weights.stride, sums, add);
+    // Padding is multiplied too: zeros.
+    cublas_.Multiply(stream_, weights.dtype, weights.data, inputs, weights.stride, sums, add);
     if (w.gated()) ApplyGates(stream_, sums.data, sums.stride, out);
     return;
   }

@@ -114,6 +114,12 @@ class EngineBench {
   }
 
   const engine::ModelInfo& model() const { return core_->model(); }
+
+  // What the device can do; the processor's is measured on the threads that the engine has.
+  Ceilings MeasureMachine() {
+    if (options_.device == "cpu") return MeasureCeilings(threads_);
+    return MeasureDeviceCeilings(*backend_, size_t{256} << 20, 4096);
+  }
   ordered_json Run(int32_t batch, const Ceilings& ceilings) {
     const auto now = std::chrono::steady_clock::now();
     for (int32_t i = 0; i < batch; ++i)
@@ -139,12 +145,6 @@ class EngineBench {
 
  private:
   static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
-
-  // What the device can do; the processor's is measured on the threads that the engine has.
-  Ceilings MeasureMachine() {
-    if (options_.device == "cpu") return MeasureCeilings(threads_);
-    return MeasureDeviceCeilings(*backend_, size_t{256} << 20, 4096);
-  }
 
   // What multiplies the weights at hand.
   double MatrixRate(const Ceilings& ceilings) const {

@@ -66,6 +66,19 @@ TEST(BufferTest, SaysHowMuchWasTooMuch) {
   }
 }
 
+// There is no module beside the tests, or no driver, or no device: one line says which. Where there
+// is all of it the backend is made.
+TEST(CreateBackendTest, SaysWhyThereIsNoCuda) {
+  const auto cuda = CreateBackend({.device = "cuda"});
+  if (cuda.ok()) {
+    EXPECT_TRUE(absl::StartsWith((*cuda)->Describe(), "cuda, ")) << (*cuda)->Describe();
+    return;
+  }
+  EXPECT_EQ(cuda.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(absl::StartsWith(cuda.status().message(), "device cuda: ")) << cuda.status();
+  EXPECT_FALSE(absl::StrContains(cuda.status().message(), "\n")) << cuda.status();
+}
+
 class CgroupTest : public testing::Test {
  protected:
   CgroupTest() { std::filesystem::remove_all(root_); }
