@@ -107,7 +107,8 @@ struct RmsNorm {
 };
 
 // The rows of one sequence in a batch: row `first_row + i` stands at position
-// `first_position + i` and attends to positions [0, first_position + i].
+// `first_position + i` and attends to positions [0, first_position + i]. What the tables hold stays
+// until the next Synchronize() or CopyToHost().
 struct SequenceRows {
   int64_t first_row = 0;
   int64_t num_rows = 0;
