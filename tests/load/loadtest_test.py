@@ -215,6 +215,20 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(f'{compared}: not a result of strata-loadtest', done.stderr)
 
+    def test_a_shape_without_a_model(self):
+        server = self.serve('--shape', 'reference-2m')
+        done = run(BINARY, 'generate', '--server', server.address, '--prompt', 'é?', '--json',
+                   '--max-tokens', '12')
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertEqual(answer['prompt_token_ids'], list('é?'.encode()))
+        self.assertEqual(len(answer['token_ids']), 12)
+        words = ''.join(f' {token}' for token in answer['token_ids'] if token >= 256)
+        self.assertIn(words.split()[0], answer['text'])
+        done = run(BINARY, 'serve', '--shape', 'none-such')
+        self.assertEqual(done.returncode, 1)
+        self.assertIn('shape: "none-such" is not one of reference-2m', done.stderr)
+
     def test_a_sweep_finds_the_knee(self):
         # Requests of 400 tokens one after the other: a known number fits a second.
         server = self.serve('--max-running', '1', '--threads', '1')

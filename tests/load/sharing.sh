@@ -7,7 +7,7 @@
 #   tests/load/sharing.sh AzureLLMInferenceTrace_conv.csv OUT
 #
 # OUT gets a result a plan, sharing.html (all side by side), sharing.md (the table) and sharing.svg.
-# Takes some eight minutes on two cores; needs build/bin.
+# Takes some eight minutes on two cores; needs build/bin and Python.
 set -euo pipefail
 trace=$1
 out=$2

@@ -8,7 +8,7 @@ import sys
 OUT = pathlib.Path(sys.argv[1])
 PLANS = ['plain', 'svformer', 'reuse', 'svformer-reuse']
 COLOURS = ['#6b7280', '#2563eb', '#d97706', '#059669']
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 330, 56, 20, 34, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 330, 56, 20, 52, 44
 
 
 def table(results):
@@ -69,12 +69,12 @@ def plot(results):
                    f'text-anchor="middle">{tick}</text>')
     svg.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">seconds</text>')
     svg.append(f'<text x="{LEFT}" y="18">sequences running in 192 MiB of cache</text>')
-    for (plan, line), colour in zip(lines.items(), COLOURS):
+    for i, ((plan, line), colour) in enumerate(zip(lines.items(), COLOURS)):
         points = ' '.join(f'{x(second):.1f},{y(running):.1f}' for second, running in line)
         svg.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        second, running = max(line, key=lambda point: point[1])
-        svg.append(f'<text x="{x(second) + 4:.1f}" y="{y(running) - 6:.1f}" '
-                   f'fill="{colour}">{plan}: {running:.0f}</text>')
+        most_of_plan = max(running for _, running in line)
+        svg.append(f'<text x="{LEFT + 175 * i}" y="38" fill="{colour}">'
+                   f'{plan}: at most {most_of_plan:.0f}</text>')
     return '\n'.join(svg) + '\n</svg>\n'
 
 
