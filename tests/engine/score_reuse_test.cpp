@@ -5,7 +5,9 @@
 #include <limits>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
@@ -46,7 +48,7 @@ size_t Budget(const engine::EngineOptions& options, size_t blocks) {
 }
 
 // Fills every score block that no sequence holds.
-void PoisonFreeScores(const engine::EngineCore& core) {
+void PoisonFreeScores(engine::EngineCore& core) {
   const kernels::PagedArena arena = core.cache().arena();
   if (arena.scores == nullptr) return;
   std::set<int32_t> held;
@@ -54,10 +56,13 @@ void PoisonFreeScores(const engine::EngineCore& core) {
     const auto ids = sequence->blocks.score_ids();
     held.insert(ids.begin(), ids.end());
   }
-  const auto floats = static_cast<size_t>(arena.score_slots) * kBlockTokens;
+  const std::vector<float> poison(static_cast<size_t>(arena.score_slots) * kBlockTokens,
+                                  std::nanf(""));
   for (int32_t id = 0; id < core.cache().usage().score_blocks_total; ++id) {
     if (held.contains(id)) continue;
-    std::fill_n(arena.scores + static_cast<size_t>(id) * floats, floats, std::nanf(""));
+    float* const block = arena.scores + static_cast<size_t>(id) * poison.size();
+    core.backend().CopyFromHost(reinterpret_cast<std::byte*>(block),
+                                std::as_bytes(std::span(poison)));
   }
 }
 
@@ -88,9 +93,10 @@ struct CrowdRun {
 CrowdRun RunCrowd(const engine::EngineOptions& options) {
   EngineRunner runner(options);
   const kvcache::CacheManager& cache = runner.core().cache();
-  std::fill_n(cache.arena().arena,
-              static_cast<size_t>(cache.usage().blocks_total) * cache.planes().block_bytes(),
-              std::byte{0xff});  // NaN, also in int8
+  const std::vector<std::byte> poison(
+      static_cast<size_t>(cache.usage().blocks_total) * cache.planes().block_bytes(),
+      std::byte{0xff});  // NaN, also in int8
+  runner.core().backend().CopyFromHost(cache.arena().arena, poison);
   for (engine::Request& request : Crowd()) EXPECT_TRUE(runner.Submit(std::move(request)).ok());
   while (runner.core().HasWork()) {
     PoisonFreeScores(runner.core());
