@@ -230,10 +230,10 @@ class LoadTest(unittest.TestCase):
         self.assertIn('shape: "none-such" is not one of reference-2m', done.stderr)
 
     def test_a_sweep_finds_the_knee(self):
-        # Requests of 400 tokens one after the other: a known number fits a second.
+        # Requests of 100 tokens one after the other: a known number fits a second.
         server = self.serve('--max-running', '1', '--threads', '1')
-        flags = ['--input-tokens', '10', '--output-tokens', '400']
-        _, alone = self.load(server, '--users', '1', '--requests', '5', *flags)
+        flags = ['--input-tokens', '10', '--output-tokens', '100']
+        _, alone = self.load(server, '--users', '1', '--requests', '20', *flags)
         capacity = alone['request_throughput']
         _, result = self.load(server, '--sweep', '--rate', f'{capacity / 3:.3f}', '--duration',
                               '2s', '--burstiness', 'inf', '--drain-timeout', '60s', *flags)

@@ -122,14 +122,15 @@ bool Program::IsSustained(const RunResult& run) const {
   if (measures.completed == 0) return false;
   if (measures.good_share) return *measures.good_share >= options_.sweep_good_share;
   std::vector<double> latencies;
-  Time last_intended{};
+  Time last_end{};
   for (const Record& record : run.records) {
     if (record.outcome == Outcome::kCompleted) latencies.push_back(EndMs(record) / 1e3);
-    last_intended = std::max(last_intended, record.intended);
+    last_end = std::max(last_end, record.end);
   }
   std::sort(latencies.begin(), latencies.end());
-  const double answering = measures.duration - Percentile(latencies, 10);
-  return measures.failed + measures.rejected == 0 && Seconds(last_intended) >= kKeepsUp * answering;
+  const double answering = Seconds(last_end) - Percentile(latencies, 10);
+  return measures.failed + measures.rejected == 0 &&
+         Seconds(*options_.duration) >= kKeepsUp * answering;
 }
 
 absl::Status Program::Sweep() {
