@@ -132,11 +132,10 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   model.config = std::move(opened->config);
   model.plan = std::move(opened->plan);
   if (backend == nullptr) {
-    auto made = kernels::CreateBackend(
-        {.device = options.device,
-         .threads = options.threads,
-         .pin_threads = options.pin_threads,
-         .batch_invariant = options.batch_invariant});
+    auto made = kernels::CreateBackend({.device = options.device,
+                                        .threads = options.threads,
+                                        .pin_threads = options.pin_threads,
+                                        .batch_invariant = options.batch_invariant});
     if (!made.ok()) return made.status();
     backend = *std::move(made);
   }

@@ -218,8 +218,8 @@ void Runner::Prepare(size_t i) {
   fiber.waiting = nullptr;
   fiber.done = false;
   // As if StartFiber had been called: six registers, its address, and a return address that is
-  // never used, at which the stack is as a called function finds it. Stacks begin in different lines
-  // of the caches.
+  // never used, at which the stack is as a called function finds it. Stacks begin in different
+  // lines of the caches.
   auto* top = reinterpret_cast<void**>(fiber.stack + kStackBytes - i % 64 * 1088);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&StartFiber);
