@@ -34,6 +34,7 @@
 #include "tests/support/engine_runner.h"
 #include "tests/support/plan_cases.h"
 #include "tests/support/random_plan.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::testing::plans_vs_naive_test {
@@ -180,7 +181,7 @@ TEST(PlansVsNaiveTest, PresetsInF32) {
 }
 
 TEST(PlansVsNaiveTest, RandomPlansInF32) {
-  const uint64_t end = TestBackendIsEmulated() ? 1003 : 1050;
+  const uint64_t end = TestBackendIsEmulated() ? 1003 : kSanitized ? 1020 : 1050;
   for (uint64_t seed = 1000; seed < end; ++seed) {
     const AttentionShape shape = seed % 3 == 0 ? kMqa : seed % 3 == 1 ? kGqa : kMha;
     const RandomPlan plan =
