@@ -3,13 +3,20 @@
 # suite, then the core (kernels, kvcache, engine, parsers) under AddressSanitizer and UBSan. May be
 # run again and again.
 #
-#   ./tests/run.sh               what continuous integration runs
-#   ./tests/run.sh --sanitize    the whole suite under ASan + UBSan, the core under TSan: by hand
+#   ./tests/run.sh                       what continuous integration runs
+#   ./tests/run.sh --sanitize            the whole suite under ASan + UBSan, the core under TSan: by hand
+#   ./tests/run.sh -DSTRATA_CUDA=OFF     any option of CMake's: this one leaves CUDA and its emulation out
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ./deploy/install_packages.sh --tests
 jobs=$(nproc)
+mode=test
+if [[ "${1:-}" == --sanitize ]]; then
+  mode=sanitize
+  shift
+fi
+options=("$@")
 
 # build_and_test DIR LABEL CMAKE_OPTION...
 build_and_test() {
@@ -17,7 +24,7 @@ build_and_test() {
   shift 2
   echo "== $label: building in $dir"
   mkdir -p "$dir"
-  if ! { cmake -S . -B "$dir" -G Ninja "$@" && cmake --build "$dir" -j "$jobs"; } \
+  if ! { cmake -S . -B "$dir" -G Ninja "$@" "${options[@]}" && cmake --build "$dir" -j "$jobs"; } \
     >"$dir/build.log" 2>&1; then
     tail -n 60 "$dir/build.log"
     echo "== $label: the build failed, the whole log is $dir/build.log"
@@ -30,7 +37,7 @@ build_and_test() {
 # Little optimisation and line tables only: the code of the sanitizers is slow to compile.
 sanitized=(-DCMAKE_BUILD_TYPE=None "-DCMAKE_CXX_FLAGS=-Og -g1")
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
-if [[ "${1:-}" == --sanitize ]]; then
+if [[ $mode == sanitize ]]; then
   build_and_test build-asan "whole suite, ASan + UBSan" \
     "${sanitized[@]}" -DSTRATA_SANITIZE=address,undefined
   build_and_test build-tsan "core, TSan" \

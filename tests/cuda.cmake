@@ -1,0 +1,72 @@
+# The CUDA backend's tests, without a device and with one.
+
+# On no device: its sources as plain C++, over headers that stand in for CUDA's. They come first in the
+# search, one of kernels/cuda among them, and no other target sees them.
+set(cuda_sources
+  attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
+  cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu many_rows.cu projection_tasks.cpp)
+list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
+set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
+add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
+  ${cuda_sources}
+  support/cuda_on_cpu/cublas_lt.cpp
+  support/cuda_on_cpu/fibers.cpp
+  support/cuda_on_cpu/runtime.cpp)
+target_include_directories(strata_cuda_on_cpu BEFORE PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/support/cuda_on_cpu)
+target_link_libraries(strata_cuda_on_cpu PUBLIC strata_kernels PRIVATE strata_options)
+# Kernels are what these tests spend their time in.
+target_compile_options(strata_cuda_on_cpu PRIVATE
+  -x c++ -Wno-unknown-pragmas $<$<CONFIG:Release>:-O2> $<$<NOT:$<CONFIG:Release>>:-O1>)
+set_property(TARGET strata_cuda_on_cpu PROPERTY UNITY_BUILD OFF)  # kernels have names of their own file
+
+# Fibers and ThreadSanitizer do not go together.
+if(NOT STRATA_SANITIZE MATCHES thread)
+  set(files cuda_faults_test cuda_memory_test cuda_on_cpu_test cuda_rows_test)
+  set(long_files cuda_attention_test cuda_product_test)
+  if(NOT STRATA_SANITIZE)
+    list(APPEND files ${long_files})
+  endif()
+  strata_tests(cuda_tests kernels/cuda strata_cuda_on_cpu ${files})
+  target_sources(cuda_tests PRIVATE kernels/cuda/on_cpu.cpp)
+  target_include_directories(cuda_tests BEFORE PRIVATE support/cuda_on_cpu)
+  if(STRATA_SANITIZE)  # a case of each kernel
+    list(TRANSFORM long_files REPLACE "(.+)" "kernels/cuda/\1.cpp" OUTPUT_VARIABLE sources)
+    target_sources(cuda_tests PRIVATE ${sources})
+    add_test(NAME kernels/cuda/some COMMAND cuda_tests
+      --gtest_filter=*CudaAttentionTest.*dim32_block16:*CudaAttentionTest.*int8_bf16_dim20_block5:*CudaProductTest.*_33x255*)
+    set_tests_properties(kernels/cuda/some PROPERTIES TIMEOUT 900)
+  endif()
+endif()
+
+# Some of the engine's own tests over it, with a row's bits its own and not. A sanitizer sees the
+# kernels above; whole models take it too long.
+if(NOT STRATA_SANITIZE)
+  add_executable(cuda_engine_tests kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_cpu.cpp)
+  target_include_directories(cuda_engine_tests BEFORE PRIVATE support/cuda_on_cpu)
+  target_link_libraries(cuda_engine_tests PRIVATE
+    engine_tests_of_backends strata_cuda_on_cpu strata_test_support GTest::gmock GTest::gtest_main
+    strata_options)
+  target_precompile_headers(cuda_engine_tests REUSE_FROM strata_test_support)
+  set(plans "PlansVsNaiveTest.PresetsIn")
+  add_test(NAME engine_on_cuda/batch_invariant COMMAND cuda_engine_tests
+    --gtest_filter=${plans}F32:PlansVsNaiveTest.RandomPlansInF32:PlansVsNaiveTest.LongContextsInF32:*GoldenTest.Bf16/reuse)
+  add_test(NAME engine_on_cuda/default COMMAND ${CMAKE_COMMAND} -E env STRATA_TEST_BATCH_INVARIANT=off
+    $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${plans}Bf16:*GoldenTest.Bf16/svformer_reuse)
+  set_tests_properties(engine_on_cuda/batch_invariant engine_on_cuda/default PROPERTIES TIMEOUT 900)
+endif()
+
+# The same on a device: skipped, with the reason, where there is none. tests/gpu/run.sh runs all of
+# the engine's tests as well.
+if(TARGET strata_cuda)
+  add_executable(cuda_gpu_tests
+    kernels/cuda/cuda_attention_test.cpp kernels/cuda/cuda_memory_test.cpp
+    kernels/cuda/cuda_product_test.cpp kernels/cuda/cuda_rows_test.cpp
+    kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_device.cpp)
+  target_link_libraries(cuda_gpu_tests PRIVATE
+    engine_tests_of_backends strata_test_support GTest::gmock GTest::gtest_main strata_options)
+  target_precompile_headers(cuda_gpu_tests REUSE_FROM strata_test_support)
+  add_dependencies(cuda_gpu_tests strata_cuda)
+  add_test(NAME gpu/kernels COMMAND cuda_gpu_tests --gtest_filter=*Cuda*)
+  set_tests_properties(gpu/kernels PROPERTIES
+    LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\[  SKIPPED \]")
+endif()
