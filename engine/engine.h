@@ -51,8 +51,11 @@ struct EngineOptions {
   int32_t block_tokens = 32;
   int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
   int32_t max_prefill_chunk = 512;  // of one sequence in one step
-  int32_t max_running = 256;        // sequences in the batch
-  int32_t max_queue = 1024;         // requests waiting to be admitted
+  // What a step may take while others are decoding: prompts get what fits, at least half. Zero:
+  // whatever it takes.
+  std::chrono::milliseconds max_step_time{0};
+  int32_t max_running = 256;  // sequences in the batch
+  int32_t max_queue = 1024;   // requests waiting to be admitted
   bool prefix_cache = true;
   // A priority level is worth so much waiting. Zero: arrival alone decides.
   std::chrono::milliseconds priority_ageing{10000};

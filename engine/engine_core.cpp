@@ -26,7 +26,8 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
                   .max_prefill_chunk = options.max_prefill_chunk,
                   .max_running = options.max_running,
                   .prefix_cache = options.prefix_cache},
-                 model_.cache.get()) {}
+                 model_.cache.get()),
+      pacer_(options.max_step_time, options.max_batch_tokens) {}
 
 absl::Status EngineCore::Validate(const Request& request) const {
   if (auto status = CheckRequest(request, model_.info); !status.ok()) return status;

@@ -19,6 +19,7 @@
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
 #include "engine/step_batch.h"
+#include "engine/step_pacer.h"
 
 namespace strata::engine {
 
@@ -90,6 +91,7 @@ class EngineCore {
   EngineObserver* const observer_;  // may be null
   const bool times_sampling_;
   Scheduler scheduler_;
+  StepPacer pacer_;
   Sampler sampler_;
   StepPlan plan_;
   StepBatch batch_;

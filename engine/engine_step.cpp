@@ -13,7 +13,7 @@ void EngineCore::Plan() {
   stats_.number = steps_ + 1;
   stats_.begin = Clock::now();
   Expire(stats_.begin);
-  scheduler_.Next(&plan_);
+  scheduler_.Next(pacer_.most_prompt_tokens(), &plan_);
   for (Sequence* sequence : plan_.preempted) SetPhase(*sequence, Phase::kPreempted, stats_.begin);
   for (Sequence* sequence : plan_.admitted) {
     SetPhase(*sequence, Phase::kPrefill, stats_.begin);
@@ -45,6 +45,8 @@ void EngineCore::Execute() {
   }
   ++steps_;
   last_step_end_ = Clock::now();
+  pacer_.Observe(Seconds(stats_.begin, last_step_end_), stats_.decode_tokens,
+                 stats_.prefill_tokens);
   if (observer_ == nullptr) return;
   const kernels::BackendCounters after = model_.backend->counters();
   stats_.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;

@@ -27,7 +27,7 @@ void Scheduler::Enqueue(std::unique_ptr<Sequence> sequence) {
   waiting_.insert(std::move(sequence));
 }
 
-void Scheduler::Next(StepPlan* plan) {
+void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   plan->Clear();
   ++step_;
   int32_t budget = options_.max_batch_tokens;
@@ -50,6 +50,7 @@ void Scheduler::Next(StepPlan* plan) {
   }
   if (plan->preempted.empty()) AdmitWaiting(plan);
   if (plan->ranges.size() == running_.size()) return;
+  if (!plan->ranges.empty()) budget = std::min(budget, most_beside_decodes);
   for (const auto& sequence : running_) {
     if (sequence->step == step_) continue;
     schedule(*sequence, sequence->state->owes_prompt_logprobs

@@ -16,8 +16,9 @@
 namespace strata::server {
 
 struct ServeOptions {
-  std::string model_dir;         // empty: the default model
-  engine::EngineOptions engine;  // but its model_dir
+  std::string model_dir;  // empty: the default model
+  // But its model_dir. Somebody reads along: a step has a limit.
+  engine::EngineOptions engine = {.model_dir = {}, .max_step_time = std::chrono::milliseconds(100)};
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address = "127.0.0.1:8000";  // empty: no HTTP
   std::string prefix_cache = "on";              // on, off

@@ -1,0 +1,151 @@
+// Prompts beside decodes: a step keeps to a time that those who decode were promised.
+#include "engine/step_pacer.h"
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/null_backend.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::testing::step_pacer_test {
+namespace {
+
+using engine::StepPacer;
+using std::chrono::milliseconds;
+
+constexpr int32_t kMost = 512;
+
+// A machine on which a step takes so long.
+struct Machine {
+  double decodes;  // seconds, of all
+  double token;    // of a prompt
+
+  // Seconds of the last of `steps` full steps.
+  double Run(StepPacer* pacer, int steps) const {
+    double seconds = 0;
+    for (int i = 0; i < steps; ++i) {
+      const int32_t tokens = pacer->most_prompt_tokens();
+      seconds = decodes + tokens * token;
+      pacer->Observe(seconds, 8, tokens);
+    }
+    return seconds;
+  }
+  void Decode(StepPacer* pacer) const { pacer->Observe(decodes, 8, 0); }
+};
+
+TEST(StepPacerTest, StepsComeToTakeTheLimitOnEveryMachine) {
+  for (const double token : {0.0004, 0.001, 0.004}) {
+    StepPacer pacer(milliseconds(100), kMost);
+    const Machine machine{.decodes = 0.02, .token = token};
+    EXPECT_EQ(pacer.most_prompt_tokens(), kMost);
+    EXPECT_NEAR(machine.Run(&pacer, 20), 0.1, 0.1 * 0.05) << token;
+    // Four times as fast, then as slow again.
+    const Machine faster{.decodes = 0.005, .token = token / 4};
+    EXPECT_NEAR(faster.Run(&pacer, 20), std::min(0.1, 0.005 + kMost * token / 4), 0.1 * 0.05);
+    EXPECT_NEAR(machine.Run(&pacer, 20), 0.1, 0.1 * 0.05) << token;
+  }
+}
+
+TEST(StepPacerTest, OneSlowStepCostsAFewOthersSomething) {
+  StepPacer pacer(milliseconds(100), kMost);
+  const Machine machine{.decodes = 0.02, .token = 0.0004};
+  machine.Run(&pacer, 20);
+  const int32_t before = pacer.most_prompt_tokens();
+  pacer.Observe(5, 8, before);
+  EXPECT_NEAR(pacer.most_prompt_tokens(), before / 2, 1);
+  machine.Run(&pacer, 5);
+  EXPECT_NEAR(pacer.most_prompt_tokens(), before, 0.1 * before);
+}
+
+TEST(StepPacerTest, PromptsGetHalfOfTheTimeAndSomeTokensAtLeast) {
+  StepPacer pacer(milliseconds(100), kMost);
+  const Machine slow{.decodes = 0.5, .token = 0.01};
+  slow.Decode(&pacer);
+  EXPECT_NEAR(slow.Run(&pacer, 20), 1.0, 0.05);
+  StepPacer small(milliseconds(100), kMost);
+  const Machine crawling{.decodes = 0.01, .token = 0.1};
+  crawling.Run(&small, 20);
+  EXPECT_EQ(small.most_prompt_tokens(), StepPacer::kFewest);
+  StepPacer fewer(milliseconds(100), 8);
+  crawling.Run(&fewer, 20);
+  EXPECT_EQ(fewer.most_prompt_tokens(), 8);
+}
+
+TEST(StepPacerTest, WhatSaysNothingChangesNothing) {
+  StepPacer pacer(milliseconds(100), kMost);
+  pacer.Observe(5, 0, kMost);  // nobody waited
+  EXPECT_EQ(pacer.most_prompt_tokens(), kMost);
+  const Machine machine{.decodes = 0.02, .token = 0.001};
+  machine.Run(&pacer, 20);
+  const int32_t before = pacer.most_prompt_tokens();
+  for (int i = 0; i < 20; ++i) pacer.Observe(0.021, 8, 1);  // a short prompt's step
+  EXPECT_EQ(pacer.most_prompt_tokens(), before);
+  StepPacer unlimited(milliseconds(0), kMost);
+  unlimited.Observe(5, 8, kMost);
+  EXPECT_EQ(unlimited.most_prompt_tokens(), kMost);
+}
+
+// Takes its time for every row.
+class SlowRows final : public NullBackend {
+ public:
+  static constexpr std::chrono::microseconds kRow{200};
+  void Embed(const kernels::Matrix&, std::span<const int32_t> ids, kernels::Rows) override {
+    std::this_thread::sleep_for(kRow * ids.size());
+  }
+};
+
+class StepKeeper final : public engine::EngineObserver {
+ public:
+  void OnStep(const engine::StepStats& step) override {
+    prompt_tokens.push_back(step.prefill_tokens);
+  }
+  void OnFinished(const std::string&, const engine::FinishedEvent&) override {}
+  void OnAbort(const engine::AbortStats&) override {}
+
+  std::vector<int32_t> prompt_tokens;  // of each step
+};
+
+TEST(StepPacerTest, APromptIsCutWhereOthersDecodeAndOnlyThere) {
+  constexpr int32_t kPrompt = 400;
+  const ScratchDir scratch;
+  StepKeeper keeper;
+  engine::EngineOptions options;
+  options.model_dir = WriteModelDir(MakeTinyModel({.max_positions = 1024}), scratch.path());
+  options.max_step_time = milliseconds(10);  // 50 rows
+  options.prefix_cache = false;
+  options.observer = &keeper;
+  auto core = engine::EngineCore::Create(options, std::make_unique<SlowRows>());
+  ASSERT_TRUE(core.ok()) << core.status();
+  const auto add = [&](const std::string& id, int32_t max_tokens) {
+    engine::Request request;
+    request.id = id;
+    request.prompt = RandomPrompt(7, kPrompt, 96);
+    request.sampling = Greedy(max_tokens);
+    (*core)->Add(std::move(request), std::make_shared<Recording>(),
+                 std::chrono::steady_clock::now());
+  };
+  add("alone", 200);
+  (*core)->Step();
+  EXPECT_EQ(keeper.prompt_tokens.back(), kPrompt);
+  for (int i = 0; i < 3; ++i) {
+    add(std::to_string(i), 100);
+    do {
+      (*core)->Step();
+    } while (keeper.prompt_tokens.back() > 0);
+  }
+  int32_t cut = 0;
+  // Beside decodes 400, then 256, 128 and 64, each cut in half at most.
+  for (size_t i = 8; i < keeper.prompt_tokens.size(); ++i) {
+    EXPECT_LE(keeper.prompt_tokens[i], 55) << i;
+    if (keeper.prompt_tokens[i] > 0) ++cut;
+  }
+  EXPECT_GE(cut, (kPrompt - 64) / 55);
+}
+
+}  // namespace
+}  // namespace strata::testing::step_pacer_test
