@@ -80,6 +80,8 @@ void AddSchedule(CLI::App* app, Options* options) {
                "Replay: Azure's CSV, Mooncake's JSON lines, or CSV of seconds,input,output; with "
                "--rate or --users its lengths only",
                &options->trace);
+  app->add_flag("--trace-shuffle", options->trace_shuffle,
+                "Its requests in an order drawn by --seed, at its moments");
   declare.Number("--trace-speed", "2: twice as fast", 1e-6, 1e9, &options->trace_speed);
   declare.Number("--length-scale", "Times the trace's token counts", 1e-6, 1e6,
                  &options->length_scale);
@@ -178,6 +180,7 @@ std::string Check(const Options& options) {
   if (!options.prompts.empty() && !options.trace.empty()) {
     return "--prompts: not together with --trace";
   }
+  if (options.trace_shuffle && options.trace.empty()) return "--trace-shuffle: needs --trace";
   if (options.prefix_groups > 0 && options.prefix_tokens == 0) {
     return "--prefix-tokens: needed with --prefix-groups";
   }

@@ -31,6 +31,7 @@ struct Options {
   std::string ramp_strategy = "linear";  // exponential
   Milliseconds ramp{};
   std::string trace;
+  bool trace_shuffle = false;
   double trace_speed = 1;
   double length_scale = 1;
   Milliseconds think{};

@@ -124,6 +124,7 @@ absl::StatusOr<Inputs> ReadInputs(const Options& options) {
     auto trace = ReadTrace(options.trace);
     if (!trace.ok()) return trace.status();
     inputs.trace = *std::move(trace);
+    if (options.trace_shuffle) ShuffleTrace(options.seed, &*inputs.trace);
     inputs.complaints = inputs.trace->complaints;
     if (inputs.trace->skipped > 0) {
       inputs.complaints.push_back(absl::StrCat(options.trace, ": ", inputs.trace->skipped,
@@ -189,6 +190,7 @@ nlohmann::json DescribeTraffic(const Options& options, std::optional<double> rat
   if (!options.trace.empty()) {
     traffic["trace"] = options.trace.substr(options.trace.rfind('/') + 1);
     traffic["trace_speed"] = options.trace_speed;
+    traffic["trace_shuffle"] = options.trace_shuffle;
     traffic["length_scale"] = options.length_scale;
   }
   traffic["seed"] = options.seed;

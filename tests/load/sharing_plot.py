@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import statistics
 import sys
 
 OUT = pathlib.Path(sys.argv[1])
@@ -16,7 +17,7 @@ def table(results):
     columns = [
         ('cache bytes a token', lambda r: f"{r['server']['bytes_per_token']:,}"),
         ('tokens in 192 MiB', lambda r: f"{r['server']['cache_tokens']:,}"),
-        ('most running before a preemption', lambda r: counted(r, 'server_reached_before_preemption')),
+        ('most running before a preemption', filled),
         ('held on average while the cache is full', lambda r: counted(r, 'server_held_when_full')),
         ('preemptions', lambda r: f"{r['server_preemptions']:.0f}"),
         ('goodput, requests/s', lambda r: f"{r['request_goodput']:.1f} ({100 * r['good_share']:.0f} %)"),
@@ -30,6 +31,17 @@ def table(results):
     def counted(result, key):
         ratio = result[key] / base[key]
         return f'{result[key]:.0f}' + ('' if result is base else f' ({ratio:.2f}x)')
+
+    def reached(result):
+        """Of each order of the trace that filled its cache."""
+        return [json.loads(path.read_text())['server_reached_before_preemption']
+                for path in sorted(OUT.glob(f"{result['label']}.fill.*.json"))]
+
+    def filled(result):
+        own, plain = reached(result), reached(base)
+        mean = statistics.mean(own)
+        ratio = '' if result is base else f' ({mean / statistics.mean(plain):.2f}x)'
+        return f'{mean:.0f}{ratio}, {min(own):.0f} to {max(own):.0f}'
 
     def seconds(result, key):
         return ' and '.join(f"{result[f'{p}_{key}_ms'] / 1e3:.2f}" for p in ('p50', 'p99'))

@@ -8,12 +8,14 @@
 #include <limits>
 #include <sstream>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "tests/load/random.h"
 
 namespace strata::load {
 namespace {
@@ -149,6 +151,17 @@ absl::StatusOr<Trace> ReadTrace(const std::string& path) {
     return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
   }
   return ParseTrace(content.str(), path);
+}
+
+void ShuffleTrace(uint64_t seed, Trace* trace) {
+  Random random(seed);
+  std::vector<TraceRow>& rows = trace->rows;
+  for (size_t left = rows.size(); left > 1; --left) {
+    TraceRow& row = rows[left - 1];
+    TraceRow& other = rows[random() % left];
+    std::swap(row, other);
+    std::swap(row.at, other.at);
+  }
 }
 
 }  // namespace strata::load

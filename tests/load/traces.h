@@ -36,4 +36,7 @@ absl::StatusOr<Trace> ReadTrace(const std::string& path);
 // The same of a file's content; `name` is for complaints.
 absl::StatusOr<Trace> ParseTrace(const std::string& content, const std::string& name);
 
+// Puts the requests in an order drawn by `seed`; the moments stay.
+void ShuffleTrace(uint64_t seed, Trace* trace);
+
 }  // namespace strata::load

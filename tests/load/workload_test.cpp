@@ -57,6 +57,32 @@ TEST(LoadTracesTest, PlainTimesInAnyOrder) {
   EXPECT_EQ(trace->rows[2].at, milliseconds(2500));
 }
 
+TEST(LoadTracesTest, ShufflingMovesRequestsAndNoMoments) {
+  load::Trace trace;
+  for (int32_t i = 0; i < 100; ++i) {
+    trace.rows.push_back({.at = milliseconds(i), .input_tokens = i, .output_tokens = 1000 + i});
+  }
+  load::Trace shuffled = trace;
+  load::ShuffleTrace(7, &shuffled);
+  load::Trace again = trace;
+  load::ShuffleTrace(7, &again);
+  load::Trace other = trace;
+  load::ShuffleTrace(8, &other);
+  std::vector<int32_t> inputs, inputs_again, inputs_other;
+  for (size_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(shuffled.rows[i].at, trace.rows[i].at);
+    EXPECT_EQ(shuffled.rows[i].output_tokens, 1000 + shuffled.rows[i].input_tokens);
+    inputs.push_back(shuffled.rows[i].input_tokens);
+    inputs_again.push_back(again.rows[i].input_tokens);
+    inputs_other.push_back(other.rows[i].input_tokens);
+  }
+  EXPECT_EQ(inputs, inputs_again);
+  EXPECT_NE(inputs, inputs_other);
+  EXPECT_FALSE(std::is_sorted(inputs.begin(), inputs.end()));
+  std::sort(inputs.begin(), inputs.end());
+  for (int32_t i = 0; i < 100; ++i) EXPECT_EQ(inputs[static_cast<size_t>(i)], i);
+}
+
 TEST(LoadTracesTest, MooncakesBlocks) {
   const auto trace = ParseTrace(
       R"({"timestamp": 27482, "input_length": 600, "output_length": 52, "hash_ids": [46, 47]})"
