@@ -66,23 +66,24 @@ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
   for (int m = 0; m < 4; ++m) r[m] = element(m, 2 * t) | element(m, 2 * t + 1) << 16;
 }
 
+inline void CopyAsync(void* shared, const void* global, size_t bytes) {
+  const cuda_on_cpu::PendingCopy copy = {shared, global, bytes};
+  if (cuda_on_cpu::CopiesAtOnce()) copy.Make();
+  cuda_on_cpu::Self().copies.back().push_back(copy);
+}
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
-  cuda_on_cpu::Self().copies.back().push_back({shared, valid ? global : nullptr, 16});
+  CopyAsync(shared, valid ? global : nullptr, 16);
 }
 inline void CopyAsync4(void* shared, const void* global, bool valid) {
-  cuda_on_cpu::Self().copies.back().push_back({shared, valid ? global : nullptr, 4});
+  CopyAsync(shared, valid ? global : nullptr, 4);
 }
 inline void CommitCopies() { cuda_on_cpu::Self().copies.emplace_back(); }
 template <int kLeft>
 void WaitCopies() {
   auto& groups = cuda_on_cpu::Self().copies;
   while (groups.size() > size_t{kLeft} + 1) {
-    for (const cuda_on_cpu::PendingCopy& copy : groups.front()) {
-      if (copy.from == nullptr) {
-        std::memset(copy.to, 0, copy.bytes);
-      } else {
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      }
+    if (!cuda_on_cpu::CopiesAtOnce()) {
+      for (const cuda_on_cpu::PendingCopy& copy : groups.front()) copy.Make();
     }
     groups.erase(groups.begin());
   }
