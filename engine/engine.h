@@ -86,7 +86,7 @@ struct ModelInfo {
 //                        prompt and max_tokens over the model's positions or over the whole cache
 //   ALREADY_EXISTS       a request with this id is in flight
 //   RESOURCE_EXHAUSTED   the queue is full; RetryAfterOf(status) says when to try again
-//   UNAVAILABLE          draining or shut down
+//   UNAVAILABLE          draining or shut down, or the device has failed
 //
 // Threads: every public method may be called from any thread. One thread of its own runs the steps
 // and calls the sinks.
@@ -123,6 +123,10 @@ class Engine {
   };
   Load load() const;
 
+  // OK, or INTERNAL with the error of the device that ended it: every request has ended with it, or
+  // is about to, and no more are taken. There is nothing left to do but to start again.
+  absl::Status failure() const;
+
  private:
   struct Submission {
     Request request;
@@ -155,6 +159,7 @@ class Engine {
   Request::Time last_leaving_ STRATA_GUARDED_BY(mutex_);      // the queue
   double leaving_interval_ STRATA_GUARDED_BY(mutex_) = 0.01;  // seconds, a moving average
   bool draining_ STRATA_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ STRATA_GUARDED_BY(mutex_);
   Request::Time deadline_ STRATA_GUARDED_BY(mutex_);  // end of the drain
   Mutex join_mutex_;                                  // held while thread_ is joined
   std::thread thread_;                                // last: starts when the rest stands

@@ -43,8 +43,8 @@ class EngineCore {
 
   bool HasWork() const { return !scheduler_.waiting().empty() || !scheduler_.running().empty(); }
   // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
-  // decides what runs; Execute runs it and hands out the tokens. A device error ends the requests
-  // of the step with it, and the core goes on.
+  // decides what runs; Execute runs it and hands out the tokens. Where memory is short in a step
+  // its requests end with INTERNAL and the core goes on. Where the device has failed all do.
   void Plan();
   void Execute();
   void Step() {
@@ -52,6 +52,8 @@ class EngineCore {
     Execute();
   }
   int64_t steps() const { return steps_; }  // that ended
+  // OK, or INTERNAL with the error that ended the device: no step can be run any more.
+  const absl::Status& failure() const { return failure_; }
 
   // Called with the id of a request that ends, before its sink hears of it: from then on the id may
   // be used again.
@@ -97,6 +99,7 @@ class EngineCore {
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;
+  absl::Status failure_;
   Request::Time last_step_end_;
   uint64_t num_requests_ = 0;
   // Deadlines and time limits of the requests in flight, the earlier of each.

@@ -42,6 +42,10 @@ void EngineCore::Execute() {
     for (const ScheduledRange& range : plan_.ranges) {
       End(*range.sequence, FinishReason::kError, error);
     }
+    if (!model_.backend->Synchronize().ok()) {  // it was not this step alone
+      failure_ = error;
+      FinishAll(FinishReason::kError, failure_);
+    }
   }
   ++steps_;
   last_step_end_ = Clock::now();

@@ -172,7 +172,8 @@ class Backend {
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
   // Within the backend's memory; the two do not overlap.
   virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
-  // Waits for all work; an error of the device shows here.
+  // Waits for all work. An error is the end of the device: nothing runs after it, and every later
+  // call says it again.
   virtual absl::Status Synchronize() = 0;
 
   // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`
