@@ -35,10 +35,11 @@ struct EngineOptions {
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
   // CUDA: the same bits whatever else is in a step, for some of the speed. The CPU's always are.
   bool batch_invariant = false;
-  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8.
+  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8; on CUDA
+  // f16 and fp8 as well.
   std::string weights = "auto";
-  // auto (as the weights; under int8 as the checkpoint), f32, bf16, int8; for keys and values apart
-  // "k=int8,v=bf16".
+  // auto (as the weights; under 8 bits as the checkpoint), or one of those; for keys and values
+  // apart "k=int8,v=bf16".
   std::string cache_dtype = "auto";
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
   std::string cross_layer = {};

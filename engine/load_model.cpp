@@ -123,7 +123,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (!dtype.ok()) return dtype.status();
   // Whoever wants fewer bits in the cache as well says so.
   const auto cache_dtypes =
-      ParseCacheDTypes(options.cache_dtype, *dtype == DType::kI8 ? checkpoint : *dtype);
+      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
   if (!cache_dtypes.ok()) return cache_dtypes.status();
   const auto score_reuse = ParseScoreReuse(options.score_reuse);
   if (!score_reuse.ok()) return score_reuse.status();
@@ -140,6 +140,9 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
     backend = *std::move(made);
   }
   model.backend = std::move(backend);
+  if (absl::Status status = model.backend->CheckWeights(*dtype); !status.ok()) return status;
+  absl::Status kept = model.backend->CheckCache(cache_dtypes->keys, cache_dtypes->values);
+  if (!kept.ok()) return kept;
   auto weights =
       LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();

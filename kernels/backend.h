@@ -35,17 +35,17 @@ class Matrix {
 
 enum class PlaneKind : uint8_t { kKey, kValue };
 
-// Bytes of a plane that a token takes. In int8 they are head_dim numbers, padded to whole words,
+// Bytes of a plane that a token takes. In 8 bits they are head_dim numbers, padded to whole words,
 // and the f32 scale that all of them are multiplied with.
 constexpr size_t PlaneTokenBytes(DType dtype, int32_t head_dim) {
   const size_t numbers = static_cast<size_t>(head_dim) * DTypeSize(dtype);
-  return dtype == DType::kI8 ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
+  return HasScale(dtype) ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
 }
 
 // The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
 // [block_tokens, head_dim] elements of its dtype at a byte offset inside every block. The order of
-// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In int8
-// the block's scales, [block_tokens], are the plane's last bytes.
+// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In 8
+// bits the block's scales, [block_tokens], are the plane's last bytes.
 //
 // Beside the planes, in blocks of their own, stand the scores that a decode step keeps for later
 // layers: score block b starts at `scores + b * score_slots * block_tokens` and holds
@@ -62,7 +62,7 @@ struct PagedArena {
 
   DType dtype(PlaneKind kind) const { return kind == PlaneKind::kKey ? key_dtype : value_dtype; }
   size_t TokenBytes(PlaneKind kind) const { return PlaneTokenBytes(dtype(kind), head_dim); }
-  // Bytes into a plane in int8.
+  // Bytes into a plane in 8 bits.
   size_t ScalesOffset() const {
     return static_cast<size_t>(block_tokens) *
            (PlaneTokenBytes(DType::kI8, head_dim) - sizeof(float));
@@ -176,9 +176,15 @@ class Backend {
   // call says it again.
   virtual absl::Status Synchronize() = 0;
 
-  // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`
-  // (kF32, kBF16 or kI8; narrowing rounds to nearest even). In 8 bits each row has a scale.
-  // Products round x as the matrix was rounded: to bf16, or to 8 bits.
+  // OK, or UNIMPLEMENTED, one line, where matrices, or planes of the cache, are not kept so here.
+  virtual absl::Status CheckWeights(DType) const { return absl::OkStatus(); }
+  virtual absl::Status CheckCache(DType /*keys*/, DType /*values*/) const {
+    return absl::OkStatus();
+  }
+
+  // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`; narrowing
+  // rounds to nearest even. In 8 bits each row has a scale. Products round x as the matrix was
+  // rounded: to 16 bits, or to 8. REQUIRES: CheckWeights(stored).
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                        DType stored) = 0;
   // The two matrices of GatedMatMul, of one shape, kept as one: `gate`'s rows, then `up`'s.

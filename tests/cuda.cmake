@@ -4,7 +4,8 @@
 # search, one of kernels/cuda among them, and no other target sees them.
 set(cuda_sources
   attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
-  cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu many_rows.cu projection_tasks.cpp)
+  cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu finish_sums.cu many_rows.cu
+  projection_tasks.cpp)
 list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL

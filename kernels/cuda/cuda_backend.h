@@ -14,6 +14,7 @@
 #include "kernels/cuda/cuda_matrix.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_kernels.h"
 
 namespace strata::kernels::cuda {
 
@@ -36,6 +37,7 @@ class CudaBackend final : public Backend {
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
   absl::Status Synchronize() override;
 
+  absl::Status CheckWeights(DType stored) const override;
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                DType stored) override;
   absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
@@ -57,6 +59,7 @@ class CudaBackend final : public Backend {
         batch_invariant_(batch_invariant),
         attention_(info_.multiprocessors) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
+  void MultiplyByCublas(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
                 std::span<const ProjectionTask> tasks);
 
@@ -68,8 +71,9 @@ class CudaBackend final : public Backend {
   CublasProducts cublas_;
   AttentionRunner attention_;
   BackendCounters counters_;
-  DeviceArray<std::byte> inputs_;  // of a product, as the matrix is stored
-  DeviceArray<float> sums_;        // of gates and ups, where cuBLASLt makes them
+  DeviceArray<std::byte> inputs_;    // of a product, as the matrix is stored
+  DeviceArray<float> input_scales_;  // of their rows, in 8 bits
+  DeviceArray<float> sums_;          // of cuBLASLt, where something is left to do to them
   SentList<int32_t> ids_;
   SentList<int32_t> gathered_;
   SentList<int32_t> positions_;

@@ -54,6 +54,12 @@ class ProfilingBackend final : public kernels::Backend {
     inner_->Copy(to, from, bytes);
   }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
+  absl::Status CheckWeights(kernels::DType stored) const override {
+    return inner_->CheckWeights(stored);
+  }
+  absl::Status CheckCache(kernels::DType keys, kernels::DType values) const override {
+    return inner_->CheckCache(keys, values);
+  }
   absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
                                                         kernels::DType stored) override {
     return inner_->Pack(parts, stored);
