@@ -59,7 +59,7 @@ class EngineCore {
   // be used again.
   using ReleaseHook = std::function<void(const std::string& id)>;
   void set_release_hook(ReleaseHook hook) { release_hook_ = std::move(hook); }
-  // Called with the logits that choose each token, before it is chosen. For tests.
+  // Called with the logits that choose each token, before it is chosen, by the host. For tests.
   using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
   void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
 
@@ -74,6 +74,8 @@ class EngineCore {
   void Expire(Request::Time now);
   void Flatten();
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
+  bool BackendChooses() const;
+  void AddChoices(const Sequence& sequence);
   const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
   void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
@@ -95,7 +97,8 @@ class EngineCore {
   Sampler sampler_;
   StepPlan plan_;
   StepBatch batch_;
-  StepStats stats_;  // of the step under way; its spans are of the two below
+  size_t num_accepted_ = 0;  // of the step's choices
+  StepStats stats_;          // of the step under way; its spans are of the two below
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;

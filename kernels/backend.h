@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/tensor.h"
+#include "kernels/token_choice.h"
 
 namespace strata::kernels {
 
@@ -216,6 +217,12 @@ class Backend {
   // lse, which has been computed.
   virtual void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                                       const HeadAttention& head, float* out) = 0;
+
+  // Whether tokens can be chosen where the logits are. Else logits are read by the host.
+  virtual bool chooses_tokens() const { return false; }
+  // chosen[i] by choices[i] from its row of `logits`, [rows, vocab]. Waits, as CopyToHost does.
+  // REQUIRES: chooses_tokens().
+  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>, std::span<ChosenToken>) {}
 };
 
 struct BackendOptions {

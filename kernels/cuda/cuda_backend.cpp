@@ -262,4 +262,15 @@ void CudaBackend::AttentionProbabilities(const PagedArena& cache, const Sequence
   attention_.Probabilities(stream_, staging_, cache, sequence, head, out);
 }
 
+void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
+                               std::span<ChosenToken> chosen) {
+  STRATA_CHECK(choices.size() == chosen.size(), "a token for every choice");
+  for (const TokenChoice& choice : choices) {
+    STRATA_CHECK(choice.row >= 0 && choice.row < logits.num_rows, "rows are rows of the logits");
+    STRATA_CHECK(choice.num_logprobs <= kMaxLogprobs, "as many as there is room for");
+  }
+  if (!choices.empty()) sampler_.Choose(stream_, staging_, logits, choices, chosen);
+  attention_.ForgetTables();
+}
+
 }  // namespace strata::kernels::cuda

@@ -15,6 +15,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/product_kernels.h"
+#include "kernels/cuda/sampling.h"
 
 namespace strata::kernels::cuda {
 
@@ -53,6 +54,10 @@ class CudaBackend final : public Backend {
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                               const HeadAttention& head, float* out) override;
 
+  bool chooses_tokens() const override { return true; }
+  void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
+                    std::span<ChosenToken> chosen) override;
+
  private:
   CudaBackend(DeviceInfo info, bool batch_invariant)
       : info_(std::move(info)),
@@ -70,6 +75,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   CublasProducts cublas_;
   AttentionRunner attention_;
+  TokenSampler sampler_;
   BackendCounters counters_;
   DeviceArray<std::byte> inputs_;    // of a product, as the matrix is stored
   DeviceArray<float> input_scales_;  // of their rows, in 8 bits

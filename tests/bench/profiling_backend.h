@@ -54,6 +54,11 @@ class ProfilingBackend final : public kernels::Backend {
     inner_->Copy(to, from, bytes);
   }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
+  bool chooses_tokens() const override { return inner_->chooses_tokens(); }
+  void ChooseTokens(kernels::ConstRows logits, std::span<const kernels::TokenChoice> choices,
+                    std::span<kernels::ChosenToken> chosen) override {
+    Timed("sampling", [&] { inner_->ChooseTokens(logits, choices, chosen); });
+  }
   absl::Status CheckWeights(kernels::DType stored) const override {
     return inner_->CheckWeights(stored);
   }

@@ -78,6 +78,7 @@ case $phase in
     tests memory 60 'Cuda*Memory*:*CudaPack*'
     tests rows 60 '*CudaRows*'
     tests products 120 '*CudaProduct*'
+    tests sampling 60 '*CudaSampling*'
     tests attention 200 '*CudaAttention*'
     # Instruction sets are the CPU's, and so is the order of sums in 8 bits that goldens hold.
     tests plans 300 'PlansVsNaive*-*Int8*'
