@@ -1,6 +1,7 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "engine/decoder_builder.h"
@@ -62,6 +63,24 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
   const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
   if (count == 0 || !batch.choices.empty()) return std::span<const float>();
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
+}
+
+size_t Decoder::WorkingBytes(int64_t max_sequences, int32_t block_tokens) const {
+  const kvcache::AttentionShape& shape = config_.attention;
+  const int64_t attended = int64_t{shape.num_query_heads} * shape.head_dim;
+  const int64_t widths[] = {config_.hidden_size, 2 * config_.intermediate_size, 3 * attended};
+  const size_t logits =
+      static_cast<size_t>(max_rows_) * static_cast<size_t>(config_.vocab_size) * sizeof(float);
+  const int64_t context = config_.max_positions;
+  return logits +
+         backend_->WorkingBytes({.rows = max_rows_,
+                                 .sequences = max_sequences,
+                                 .context = context,
+                                 .table_entries = (context + block_tokens - 1) / block_tokens,
+                                 .product_width = *std::max_element(widths, std::end(widths)),
+                                 .vocab_size = config_.vocab_size,
+                                 .heads = shape.num_query_heads,
+                                 .head_dim = shape.head_dim});
 }
 
 // What later layers still read of the rows whose logits are wanted moves to the front of its

@@ -41,6 +41,9 @@ class Decoder {
   // (batch.choices). REQUIRES: 1 <= num_rows <= max_rows. An error is the device's.
   absl::StatusOr<std::span<const float>> Forward(const StepBatch& batch,
                                                  const kernels::PagedArena& cache);
+  // Device memory that steps of up to `max_sequences` may still allocate, at most.
+  size_t WorkingBytes(int64_t max_sequences, int32_t block_tokens) const;
+
   // What the last batch's choices came to, until the next Forward.
   std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
   // What the last batch's probes asked for, until the next Forward.

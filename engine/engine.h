@@ -47,6 +47,9 @@ struct EngineOptions {
   // (store where that moves fewer bytes).
   std::string score_reuse = "auto";
   size_t cache_bytes = size_t{64} << 20;
+  // In their place, where the device has memory of its own: of that, for weights, working memory
+  // and cache together; (0, 1]. 0: cache_bytes says.
+  double memory_share = 0;
   // 32 keys of a dimension fill a cache line in bf16, and planes are long enough for a processor to
   // fetch ahead in.
   int32_t block_tokens = 32;

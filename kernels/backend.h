@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -148,6 +149,24 @@ struct BackendCounters {
   int64_t score_bytes_read = 0;
 };
 
+// Of a device that has memory of its own, in bytes.
+struct DeviceMemory {
+  size_t total = 0;
+  size_t available = 0;
+};
+
+// What no step to come is larger than.
+struct StepLimits {
+  int64_t rows = 0;
+  int64_t sequences = 0;
+  int64_t context = 0;        // of a sequence
+  int64_t table_entries = 0;  // of a sequence's block table
+  int64_t product_width = 0;  // the most inputs or outputs of a matrix
+  int64_t vocab_size = 0;
+  int64_t heads = 0;  // of a layer's queries
+  int32_t head_dim = 0;
+};
+
 // Memory and the coarse operations of a decoder's forward pass. One implementation per kind of
 // device; everything above this line is device-blind.
 //
@@ -166,6 +185,11 @@ class Backend {
   // For people: "cpu, AVX3, 2 threads".
   virtual std::string Describe() const = 0;
   virtual BackendCounters counters() const = 0;
+
+  // None where it computes in the host's memory.
+  virtual std::optional<DeviceMemory> device_memory() { return std::nullopt; }
+  // Bytes of its own working memory that steps within these limits may allocate, at most.
+  virtual size_t WorkingBytes(const StepLimits&) const { return 0; }
 
   // RESOURCE_EXHAUSTED with the number of bytes when memory is short.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;

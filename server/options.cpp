@@ -34,6 +34,9 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
   AddModelOptions(set, model_dir, &engine->cross_layer, &engine->cache_dtype, &engine->score_reuse,
                   &engine->cache_bytes, &engine->block_tokens);
   set->Choice("--device", {"auto", "cpu", "cuda"}, &engine->device, "What runs the model");
+  set->Share("--memory-share", &engine->memory_share,
+             "On CUDA, in place of --cache-bytes: of the device's memory, for weights, working "
+             "memory and cache together; 0: --cache-bytes says");
   set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
   set->Choice("--weights", {"auto", "f32", "bf16", "f16", "int8", "fp8"}, &engine->weights,
               "What they are kept as; auto: as the checkpoint; int8, fp8: quantised when loaded; "

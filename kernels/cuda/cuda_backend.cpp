@@ -64,6 +64,24 @@ std::string CudaBackend::Describe() const {
                       batch_invariant_ ? ", batch-invariant" : "");
 }
 
+std::optional<DeviceMemory> CudaBackend::device_memory() {
+  DeviceMemory memory;
+  stream_.Check(cudaMemGetInfo(&memory.available, &memory.total), "asking for free memory");
+  return memory;
+}
+
+// What the members below reserve, each in pieces of 2 MiB.
+size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
+  const int64_t width = limits.product_width + kGroupBytes;
+  const int64_t inputs = limits.rows * (width + 1) * 4;
+  const int64_t sums = limits.rows * std::max(width, limits.vocab_size + kOutputGroup) * 4;
+  const int64_t rows = 2 * limits.rows * 20;  // ids, gathered rows, positions, slots
+  const int64_t tables = limits.sequences * (2 * 2 * limits.table_entries * 4 + 2 * 64);
+  constexpr int64_t kPieces = 16 * (int64_t{2} << 20);
+  return static_cast<size_t>(inputs + sums + rows + tables + kPieces) +
+         AttentionRunner::MostStateBytes(limits) + TokenSampler::MostBytes(limits);
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
   auto buffer = std::make_unique<CudaBuffer>();
   const size_t reserved = std::max<size_t>(bytes, 1);  // nothing has an address, too

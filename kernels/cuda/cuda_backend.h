@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ class CudaBackend final : public Backend {
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
 
+  std::optional<DeviceMemory> device_memory() override;
+  size_t WorkingBytes(const StepLimits& limits) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;

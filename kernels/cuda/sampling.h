@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
@@ -33,6 +34,9 @@ struct SamplingArgs {
 // back.
 class TokenSampler {
  public:
+  // Of device memory, for a choice of each sequence.
+  static size_t MostBytes(const StepLimits& limits);
+
   // Waits for the result.
   void Choose(Stream& stream, Staging& staging, ConstRows logits,
               std::span<const TokenChoice> choices, std::span<ChosenToken> chosen);

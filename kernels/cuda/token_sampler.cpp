@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 
 #include "kernels/cuda/sampling.h"
@@ -15,6 +16,14 @@ const T* Sent(Stream& stream, Staging& staging, const std::vector<T>& values,
 }
 
 }  // namespace
+
+size_t TokenSampler::MostBytes(const StepLimits& limits) {
+  const auto choices = std::bit_ceil(static_cast<size_t>(limits.sequences));
+  const auto vocab = static_cast<size_t>(limits.vocab_size);
+  const size_t seen = std::min(vocab, static_cast<size_t>(limits.context));
+  return choices * (sizeof(ChoiceEntry) + sizeof(ChosenToken) + vocab * sizeof(float) +
+                    2 * seen * sizeof(SeenToken));
+}
 
 void TokenSampler::Choose(Stream& stream, Staging& staging, ConstRows logits,
                           std::span<const TokenChoice> choices, std::span<ChosenToken> chosen) {

@@ -54,6 +54,10 @@ class ProfilingBackend final : public kernels::Backend {
     inner_->Copy(to, from, bytes);
   }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
+  std::optional<kernels::DeviceMemory> device_memory() override { return inner_->device_memory(); }
+  size_t WorkingBytes(const kernels::StepLimits& limits) const override {
+    return inner_->WorkingBytes(limits);
+  }
   bool chooses_tokens() const override { return inner_->chooses_tokens(); }
   void ChooseTokens(kernels::ConstRows logits, std::span<const kernels::TokenChoice> choices,
                     std::span<kernels::ChosenToken> chosen) override {
