@@ -1,6 +1,7 @@
 #include "engine/decoder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "engine/decoder_builder.h"
@@ -53,15 +54,33 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
                      First(residual_, num_rows), Backend::Store::kAdd);
     FeedForward(num_rows, layer);
   }
-  if (absl::Status status = ComputeLogits(rows->logit_rows); !status.ok()) return status;
+  if (absl::Status status = ComputeLogits(batch, rows->logit_rows); !status.ok()) return status;
   if (batch.num_probabilities > 0) {
     backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
                          probabilities_->data());
   }
   if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
   const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
-  if (count == 0) return std::span<const float>();
+  if (count == 0 || !batch.choices.empty()) return std::span<const float>();
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
+}
+
+size_t Decoder::WorkingBytes(int64_t max_sequences, int32_t block_tokens) const {
+  const kvcache::AttentionShape& shape = config_.attention;
+  const int64_t attended = int64_t{shape.num_query_heads} * shape.head_dim;
+  const int64_t widths[] = {config_.hidden_size, 2 * config_.intermediate_size, 3 * attended};
+  const size_t logits =
+      static_cast<size_t>(max_rows_) * static_cast<size_t>(config_.vocab_size) * sizeof(float);
+  const int64_t context = config_.max_positions;
+  return logits +
+         backend_->WorkingBytes({.rows = max_rows_,
+                                 .sequences = max_sequences,
+                                 .context = context,
+                                 .table_entries = (context + block_tokens - 1) / block_tokens,
+                                 .product_width = *std::max_element(widths, std::end(widths)),
+                                 .vocab_size = config_.vocab_size,
+                                 .heads = shape.num_query_heads,
+                                 .head_dim = shape.head_dim});
 }
 
 // What later layers still read of the rows whose logits are wanted moves to the front of its
@@ -184,8 +203,11 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
 }
 
-// Leaves [rows, vocab] in logits_, and, where the host cannot read that, in host_logits_.
-absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
+// Leaves [rows, vocab] in logits_; where the host is to choose from them and cannot read that, in
+// host_logits_, and where the backend chooses the tokens in chosen_. `rows`: where the batch's
+// logit rows stand by now.
+absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
+  chosen_.resize(batch.choices.size());
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
   const size_t bytes = rows.size() * static_cast<size_t>(config_.vocab_size) * sizeof(float);
@@ -194,14 +216,16 @@ absl::Status Decoder::ComputeLogits(std::span<const int32_t> rows) {
     auto grown = backend_->Allocate(bytes);
     if (!grown.ok()) return grown.status();
     logits_ = *std::move(grown);
-    if (!logits_->host_readable()) host_logits_.resize(bytes / sizeof(float));
   }
   const Rows wanted = First(residual_, count);
   backend_->GatherRows(residual_, rows, wanted);
-  backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm),
-                   Rows{logits_->floats(), count, config_.vocab_size, config_.vocab_size},
+  const Rows logits = {logits_->floats(), count, config_.vocab_size, config_.vocab_size};
+  backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
-  if (!logits_->host_readable()) {
+  if (!batch.choices.empty()) {
+    backend_->ChooseTokens(logits, batch.choices, chosen_);
+  } else if (!logits_->host_readable()) {
+    host_logits_.resize(std::max(host_logits_.size(), bytes / sizeof(float)));
     backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)).first(bytes),
                          logits_->data());
   }

@@ -37,10 +37,15 @@ class Decoder {
       const Weights* weights, kernels::Backend* backend, int32_t max_rows);
 
   // Writes the rows' planes to the cache and returns the logits of batch.logit_rows:
-  // [logit_rows, vocab], valid until the next call. REQUIRES: 1 <= num_rows <= max_rows.
-  // An error is the device's.
+  // [logit_rows, vocab], valid until the next call; none where the backend chooses from them
+  // (batch.choices). REQUIRES: 1 <= num_rows <= max_rows. An error is the device's.
   absl::StatusOr<std::span<const float>> Forward(const StepBatch& batch,
                                                  const kernels::PagedArena& cache);
+  // Device memory that steps of up to `max_sequences` may still allocate, at most.
+  size_t WorkingBytes(int64_t max_sequences, int32_t block_tokens) const;
+
+  // What the last batch's choices came to, until the next Forward.
+  std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
   // What the last batch's probes asked for, until the next Forward.
   std::span<const float> probabilities() const { return host_probabilities_; }
 
@@ -71,7 +76,7 @@ class Decoder {
   const StepBatch& KeepWantedRows(const StepBatch& batch);
   absl::Status PrepareProbes(const StepBatch& batch);
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
-  absl::Status ComputeLogits(std::span<const int32_t> rows);
+  absl::Status ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows);
 
   const ModelConfig config_;
   const Weights* const weights_;
@@ -91,6 +96,7 @@ class Decoder {
   StepBatch wanted_;                         // the rows of a step whose logits are wanted
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;
+  std::vector<kernels::ChosenToken> chosen_;
   std::unique_ptr<kernels::Buffer> probabilities_;  // [most asked for so far]
   std::vector<float> host_probabilities_;
 };

@@ -11,7 +11,7 @@ using kernels::DType;
 
 std::optional<DType> DTypeNamed(std::string_view name, DType automatic) {
   if (name == "auto") return automatic == DType::kF16 ? DType::kF32 : automatic;
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
     if (name == kernels::DTypeName(dtype)) return dtype;
   }
   return std::nullopt;
@@ -26,7 +26,7 @@ std::string_view ValueOf(std::string_view key, std::string_view text) {
 
 absl::StatusOr<DType> ParseWeightDType(std::string_view text, DType automatic) {
   if (const std::optional<DType> dtype = DTypeNamed(text, automatic)) return *dtype;
-  return InvalidArgument("weights: \"", text, "\" is not one of auto, f32, bf16, int8");
+  return InvalidArgument("weights: \"", text, "\" is not one of auto, f32, bf16, f16, int8, fp8");
 }
 
 absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text, DType automatic) {
@@ -41,7 +41,8 @@ absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text, DTy
   const std::optional<DType> value_dtype = DTypeNamed(values, automatic);
   if (key_dtype && value_dtype) return kvcache::CacheDTypes{*key_dtype, *value_dtype};
   return InvalidArgument("cache-dtype: \"", text,
-                         "\" is not one of auto, f32, bf16, int8, nor two as in k=int8,v=bf16");
+                         "\" is not one of auto, f32, bf16, f16, int8, fp8, nor two as in "
+                         "k=int8,v=bf16");
 }
 
 std::string CacheDTypesName(kvcache::CacheDTypes dtypes) {

@@ -37,6 +37,9 @@ const ModelInfo& Engine::model() const { return core_->model(); }
 absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) {
   if (absl::Status status = core_->Validate(request); !status.ok()) return status;
   const MutexLock lock(mutex_);
+  if (!failure_.ok()) {
+    return absl::UnavailableError(Concat("the device has failed: ", failure_.message()));
+  }
   if (draining_) return absl::UnavailableError("the server is shutting down");
   const int64_t waiting = std::ssize(submissions_) + load_.waiting;
   if (waiting >= max_queue_) {
@@ -77,6 +80,11 @@ Engine::Load Engine::load() const {
   return load_;
 }
 
+absl::Status Engine::failure() const {
+  const MutexLock lock(mutex_);
+  return failure_;
+}
+
 // When a place can be hoped for, from the rate at which requests have been leaving the queue; since
 // the last one left, too, so that a queue that stands still gives longer and longer hints.
 std::chrono::milliseconds Engine::RetryAfter() const {
@@ -91,30 +99,37 @@ void Engine::Run() {
   for (;;) {
     std::vector<Submission> submissions;
     std::vector<Cancellation> cancels;
-    bool stop = false;
+    absl::Status end;  // not OK: why this is the last turn
     {
       MutexLock lock(mutex_);
-      while (!draining_ && submissions_.empty() && cancels_.empty() && !core_->HasWork()) {
+      failure_ = core_->failure();
+      while (failure_.ok() && !draining_ && submissions_.empty() && cancels_.empty() &&
+             !core_->HasWork()) {
         wake_.Wait(mutex_);
       }
       submissions.swap(submissions_);
       load_.waiting += static_cast<int32_t>(submissions.size());
       cancels.swap(cancels_);
-      stop = draining_ && ((submissions.empty() && !core_->HasWork()) || Clock::now() >= deadline_);
+      if (!failure_.ok()) {
+        end = failure_;
+      } else if (draining_ &&
+                 ((submissions.empty() && !core_->HasWork()) || Clock::now() >= deadline_)) {
+        end = absl::UnavailableError("the server is shutting down");
+      }
     }
     for (Submission& submission : submissions) {
       core_->Add(std::move(submission.request), std::move(submission.sink), submission.submitted);
     }
     for (const Cancellation& cancellation : cancels) Cancel(cancellation);
-    if (stop) {
-      core_->FinishAll(FinishReason::kError, absl::UnavailableError("the server is shutting down"));
+    if (!end.ok()) {
+      core_->FinishAll(FinishReason::kError, end);
     } else {
       core_->Plan();
       UpdateLoad(/*stepping=*/true);  // a request that starts now takes no place in the queue
       core_->Execute();
     }
     UpdateLoad(/*stepping=*/false);
-    if (stop) return;
+    if (!end.ok()) return;
   }
 }
 

@@ -35,10 +35,11 @@ struct EngineOptions {
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
   // CUDA: the same bits whatever else is in a step, for some of the speed. The CPU's always are.
   bool batch_invariant = false;
-  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8.
+  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8; on CUDA
+  // f16 and fp8 as well.
   std::string weights = "auto";
-  // auto (as the weights; under int8 as the checkpoint), f32, bf16, int8; for keys and values apart
-  // "k=int8,v=bf16".
+  // auto (as the weights; under 8 bits as the checkpoint), or one of those; for keys and values
+  // apart "k=int8,v=bf16".
   std::string cache_dtype = "auto";
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
   std::string cross_layer = {};
@@ -46,6 +47,9 @@ struct EngineOptions {
   // (store where that moves fewer bytes).
   std::string score_reuse = "auto";
   size_t cache_bytes = size_t{64} << 20;
+  // In their place, where the device has memory of its own: of that, for weights, working memory
+  // and cache together; (0, 1]. 0: cache_bytes says.
+  double memory_share = 0;
   // 32 keys of a dimension fill a cache line in bf16, and planes are long enough for a processor to
   // fetch ahead in.
   int32_t block_tokens = 32;
@@ -89,7 +93,7 @@ struct ModelInfo {
 //                        prompt and max_tokens over the model's positions or over the whole cache
 //   ALREADY_EXISTS       a request with this id is in flight
 //   RESOURCE_EXHAUSTED   the queue is full; RetryAfterOf(status) says when to try again
-//   UNAVAILABLE          draining or shut down
+//   UNAVAILABLE          draining or shut down, or the device has failed
 //
 // Threads: every public method may be called from any thread. One thread of its own runs the steps
 // and calls the sinks.
@@ -126,6 +130,10 @@ class Engine {
   };
   Load load() const;
 
+  // OK, or INTERNAL with the error of the device that ended it: every request has ended with it, or
+  // is about to, and no more are taken. There is nothing left to do but to start again.
+  absl::Status failure() const;
+
  private:
   struct Submission {
     Request request;
@@ -158,6 +166,7 @@ class Engine {
   Request::Time last_leaving_ STRATA_GUARDED_BY(mutex_);      // the queue
   double leaving_interval_ STRATA_GUARDED_BY(mutex_) = 0.01;  // seconds, a moving average
   bool draining_ STRATA_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ STRATA_GUARDED_BY(mutex_);
   Request::Time deadline_ STRATA_GUARDED_BY(mutex_);  // end of the drain
   Mutex join_mutex_;                                  // held while thread_ is joined
   std::thread thread_;                                // last: starts when the rest stands

@@ -44,8 +44,8 @@ class EngineCore {
 
   bool HasWork() const { return !scheduler_.waiting().empty() || !scheduler_.running().empty(); }
   // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
-  // decides what runs; Execute runs it and hands out the tokens. A device error ends the requests
-  // of the step with it, and the core goes on.
+  // decides what runs; Execute runs it and hands out the tokens. Where memory is short in a step
+  // its requests end with INTERNAL and the core goes on. Where the device has failed all do.
   void Plan();
   void Execute();
   void Step() {
@@ -53,12 +53,14 @@ class EngineCore {
     Execute();
   }
   int64_t steps() const { return steps_; }  // that ended
+  // OK, or INTERNAL with the error that ended the device: no step can be run any more.
+  const absl::Status& failure() const { return failure_; }
 
   // Called with the id of a request that ends, before its sink hears of it: from then on the id may
   // be used again.
   using ReleaseHook = std::function<void(const std::string& id)>;
   void set_release_hook(ReleaseHook hook) { release_hook_ = std::move(hook); }
-  // Called with the logits that choose each token, before it is chosen. For tests.
+  // Called with the logits that choose each token, before it is chosen, by the host. For tests.
   using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
   void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
 
@@ -73,6 +75,8 @@ class EngineCore {
   void Expire(Request::Time now);
   void Flatten();
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
+  bool BackendChooses() const;
+  void AddChoices(const Sequence& sequence);
   const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
   void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
@@ -95,10 +99,12 @@ class EngineCore {
   Sampler sampler_;
   StepPlan plan_;
   StepBatch batch_;
-  StepStats stats_;  // of the step under way; its spans are of the two below
+  size_t num_accepted_ = 0;  // of the step's choices
+  StepStats stats_;          // of the step under way; its spans are of the two below
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;
+  absl::Status failure_;
   Request::Time last_step_end_;
   uint64_t num_requests_ = 0;
   // Deadlines and time limits of the requests in flight, the earlier of each.

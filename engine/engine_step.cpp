@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/backend_choice.h"
 #include "engine/clock.h"
 #include "engine/engine_core.h"
 #include "engine/logprobs.h"
@@ -42,6 +43,10 @@ void EngineCore::Execute() {
     for (const ScheduledRange& range : plan_.ranges) {
       End(*range.sequence, FinishReason::kError, error);
     }
+    if (!model_.backend->Synchronize().ok()) {  // it was not this step alone
+      failure_ = error;
+      FinishAll(FinishReason::kError, failure_);
+    }
   }
   ++steps_;
   last_step_end_ = Clock::now();
@@ -71,6 +76,8 @@ const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
 // The plan as rows, and its part of the step's figures.
 void EngineCore::Flatten() {
   batch_.Clear();
+  num_accepted_ = 0;
+  const bool backend_chooses = BackendChooses();
   stats_.sequences = static_cast<int32_t>(plan_.ranges.size());
   stats_.preemptions = static_cast<int32_t>(plan_.preempted.size());
   for (size_t i = 0; i < plan_.ranges.size(); ++i) {
@@ -95,12 +102,30 @@ void EngineCore::Flatten() {
       batch_.positions.push_back(position);
       batch_.slots.push_back(model_.cache->Slot(blocks, position));
     }
+    if (backend_chooses && end == sequence->size()) AddChoices(*sequence);
     if (sequence->state->wants_attention && end == sequence->size()) {
       AddProbes(sequence->request().attention, end);
     }
     const bool decode = sequence->num_generated() > 0 && end - begin == 1;
     (decode ? stats_.decode_tokens : stats_.prefill_tokens) += end - begin;
     stats_.recomputed_tokens += std::max(0, std::min(end, sequence->most_computed) - begin);
+  }
+}
+
+// Where logits are wanted for more than a choice the host reads them, those of the whole step.
+bool EngineCore::BackendChooses() const {
+  return model_.backend->chooses_tokens() && !logits_hook_ &&
+         std::none_of(plan_.ranges.begin(), plan_.ranges.end(), [](const ScheduledRange& range) {
+           return range.sequence->state->owes_prompt_logprobs;
+         });
+}
+
+// Of the last row so far, in the order of Accept().
+void EngineCore::AddChoices(const Sequence& sequence) {
+  for (int32_t i = 0; i < sequence.width(); ++i) {
+    batch_.choices.push_back(
+        ChoiceOf(sequence, sequence.index + i, model_.info.eos_ids, &batch_.biases));
+    batch_.choices.back().row = std::ssize(batch_.logit_rows) - 1;
   }
 }
 
@@ -118,7 +143,9 @@ void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
 }
 
 void EngineCore::Commit(std::span<const float> logits) {
-  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
+  // None where the backend has chosen from them.
+  const size_t row_logits =
+      batch_.choices.empty() ? static_cast<size_t>(model_.info.vocab_size) : 0;
   std::span<const float> probabilities = model_.decoder->probabilities();
   const auto take = [](std::span<const float>& all, size_t count) {
     const std::span<const float> first = all.first(count);
@@ -137,7 +164,7 @@ void EngineCore::Commit(std::span<const float> logits) {
                             : (ends ? 1 : 0);
     const size_t heads =
         ends && sequence.state->wants_attention ? sequence.request().attention.size() : 0;
-    const auto of_range = take(logits, rows * vocab_size);
+    const auto of_range = take(logits, rows * row_logits);
     CommitRange(range, of_range, take(probabilities, heads * static_cast<size_t>(range.end)));
   }
 }
@@ -154,7 +181,7 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, logits);
   if (range.end != sequence.size()) return;  // more of its prompt to come
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  const std::span<const float> last = logits.last(vocab_size);
+  const std::span<const float> last = logits.last(std::min(vocab_size, logits.size()));
   if (sequence.forked) {
     Accept(sequence, last, probabilities, now);
     return;
@@ -184,18 +211,16 @@ void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const
 }
 
 SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float> logits) {
+  if (!batch_.choices.empty()) {
+    return TokenOf(model_.decoder->chosen()[num_accepted_++], sequence.sampling());
+  }
   if (logits_hook_) logits_hook_(sequence, logits);
   const Request::Time begin = times_sampling_ ? Clock::now() : Request::Time();
-  const double uniform =
-      sequence.sampling().temperature == 0
-          ? 0  // greedy: asks for none
-          : UniformAt(sequence.sampling().seed, static_cast<uint32_t>(sequence.index),
-                      static_cast<uint64_t>(sequence.size()));
   SampledToken sampled = sampler_.Sample(logits, sequence.sampling(),
                                          {.history = sequence.history,
                                           .eos_ids = model_.info.eos_ids,
                                           .num_generated = sequence.num_generated(),
-                                          .uniform = uniform});
+                                          .uniform = UniformFor(sequence, sequence.index)});
   if (times_sampling_) stats_.sample_seconds += Seconds(begin, Clock::now());
   return sampled;
 }

@@ -1,5 +1,7 @@
 #include "engine/load_model.h"
 
+#include <algorithm>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -36,7 +38,30 @@ absl::Status CheckOptions(const EngineOptions& options) {
     absl::Status status = CheckRange(range.name, range.value, range.low, range.high);
     if (!status.ok()) return status;
   }
+  if (!(options.memory_share >= 0 && options.memory_share <= 1)) {
+    return InvalidArgument("memory-share: ", options.memory_share, " is not in 0..1");
+  }
   return absl::OkStatus();
+}
+
+// What a share of the device's memory leaves for the cache. `before`: when nothing of the model was
+// there; `working`: what steps may still allocate.
+absl::StatusOr<size_t> CacheBytes(double share, const kernels::DeviceMemory& before,
+                                  const kernels::DeviceMemory& now, size_t working) {
+  const auto budget = static_cast<size_t>(share * static_cast<double>(now.total));
+  const size_t taken = before.available - std::min(before.available, now.available);
+  const std::string sum =
+      Concat("memory-share: ", share, " of ", now.total, " bytes is ", budget,
+             ", of which the model takes ", taken, " and steps up to ", working);
+  if (taken + working >= budget) {
+    return absl::ResourceExhaustedError(Concat(sum, ": nothing is left for the cache"));
+  }
+  const size_t left = budget - taken - working;
+  if (left + working > now.available) {
+    return absl::ResourceExhaustedError(
+        Concat(sum, ": the cache would have ", left, ", but only ", now.available, " are free"));
+  }
+  return left;
 }
 
 absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
@@ -123,7 +148,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (!dtype.ok()) return dtype.status();
   // Whoever wants fewer bits in the cache as well says so.
   const auto cache_dtypes =
-      ParseCacheDTypes(options.cache_dtype, *dtype == DType::kI8 ? checkpoint : *dtype);
+      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
   if (!cache_dtypes.ok()) return cache_dtypes.status();
   const auto score_reuse = ParseScoreReuse(options.score_reuse);
   if (!score_reuse.ok()) return score_reuse.status();
@@ -140,23 +165,38 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
     backend = *std::move(made);
   }
   model.backend = std::move(backend);
+  if (absl::Status status = model.backend->CheckWeights(*dtype); !status.ok()) return status;
+  absl::Status kept = model.backend->CheckCache(cache_dtypes->keys, cache_dtypes->values);
+  if (!kept.ok()) return kept;
+  const std::optional<kernels::DeviceMemory> memory = model.backend->device_memory();
+  if (options.memory_share > 0 && !memory) {
+    return InvalidArgument("memory-share: ", model.backend->Describe(),
+                           ", has no memory of its own; cache-bytes is for it");
+  }
   auto weights =
       LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();
   model.weights = std::make_unique<Weights>(*std::move(weights));
   PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
+  auto decoder = Decoder::Create(
+      model.config, model.plan, kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
+      model.weights.get(), model.backend.get(), options.max_batch_tokens);
+  if (!decoder.ok()) return decoder.status();
+  model.decoder = *std::move(decoder);
+  absl::StatusOr<size_t> cache_bytes = options.cache_bytes;
+  if (options.memory_share > 0) {
+    cache_bytes =
+        CacheBytes(options.memory_share, *memory, *model.backend->device_memory(),
+                   model.decoder->WorkingBytes(options.max_running, options.block_tokens));
+    if (!cache_bytes.ok()) return cache_bytes.status();
+  }
   auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
-                                             {.cache_bytes = options.cache_bytes,
+                                             {.cache_bytes = *cache_bytes,
                                               .block_tokens = options.block_tokens,
                                               .dtypes = *cache_dtypes,
                                               .store_scores = report.stores_scores});
   if (!cache.ok()) return cache.status();
   model.cache = *std::move(cache);
-  auto decoder =
-      Decoder::Create(model.config, model.plan, model.cache->planes(), model.weights.get(),
-                      model.backend.get(), options.max_batch_tokens);
-  if (!decoder.ok()) return decoder.status();
-  model.decoder = *std::move(decoder);
   model.info = Describe(options, model, *dtype, std::move(report));
   return model;
 }

@@ -20,8 +20,8 @@ struct LoadedModel {
   ModelInfo info;
   std::unique_ptr<kernels::Backend> backend;
   std::unique_ptr<Weights> weights;
-  std::unique_ptr<kvcache::CacheManager> cache;
   std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<kvcache::CacheManager> cache;
 };
 
 // INVALID_ARGUMENT "option: value and limit" for an option out of range; else what config,

@@ -27,6 +27,9 @@ struct StepBatch {
   std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
   std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
+  // Tokens that the backend is to choose; none: the host does, from the logits.
+  std::vector<kernels::TokenChoice> choices;
+  std::vector<std::vector<kernels::TokenBias>> biases;  // that choices point to
   std::vector<Probe> probes;
   size_t num_probabilities = 0;  // of all probes together
 
@@ -37,6 +40,8 @@ struct StepBatch {
     slots.clear();
     sequences.clear();
     logit_rows.clear();
+    choices.clear();
+    biases.clear();
     probes.clear();
     num_probabilities = 0;
   }

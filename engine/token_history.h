@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/types.h"
+#include "kernels/token_choice.h"
 
 namespace strata::engine {
 
@@ -14,10 +15,7 @@ namespace strata::engine {
 // sequence is forked.
 class TokenHistory {
  public:
-  struct Entry {
-    int32_t id = 0;
-    int32_t generated = 0;  // how often; 0: in the prompt only
-  };
+  using Entry = kernels::SeenToken;
 
   TokenHistory() = default;
   TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);

@@ -44,7 +44,7 @@ absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
                                                  const TensorSource& tensors,
                                                  const nlohmann::json& plan_override);
 
-// Loads what the plan needs, stored as `dtype` (kF32, kBF16 or kI8). A projection of which only
+// Loads what the plan needs, stored as `dtype`. A projection of which only
 // some heads live may be stored with just those heads' rows, or in full: then it is trimmed. With
 // tied embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do. INVALID_ARGUMENT,
 // one line naming the tensor and expected against actual shape.

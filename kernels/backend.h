@@ -3,12 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/tensor.h"
+#include "kernels/token_choice.h"
 
 namespace strata::kernels {
 
@@ -35,17 +37,17 @@ class Matrix {
 
 enum class PlaneKind : uint8_t { kKey, kValue };
 
-// Bytes of a plane that a token takes. In int8 they are head_dim numbers, padded to whole words,
+// Bytes of a plane that a token takes. In 8 bits they are head_dim numbers, padded to whole words,
 // and the f32 scale that all of them are multiplied with.
 constexpr size_t PlaneTokenBytes(DType dtype, int32_t head_dim) {
   const size_t numbers = static_cast<size_t>(head_dim) * DTypeSize(dtype);
-  return dtype == DType::kI8 ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
+  return HasScale(dtype) ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
 }
 
 // The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
 // [block_tokens, head_dim] elements of its dtype at a byte offset inside every block. The order of
-// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In int8
-// the block's scales, [block_tokens], are the plane's last bytes.
+// the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In 8
+// bits the block's scales, [block_tokens], are the plane's last bytes.
 //
 // Beside the planes, in blocks of their own, stand the scores that a decode step keeps for later
 // layers: score block b starts at `scores + b * score_slots * block_tokens` and holds
@@ -62,7 +64,7 @@ struct PagedArena {
 
   DType dtype(PlaneKind kind) const { return kind == PlaneKind::kKey ? key_dtype : value_dtype; }
   size_t TokenBytes(PlaneKind kind) const { return PlaneTokenBytes(dtype(kind), head_dim); }
-  // Bytes into a plane in int8.
+  // Bytes into a plane in 8 bits.
   size_t ScalesOffset() const {
     return static_cast<size_t>(block_tokens) *
            (PlaneTokenBytes(DType::kI8, head_dim) - sizeof(float));
@@ -147,6 +149,24 @@ struct BackendCounters {
   int64_t score_bytes_read = 0;
 };
 
+// Of a device that has memory of its own, in bytes.
+struct DeviceMemory {
+  size_t total = 0;
+  size_t available = 0;
+};
+
+// What no step to come is larger than.
+struct StepLimits {
+  int64_t rows = 0;
+  int64_t sequences = 0;
+  int64_t context = 0;        // of a sequence
+  int64_t table_entries = 0;  // of a sequence's block table
+  int64_t product_width = 0;  // the most inputs or outputs of a matrix
+  int64_t vocab_size = 0;
+  int64_t heads = 0;  // of a layer's queries
+  int32_t head_dim = 0;
+};
+
 // Memory and the coarse operations of a decoder's forward pass. One implementation per kind of
 // device; everything above this line is device-blind.
 //
@@ -166,18 +186,30 @@ class Backend {
   virtual std::string Describe() const = 0;
   virtual BackendCounters counters() const = 0;
 
+  // None where it computes in the host's memory.
+  virtual std::optional<DeviceMemory> device_memory() { return std::nullopt; }
+  // Bytes of its own working memory that steps within these limits may allocate, at most.
+  virtual size_t WorkingBytes(const StepLimits&) const { return 0; }
+
   // RESOURCE_EXHAUSTED with the number of bytes when memory is short.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
   virtual void CopyFromHost(std::byte* destination, std::span<const std::byte> source) = 0;
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
   // Within the backend's memory; the two do not overlap.
   virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
-  // Waits for all work; an error of the device shows here.
+  // Waits for all work. An error is the end of the device: nothing runs after it, and every later
+  // call says it again.
   virtual absl::Status Synchronize() = 0;
 
-  // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`
-  // (kF32, kBF16 or kI8; narrowing rounds to nearest even). In 8 bits each row has a scale.
-  // Products round x as the matrix was rounded: to bf16, or to 8 bits.
+  // OK, or UNIMPLEMENTED, one line, where matrices, or planes of the cache, are not kept so here.
+  virtual absl::Status CheckWeights(DType) const { return absl::OkStatus(); }
+  virtual absl::Status CheckCache(DType /*keys*/, DType /*values*/) const {
+    return absl::OkStatus();
+  }
+
+  // Stacks the given rows (all with the same num_cols) into one matrix kept as `stored`; narrowing
+  // rounds to nearest even. In 8 bits each row has a scale. Products round x as the matrix was
+  // rounded: to 16 bits, or to 8. REQUIRES: CheckWeights(stored).
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                        DType stored) = 0;
   // The two matrices of GatedMatMul, of one shape, kept as one: `gate`'s rows, then `up`'s.
@@ -209,6 +241,12 @@ class Backend {
   // lse, which has been computed.
   virtual void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                                       const HeadAttention& head, float* out) = 0;
+
+  // Whether tokens can be chosen where the logits are. Else logits are read by the host.
+  virtual bool chooses_tokens() const { return false; }
+  // chosen[i] by choices[i] from its row of `logits`, [rows, vocab]. Waits, as CopyToHost does.
+  // REQUIRES: chooses_tokens().
+  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>, std::span<ChosenToken>) {}
 };
 
 struct BackendOptions {

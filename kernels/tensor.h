@@ -6,13 +6,15 @@
 
 namespace strata::kernels {
 
-// kI8 is what weights and planes are quantised to: numbers with a scale beside them. No checkpoint
-// holds it.
-enum class DType : uint8_t { kF32, kBF16, kF16, kI8 };
+// 8 bits are what weights and planes are quantised to: integers, or floats of 4 bits of exponent
+// and 3 of fraction (e4m3), with a scale beside them. No checkpoint holds them.
+enum class DType : uint8_t { kF32, kBF16, kF16, kI8, kF8 };
+
+constexpr bool HasScale(DType dtype) { return dtype == DType::kI8 || dtype == DType::kF8; }
 
 // Of a number, without its share of a scale.
 constexpr size_t DTypeSize(DType dtype) {
-  return dtype == DType::kF32 ? 4 : dtype == DType::kI8 ? 1 : 2;
+  return dtype == DType::kF32 ? 4 : HasScale(dtype) ? 1 : 2;
 }
 
 constexpr std::string_view DTypeName(DType dtype) {
@@ -25,6 +27,8 @@ constexpr std::string_view DTypeName(DType dtype) {
       return "f16";
     case DType::kI8:
       return "int8";
+    case DType::kF8:
+      return "fp8";
   }
   return "?";
 }

@@ -10,7 +10,7 @@
 
 namespace strata::kvcache {
 
-// What keys and values are kept in: f32, bf16 or int8, each as it likes.
+// What keys and values are kept in, each as it likes.
 struct CacheDTypes {
   kernels::DType keys = kernels::DType::kF32;
   kernels::DType values = kernels::DType::kF32;

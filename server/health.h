@@ -7,6 +7,7 @@ enum class Health {
   kLoading,   // the model; nothing else is there yet
   kServing,   //
   kStalled,   // the engine makes no steps, see Watchdog
+  kFailed,    // so has the device: the process ends, to be started again
   kDraining,  // for good
 };
 

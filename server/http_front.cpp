@@ -68,6 +68,8 @@ HttpReply HttpFront::Ready() const {
       return Text(503, "loading\n");
     case Health::kStalled:
       return Text(503, "stalled\n");
+    case Health::kFailed:
+      return Text(503, "failed\n");
     case Health::kDraining:
       break;
   }

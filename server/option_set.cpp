@@ -84,6 +84,13 @@ void OptionSet::Count(const std::string& flag, int32_t min, int32_t* value,
   });
 }
 
+void OptionSet::Share(const std::string& flag, double* value, const std::string& help) {
+  AddDeployed(flag, "SHARE", absl::StrCat(*value), help, [value](const std::string& text) {
+    if (absl::SimpleAtod(text, value) && *value >= 0 && *value <= 1) return absl::OkStatus();
+    return NotA(text, "a share, such as 0.9");
+  });
+}
+
 void OptionSet::Bytes(const std::string& flag, size_t* value, const std::string& help) {
   AddDeployed(flag, "SIZE", FormatBytes(*value), help,
               [value](const std::string& text) { return Store(ParseBytes(text), value); });

@@ -31,6 +31,7 @@ class OptionSet {
   void Choice(const std::string& flag, const std::vector<std::string>& choices, std::string* value,
               const std::string& help);
   void Count(const std::string& flag, int32_t min, int32_t* value, const std::string& help);
+  void Share(const std::string& flag, double* value, const std::string& help);  // 0..1; 0: none
   void Bytes(const std::string& flag, size_t* value, const std::string& help);
   void ListenAddress(const std::string& flag, std::string* value, const std::string& help);
   void OptionalListenAddress(const std::string& flag, std::string* value,

@@ -19,8 +19,8 @@ void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_
   set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
   set->Text("--cross-layer", "PLAN", cross_layer,
             "JSON, or a name such as svformer, in place of the model's own plan");
-  set->Text("--cache-dtype", "auto|f32|bf16|int8", cache_dtype,
-            "Of the cache; auto: as the weights, where those are int8 as the checkpoint; "
+  set->Text("--cache-dtype", "auto|f32|bf16|f16|int8|fp8", cache_dtype,
+            "Of the cache; auto: as the weights, where those have 8 bits as the checkpoint; "
             "k=int8,v=bf16: of its keys and of its values");
   set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,
               "Reused attention scores: kept for later layers, or computed again; auto: what "
@@ -34,9 +34,13 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
   AddModelOptions(set, model_dir, &engine->cross_layer, &engine->cache_dtype, &engine->score_reuse,
                   &engine->cache_bytes, &engine->block_tokens);
   set->Choice("--device", {"auto", "cpu", "cuda"}, &engine->device, "What runs the model");
+  set->Share("--memory-share", &engine->memory_share,
+             "On CUDA, in place of --cache-bytes: of the device's memory, for weights, working "
+             "memory and cache together; 0: --cache-bytes says");
   set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
-  set->Choice("--weights", {"auto", "f32", "bf16", "int8"}, &engine->weights,
-              "What they are kept as; auto: as the checkpoint; int8: quantised when loaded");
+  set->Choice("--weights", {"auto", "f32", "bf16", "f16", "int8", "fp8"}, &engine->weights,
+              "What they are kept as; auto: as the checkpoint; int8, fp8: quantised when loaded; "
+              "f16 and fp8 are CUDA's");
 }
 
 void AddServe(CLI::App* app, ServeOptions* options) {

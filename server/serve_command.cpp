@@ -62,12 +62,14 @@ absl::Status RunServe(const ServeOptions& options) {
     if (!model_dir.ok()) return model_dir.status();
     found.model_dir = model_dir->string();
   }
-  const auto server = Server::Start(found);
+  const auto server = Server::Start(found, [&stop] { stop.Set(); });
   if (!server.ok()) return server.status();
   if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());
   spdlog::info("listening on {}", (*server)->address());
   stop.Wait();
   (*server)->Drain(options.drain_timeout);
+  // The process ends with an error: whoever watches over it starts it again.
+  if (absl::Status failure = (*server)->engine().failure(); !failure.ok()) return failure;
   spdlog::info("drained");
   return absl::OkStatus();
 }

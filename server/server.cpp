@@ -29,7 +29,8 @@ size_t ReceiveLimit(const engine::ModelInfo& model) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options) {
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options,
+                                                      std::function<void()> on_failure) {
   Parts parts;
   parts.metrics = std::make_unique<Metrics>();
   if (!options.access_log.empty()) {
@@ -83,8 +84,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   if (server->parts_.http) server->parts_.http->Open(server->ContextFor("http"), receive_limit);
   server->SetHealth(Health::kServing);
   server->watchdog_ = std::make_unique<Watchdog>(
-      &server->engine(), options.watchdog, [self = server.get()](bool stalled) {
-        self->SetHealth(stalled ? Health::kStalled : Health::kServing);
+      &server->engine(), options.watchdog,
+      [self = server.get(), failed = std::move(on_failure)](Health health) {
+        self->SetHealth(health);
+        if (health == Health::kFailed && failed) failed();
       });
   return server;
 }

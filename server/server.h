@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,8 +26,10 @@ namespace strata::server {
 class Server {
  public:
   // Listens for HTTP, if asked to, loads the model, then listens for gRPC. One line naming what is
-  // wrong otherwise.
-  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options);
+  // wrong otherwise. `on_failure` is called once, on another thread, when the device has failed
+  // (engine().failure() says how): nothing is served any more.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options,
+                                                       std::function<void()> on_failure = {});
   ~Server();
 
   const engine::Engine& engine() const { return *parts_.engine; }

@@ -1,6 +1,7 @@
 #include "server/watchdog.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -29,7 +30,7 @@ std::string DescribeStall(const engine::Engine::Load& load, StallDetector::Time 
 }
 
 Watchdog::Watchdog(const engine::Engine* engine, milliseconds limit,
-                   std::function<void(bool stalled)> on_change)
+                   std::function<void(Health)> on_change)
     : engine_(engine), on_change_(std::move(on_change)), thread_([this, limit] { Run(limit); }) {}
 
 Watchdog::~Watchdog() {
@@ -45,6 +46,11 @@ void Watchdog::Run(milliseconds limit) {
   const milliseconds interval = std::clamp(limit / 8, milliseconds(5), milliseconds(1000));
   StallDetector detector(limit);
   while (!StopsWithin(interval)) {
+    if (const absl::Status failure = engine_->failure(); !failure.ok()) {
+      spdlog::critical("watchdog: the device has failed: {}", std::string(failure.message()));
+      on_change_(Health::kFailed);
+      return;
+    }
     const engine::Engine::Load load = engine_->load();
     const auto now = std::chrono::steady_clock::now();
     const bool was_stalled = detector.stalled();
@@ -54,7 +60,7 @@ void Watchdog::Run(milliseconds limit) {
     } else {
       spdlog::error("watchdog: {}", DescribeStall(load, now));
     }
-    on_change_(!was_stalled);
+    on_change_(was_stalled ? Health::kServing : Health::kStalled);
   }
 }
 

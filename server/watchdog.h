@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/mutex.h"
+#include "server/health.h"
 
 namespace strata::server {
 
@@ -31,13 +32,14 @@ class StallDetector {
 // One line that names the step: "step 7 has run for 61.2 s (3 sequences run, 2 wait)".
 std::string DescribeStall(const engine::Engine::Load& load, StallDetector::Time now);
 
-// Looks at the engine on a thread of its own, and says when it stops and when it goes on.
+// Looks at the engine on a thread of its own, and says when it stops, when it goes on, and when its
+// device has failed.
 class Watchdog {
  public:
-  // `on_change(stalled)` is called on the watchdog's thread, in turns true and false. The engine
-  // must outlive the watchdog.
+  // `on_change` is called on the watchdog's thread, in turns with kStalled and kServing, or with
+  // kFailed, last of all. The engine must outlive the watchdog.
   Watchdog(const engine::Engine* engine, std::chrono::milliseconds limit,
-           std::function<void(bool stalled)> on_change);
+           std::function<void(Health)> on_change);
   ~Watchdog();
 
  private:
@@ -45,7 +47,7 @@ class Watchdog {
   bool StopsWithin(std::chrono::milliseconds interval);
 
   const engine::Engine* const engine_;
-  const std::function<void(bool stalled)> on_change_;
+  const std::function<void(Health)> on_change_;
   Mutex mutex_;
   CondVar wake_;
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;

@@ -4,7 +4,8 @@
 # search, one of kernels/cuda among them, and no other target sees them.
 set(cuda_sources
   attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
-  cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu many_rows.cu projection_tasks.cpp)
+  cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu finish_sums.cu many_rows.cu
+  projection_tasks.cpp sampling.cu token_sampler.cpp)
 list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
@@ -21,7 +22,7 @@ set_property(TARGET strata_cuda_on_cpu PROPERTY UNITY_BUILD OFF)  # kernels have
 
 # Fibers and ThreadSanitizer do not go together.
 if(NOT STRATA_SANITIZE MATCHES thread)
-  set(files cuda_faults_test cuda_memory_test cuda_on_cpu_test cuda_rows_test)
+  set(files cuda_faults_test cuda_memory_share_test cuda_memory_test cuda_on_cpu_test cuda_rows_test cuda_sampling_test)
   set(long_files cuda_attention_test cuda_product_test)
   if(NOT STRATA_SANITIZE)
     list(APPEND files ${long_files})
@@ -61,6 +62,7 @@ if(TARGET strata_cuda)
   add_executable(cuda_gpu_tests
     kernels/cuda/cuda_attention_test.cpp kernels/cuda/cuda_memory_test.cpp
     kernels/cuda/cuda_product_test.cpp kernels/cuda/cuda_rows_test.cpp
+    kernels/cuda/cuda_sampling_test.cpp
     kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_device.cpp)
   target_link_libraries(cuda_gpu_tests PRIVATE
     engine_tests_of_backends strata_test_support GTest::gmock GTest::gtest_main strata_options)

@@ -40,11 +40,18 @@ const PackedMatrix& Packed(const Matrix& matrix) {
   return static_cast<const PackedMatrix&>(matrix);  // a backend is given its own matrices
 }
 
+// What weights and planes are kept in here.
+bool Keeps(DType dtype) { return dtype != DType::kF16 && dtype != DType::kF8; }
+absl::Status CheckKept(const char* what, DType dtype) {
+  if (Keeps(dtype)) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(what, " in ", std::string(DTypeName(dtype)),
+                                               ": the CPU backend has f32, bf16 and int8"));
+}
+
 void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
   STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim, "a head fits a tile's row");
-  STRATA_CHECK(cache.key_dtype != DType::kF16 && cache.value_dtype != DType::kF16,
-               "planes are f32, bf16 or int8");
+  STRATA_CHECK(Keeps(cache.key_dtype) && Keeps(cache.value_dtype), "planes are f32, bf16 or int8");
 }
 
 }  // namespace
@@ -88,6 +95,13 @@ void CpuBackend::CopyToHost(std::span<std::byte> destination, const std::byte* s
 
 void CpuBackend::Copy(std::byte* destination, const std::byte* source, size_t bytes) {
   std::memcpy(destination, source, bytes);
+}
+
+absl::Status CpuBackend::CheckWeights(DType stored) const { return CheckKept("weights", stored); }
+
+absl::Status CpuBackend::CheckCache(DType keys, DType values) const {
+  if (absl::Status status = CheckKept("keys", keys); !status.ok()) return status;
+  return CheckKept("values", values);
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Pack(std::span<const HostRows> parts,

@@ -35,6 +35,8 @@ class CpuBackend final : public Backend {
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
+  absl::Status CheckWeights(DType stored) const override;
+  absl::Status CheckCache(DType keys, DType values) const override;
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                DType stored) override;
   absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,

@@ -55,6 +55,7 @@ void ConvertStrip(const HostRows& part, int64_t row, int64_t begin, int64_t coun
       }
       return;
     case DType::kI8:
+    case DType::kF8:
       STRATA_CHECK(false, "no checkpoint holds it");
   }
 }
@@ -77,7 +78,8 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
                                                                  Order order, DType stored,
                                                                  ThreadPool& pool) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
-  STRATA_CHECK(stored != DType::kF16, "weights are kept as f32, bf16 or int8");
+  STRATA_CHECK(stored != DType::kF16 && stored != DType::kF8,
+               "weights are kept as f32, bf16 or int8");
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix);
   matrix->order_ = order;
   matrix->stored_ = stored;

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/merge.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -16,9 +17,7 @@ constexpr int kMaxDim = 256;
 constexpr int kDims = kMaxDim / kThreads;  // of a thread
 
 __device__ __forceinline__ float Element(const std::byte* row, DType dtype, int32_t i) {
-  if (dtype == DType::kF32) return reinterpret_cast<const float*>(row)[i];
-  if (dtype == DType::kBF16) return LowBF16(reinterpret_cast<const uint16_t*>(row)[i]);
-  return static_cast<float>(reinterpret_cast<const int8_t*>(row)[i]);
+  return WithNumbers(dtype, [&]<class T>() { return ToFloat(reinterpret_cast<const T*>(row)[i]); });
 }
 
 // A token's row of a plane, and its scale.
@@ -30,9 +29,9 @@ __device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace 
                                           size_t plane_offset, DType dtype) {
   const std::byte* const plane =
       args.arena + static_cast<size_t>(place.block) * args.block_bytes + plane_offset;
-  const size_t stride = TokenStride(dtype, args.head_dim);
+  const size_t stride = TokenStride(DTypeSize(dtype), args.head_dim);
   float scale = 1;
-  if (dtype == DType::kI8) {
+  if (HasScale(dtype)) {
     scale = reinterpret_cast<const float*>(plane + static_cast<size_t>(args.block_tokens) *
                                                        stride)[place.token];
   }
@@ -56,7 +55,7 @@ __device__ __forceinline__ const GroupEntry& GroupOf(const AttentionArgs& args, 
 }
 
 // Shared: query [head_dim], scores or weights [kSpan], a float for each warp.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     GeneralKernel(const __grid_constant__ AttentionArgs args) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
   const HeadEntry& head = args.heads[blockIdx.x];

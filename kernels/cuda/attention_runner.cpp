@@ -14,6 +14,10 @@ static_assert(kSpan == Backend::kAttentionSpan);
 // Blocks of threads for each multiprocessor, so that the last of them end at about the same time.
 constexpr int32_t kBlocksEach = 8;
 
+// Where states would take more, contexts are not cut: they are so long, and so many, that all
+// multiprocessors have work.
+constexpr size_t kMostStateBytes = size_t{256} << 20;
+
 bool Same(const SequenceRows& a, const SequenceRows& b) {
   return a.first_row == b.first_row && a.num_rows == b.num_rows &&
          a.first_position == b.first_position && a.block_table == b.block_table &&
@@ -94,6 +98,13 @@ void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& ca
   flush();
 }
 
+size_t AttentionRunner::MostStateBytes(const StepLimits& limits) {
+  const int64_t states = limits.sequences * SpansOf(static_cast<int32_t>(limits.context)) *
+                         std::min<int64_t>(limits.heads, kMaxHeads);
+  const auto floats = static_cast<size_t>(states * StateFloats(limits.head_dim));
+  return std::min(std::bit_ceil(floats) * sizeof(float), kMostStateBytes);
+}
+
 void AttentionRunner::Launch(Stream& stream, AttentionArgs& args) {
   int32_t most_heads = 0;  // of a group
   for (int32_t i = 0; i < args.num_groups; ++i) {
@@ -125,12 +136,13 @@ void AttentionRunner::LaunchSingleRows(Stream& stream, AttentionArgs args, int32
                          .query_tiles = (most_heads + kSharedQueries - 1) / kSharedQueries};
   const int32_t spans = SpansOf(sent_.longest_single);
   const int32_t units = launch.query_tiles * args.num_groups * args.num_sequences;
-  const int32_t runs = std::clamp((kBlocksEach * multiprocessors_ + units - 1) / units, 1, spans);
+  int32_t runs = std::clamp((kBlocksEach * multiprocessors_ + units - 1) / units, 1, spans);
+  const auto floats =
+      static_cast<size_t>(sent_.num_states * args.num_heads * StateFloats(args.head_dim));
+  if (std::bit_ceil(floats) * sizeof(float) > kMostStateBytes) runs = 1;
   launch.spans_per_run = (spans + runs - 1) / runs;
   launch.runs = (spans + launch.spans_per_run - 1) / launch.spans_per_run;
   if (launch.runs > 1) {
-    const auto floats =
-        static_cast<size_t>(sent_.num_states * args.num_heads * StateFloats(args.head_dim));
     args.states = states_.Reserve(stream, std::bit_ceil(floats));  // contexts grow
   }
   AttendOnTensorCores(stream, args, launch);

@@ -16,6 +16,9 @@ class AttentionRunner {
  public:
   explicit AttentionRunner(int multiprocessors) : multiprocessors_(multiprocessors) {}
 
+  // Of states between a launch and its merge, in device memory.
+  static size_t MostStateBytes(const StepLimits& limits);
+
   // Adds to the counters what is read and written under the context of each (sequence, planes)
   // pair.
   void Run(Stream& stream, Staging& staging, const PagedArena& cache,

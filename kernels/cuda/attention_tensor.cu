@@ -1,4 +1,4 @@
-// Attention on the tensor cores over a cache in bf16 or int8.
+// Attention on the tensor cores over a cache in 16 or 8 bits.
 //
 // A block of four warps takes some queries of one sequence that read one pair of planes, rows times
 // heads, and a run of spans. In prefill each warp has 16 queries of its own and all positions of a
@@ -23,6 +23,7 @@ template <class Stored, int kDim, bool kShared>
 class Attender {
  public:
   using Copier = TileCopier<Stored, kDim>;
+  using Number = typename Copier::Number;
   static constexpr int kQueries = static_cast<int>(kShared ? kSharedQueries : kTileQueries);
   static constexpr int kChunks = kShared ? kDim / 8 / kTileWarps : kDim / 8;  // of a warp
   static constexpr int kExchangeBytes = kShared ? kQueries * kScoreStride * 4 : 0;
@@ -74,7 +75,7 @@ class Attender {
       ptx::WaitCopies<1>();
       __syncthreads();  // all of the tile is there, and all has been asked for that was found
       copier.Find(tile + 2 * kTilePositions, end, stage);
-      if constexpr (Copier::kInt8) {
+      if constexpr (Copier::kScaled) {
         copier.Widen(stage);
         __syncthreads();
       }
@@ -129,7 +130,7 @@ class Attender {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int d = 16 * k + 8 * half + 2 * t_;
-          q_[k][2 * half + i] = valid ? ptx::PackBF16(from[d], from[d + 1]) : 0;
+          q_[k][2 * half + i] = valid ? PackPair<Number>(from[d], from[d + 1]) : 0;
         }
       }
     }
@@ -150,10 +151,11 @@ class Attender {
   // Scores of the warp's queries over 16 positions, scaled, kept where they are to be; -infinity
   // where a query does not see.
   __device__ __forceinline__ void ScoreSixteen(const Copier& copier, int stage, int32_t tile,
-                                               int position, float (&low)[4], float (&high)[4]) {
+                                               int position, int lane, float (&low)[4],
+                                               float (&high)[4]) {
     for (int i = 0; i < 4; ++i) low[i] = high[i] = 0;
     if (!finds_scores_) {
-      MultiplyKeys<kDim>(q_, copier.keys(stage), position, lane_, low, high);
+      MultiplyKeys<Number, kDim>(q_, copier.keys(stage), position, lane, low, high);
     }
     FinishScores(copier, stage, tile, position + 2 * t_, low);
     FinishScores(copier, stage, tile, position + 8 + 2 * t_, high);
@@ -162,9 +164,9 @@ class Attender {
                                                int position, float (&scores)[4]) {
     if (!finds_scores_) {
       float2 scales = make_float2(1, 1);
-      if constexpr (Copier::kInt8) scales = copier.KeyScales(stage, position);
+      if constexpr (Copier::kScaled) scales = copier.KeyScales(stage, position);
       for (int i = 0; i < 4; ++i) {
-        if constexpr (Copier::kInt8) scores[i] *= i % 2 == 0 ? scales.x : scales.y;
+        if constexpr (Copier::kScaled) scores[i] *= i % 2 == 0 ? scales.x : scales.y;
         scores[i] *= args_.scale;
       }
     }
@@ -192,12 +194,13 @@ class Attender {
   }
 
   __device__ __forceinline__ void AttendTile(const Copier& copier, int stage, int32_t tile) {
+    const int lane = ptx::Anew(lane_);  // some forty addresses of fragments hang on it
     float scores[kTileScores][4];
     if constexpr (kShared) {
       float low[4];
       float high[4];
       const int position = 16 * warp_;
-      ScoreSixteen(copier, stage, tile, position, low, high);
+      ScoreSixteen(copier, stage, tile, position, lane, low, high);
       for (int i = 0; i < 2; ++i) {
         float* const line = exchange_ + (g_ + 8 * i) * kScoreStride + position + 2 * t_;
         *reinterpret_cast<float2*>(line) = make_float2(low[2 * i], low[2 * i + 1]);
@@ -216,14 +219,14 @@ class Attender {
     } else {
 #pragma unroll
       for (int j = 0; j < kTileScores; j += 2) {
-        ScoreSixteen(copier, stage, tile, 8 * j, scores[j], scores[j + 1]);
+        ScoreSixteen(copier, stage, tile, 8 * j, lane, scores[j], scores[j + 1]);
       }
     }
     uint32_t weights[kTilePositions / 16][4];
     WeighScores(copier, stage, scores, weights);
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      AddValues<kDim>(weights, copier.values(stage), FirstChunk() + c, lane_, values_[c]);
+      AddValues<Number, kDim>(weights, copier.values(stage), FirstChunk() + c, lane, values_[c]);
     }
   }
 
@@ -263,12 +266,12 @@ class Attender {
         float second = ptx::ExpTwo(fmaf(scores[j][2 * i + 1], kLog2e, shift));
         query.sum += first;
         query.sum += second;
-        if constexpr (Copier::kInt8) {
+        if constexpr (Copier::kScaled) {
           const float2 scales = copier.ValueScales(stage, 8 * j + 2 * t_);
           first *= scales.x;
           second *= scales.y;
         }
-        weights[j / 2][j % 2 * 2 + i] = ptx::PackBF16(first, second);
+        weights[j / 2][j % 2 * 2 + i] = PackPair<Number>(first, second);
       }
     }
   }
@@ -358,7 +361,7 @@ class Attender {
 };
 
 template <class Stored, int kDim, bool kShared>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
     TensorKernel(const __grid_constant__ AttentionArgs args,
                  const __grid_constant__ TensorLaunch launch) {
   Attender<Stored, kDim, kShared>(args, launch).Run();
@@ -407,11 +410,8 @@ bool HasTensorKernel(const AttentionArgs& args) {
 }
 
 void AttendOnTensorCores(Stream& stream, const AttentionArgs& args, const TensorLaunch& launch) {
-  if (args.key_dtype == DType::kI8) {
-    LaunchStored<int8_t>(stream, args, launch);
-  } else {
-    LaunchStored<uint16_t>(stream, args, launch);
-  }
+  WithFragments(args.key_dtype,
+                [&]<class Stored>() { LaunchStored<Stored>(stream, args, launch); });
 }
 
 }  // namespace strata::kernels::cuda

@@ -3,18 +3,21 @@
 #pragma once
 
 #include "kernels/cuda/attention_args.h"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace strata::kernels::cuda {
 
 constexpr int kTilePositions = 64;
 constexpr int kTileThreads = 128;
+constexpr int kTileBlocks =
+    2;  // of a multiprocessor, at least: what their shared memory leaves room for
 constexpr int kTileWarps = kTileThreads / kWarp;
 constexpr int kTileStages = 2;
 
-// A tile of [64][kDim] bfloat16 in shared memory, in chunks of 16 bytes. Chunks of a row change
-// places with the row's number, so that eight rows' chunks of one column lie in different banks.
+// A tile of [64][kDim] 16-bit numbers in shared memory, in chunks of 16 bytes. Chunks of a row
+// change places with the row's number, so that eight rows' chunks of one column lie in different
+// banks.
 template <int kDim>
 struct TileLayout {
   static constexpr int kChunks = kDim / 8;  // of a row
@@ -25,19 +28,20 @@ struct TileLayout {
   }
 };
 
-// What is copied of 64 positions: keys and values as the cache holds them. Stored: uint16_t
-// (bfloat16) or int8_t.
+// What is copied of 64 positions: keys and values as the cache holds them.
 template <class Stored, int kDim>
 class TileCopier {
  public:
-  static constexpr bool kInt8 = sizeof(Stored) == 1;
+  static constexpr bool kScaled = kHasScale<Stored>;
+  // That is multiplied: 8-bit numbers as bfloat16, exactly.
+  using Number = std::conditional_t<kScaled, BF16, Stored>;
   static constexpr int kRowBytes = kDim * static_cast<int>(sizeof(Stored));
   static constexpr int kRowChunks = kRowBytes / 16;
   static constexpr int kPlaneBytes = kTilePositions * kRowBytes;
-  static constexpr int kScaleBytes = kInt8 ? 2 * kTilePositions * 4 : 0;  // keys', then values'
+  static constexpr int kScaleBytes = kScaled ? 2 * kTilePositions * 4 : 0;  // keys', then values'
   static constexpr int kStageBytes = 2 * kPlaneBytes + kScaleBytes;
-  // bf16 tiles are read where they were copied to, int8 ones are widened first.
-  static constexpr int kWidenedBytes = kInt8 ? 2 * TileLayout<kDim>::kBytes : 0;
+  // Tiles of 16 bits are read where they were copied to, those of 8 are widened first.
+  static constexpr int kWidenedBytes = kScaled ? 2 * TileLayout<kDim>::kBytes : 0;
   static constexpr int kPlacesBytes = kTileStages * kTilePositions * int{sizeof(CachePlace)};
   static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes + kPlacesBytes;
 
@@ -63,10 +67,10 @@ class TileCopier {
   // Asks for what was found, into stage `stage`; zeros where the context has ended.
   __device__ __forceinline__ void Ask(int stage) {
     std::byte* const to = shared_ + stage * kStageBytes;
-    const int chunk = static_cast<int>(threadIdx.x) % kRowChunks;
+    const int thread = ptx::Anew(static_cast<int>(threadIdx.x));
+    const int chunk = thread % kRowChunks;
 #pragma unroll 2
-    for (int row = static_cast<int>(threadIdx.x) / kRowChunks; row < kTilePositions;
-         row += kTileThreads / kRowChunks) {
+    for (int row = thread / kRowChunks; row < kTilePositions; row += kTileThreads / kRowChunks) {
       const CachePlace place = Places(stage)[row];
       const bool valid = place.block >= 0;
       const size_t from = valid ? static_cast<size_t>(place.block) * args_.block_bytes +
@@ -76,8 +80,7 @@ class TileCopier {
       if (wants_keys_) ptx::CopyAsync16(to + offset, keys_ + from, valid);
       ptx::CopyAsync16(to + kPlaneBytes + offset, values_ + from, valid);
     }
-    if constexpr (kInt8) {
-      const int thread = static_cast<int>(threadIdx.x);
+    if constexpr (kScaled) {
       const bool is_key = thread < kTilePositions;
       const CachePlace place = Places(stage)[thread % kTilePositions];
       const bool valid = place.block >= 0;
@@ -92,22 +95,23 @@ class TileCopier {
     }
   }
 
-  // int8: makes bfloat16 tiles of a stage that is there, exactly. Others see them after a barrier.
+  // 8 bits: makes bfloat16 tiles of a stage that is there. Others see them after a barrier.
   __device__ __forceinline__ void Widen(int stage) {
-    if constexpr (kInt8) {
+    if constexpr (kScaled) {
       if (wants_keys_) WidenPlane(shared_ + stage * kStageBytes, Widened());
       WidenPlane(shared_ + stage * kStageBytes + kPlaneBytes, Widened() + TileLayout<kDim>::kBytes);
     }
   }
 
   __device__ __forceinline__ const std::byte* keys(int stage) const {
-    return kInt8 ? Widened() : shared_ + stage * kStageBytes;
+    return kScaled ? Widened() : shared_ + stage * kStageBytes;
   }
   __device__ __forceinline__ const std::byte* values(int stage) const {
-    return kInt8 ? Widened() + TileLayout<kDim>::kBytes
-                 : shared_ + stage * kStageBytes + kPlaneBytes;
+    return kScaled ? Widened() + TileLayout<kDim>::kBytes
+                   : shared_ + stage * kStageBytes + kPlaneBytes;
   }
-  // What scores and weights of positions 2t and 2t + 1 of the tile are multiplied with; int8 only.
+  // What scores and weights of positions 2t and 2t + 1 of the tile are multiplied with; 8 bits
+  // only.
   __device__ __forceinline__ float2 KeyScales(int stage, int position) const {
     return *reinterpret_cast<const float2*>(Scales(stage) + position);
   }
@@ -117,7 +121,7 @@ class TileCopier {
 
  private:
   static __device__ __forceinline__ int StageOffset(int row, int chunk) {
-    return kInt8 ? row * kRowBytes + chunk * 16 : TileLayout<kDim>::Offset(row, chunk);
+    return kScaled ? row * kRowBytes + chunk * 16 : TileLayout<kDim>::Offset(row, chunk);
   }
   __device__ __forceinline__ std::byte* Widened() const {
     return shared_ + kTileStages * kStageBytes;
@@ -131,16 +135,15 @@ class TileCopier {
            stage * kTilePositions;
   }
 
-  // 8 numbers of a row at a time. 2^23 + 128 + q has q + 128 in its lowest byte.
+  // 8 numbers of a row at a time.
   __device__ __forceinline__ void WidenPlane(const std::byte* from, std::byte* to) const {
     for (int i = static_cast<int>(threadIdx.x); i < kTilePositions * kDim / 8; i += kTileThreads) {
       const uint2 numbers = *reinterpret_cast<const uint2*>(from + i * 8);
       const auto number = [](uint32_t word, int k) {
-        const uint32_t byte = (word ^ 0x80808080u) >> (8 * k) & 0xffu;
-        return __uint_as_float(0x4b000000u | byte) - 8388736.0f;
+        return ToFloat(Stored{static_cast<uint8_t>(word >> 8 * k)});
       };
       const auto pair = [&](uint32_t word, int k) {
-        return ptx::PackBF16(number(word, k), number(word, k + 1));
+        return PackPair<BF16>(number(word, k), number(word, k + 1));
       };
       const int row = i / (kDim / 8);
       *reinterpret_cast<uint4*>(to + TileLayout<kDim>::Offset(row, i % (kDim / 8))) = make_uint4(
@@ -158,7 +161,7 @@ class TileCopier {
 
 // 16 queries' scores over 16 positions: two tiles of a matrix instruction's result.
 // q: fragments of the queries [kDim / 16]; keys: a tile; position: the first of the 16.
-template <int kDim>
+template <class Number, int kDim>
 __device__ __forceinline__ void MultiplyKeys(const uint32_t (&q)[kDim / 16][4],
                                              const std::byte* keys, int position, int lane,
                                              float (&low)[4], float (&high)[4]) {
@@ -169,14 +172,14 @@ __device__ __forceinline__ void MultiplyKeys(const uint32_t (&q)[kDim / 16][4],
     ptx::LoadMatrices(pairs, keys + TileLayout<kDim>::Offset(row, 2 * k + lane / 8 % 2));
     const uint32_t first[2] = {pairs[0], pairs[1]};
     const uint32_t second[2] = {pairs[2], pairs[3]};
-    ptx::MmaBF16(low, q[k], first);
-    ptx::MmaBF16(high, q[k], second);
+    MultiplyFragments<Number>(low, q[k], first);
+    MultiplyFragments<Number>(high, q[k], second);
   }
 }
 
 // Adds the tile's values of dimensions [8 chunk, 8 chunk + 8), weighted. p: fragments of the
 // weights of 16 queries over the tile's 64 positions.
-template <int kDim>
+template <class Number, int kDim>
 __device__ __forceinline__ void AddValues(const uint32_t (&p)[kTilePositions / 16][4],
                                           const std::byte* values, int chunk, int lane,
                                           float (&sums)[4]) {
@@ -186,8 +189,8 @@ __device__ __forceinline__ void AddValues(const uint32_t (&p)[kTilePositions / 1
     ptx::LoadMatricesTransposed(pairs, values + TileLayout<kDim>::Offset(32 * half + lane, chunk));
     const uint32_t first[2] = {pairs[0], pairs[1]};
     const uint32_t second[2] = {pairs[2], pairs[3]};
-    ptx::MmaBF16(sums, p[2 * half], first);
-    ptx::MmaBF16(sums, p[2 * half + 1], second);
+    MultiplyFragments<Number>(sums, p[2 * half], first);
+    MultiplyFragments<Number>(sums, p[2 * half + 1], second);
   }
 }
 

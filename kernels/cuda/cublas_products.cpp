@@ -4,6 +4,26 @@
 
 namespace strata::kernels::cuda {
 
+namespace {
+
+cudaDataType_t TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      break;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF16:
+      return CUDA_R_16F;
+    case DType::kI8:
+      return CUDA_R_8I;
+    case DType::kF8:
+      return CUDA_R_8F_E4M3;
+  }
+  return CUDA_R_32F;
+}
+
+}  // namespace
+
 CublasProducts::~CublasProducts() {
   for (auto& [shape, plan] : plans_) {
     if (plan.operation != nullptr) cublasLtMatmulDescDestroy(plan.operation);
@@ -34,16 +54,19 @@ const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape&
   Plan& plan = plans_[shape];
   if (plan.ready || !stream.ok()) return plan;
   const auto& [dtype, outputs, inputs, rows, out_stride, alignment] = shape;
-  const cudaDataType_t type = dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+  const cudaDataType_t type = TypeOf(dtype);
+  const bool exact = dtype == DType::kI8;
+  const cudaDataType_t sums = exact ? CUDA_R_32I : CUDA_R_32F;
   const auto check = [&](cublasStatus_t status) { Check(stream, status, "planning a product"); };
-  check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  check(cublasLtMatmulDescCreate(&plan.operation, exact ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                                 sums));
   const cublasOperation_t transposed = CUBLAS_OP_T;
   check(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                        sizeof(transposed)));
   const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
   check(cublasLtMatrixLayoutCreate(&plan.w, type, size(inputs), size(outputs), inputs));
   check(cublasLtMatrixLayoutCreate(&plan.x, type, size(inputs), size(rows), inputs));
-  check(cublasLtMatrixLayoutCreate(&plan.out, CUDA_R_32F, size(outputs), size(rows), out_stride));
+  check(cublasLtMatrixLayoutCreate(&plan.out, sums, size(outputs), size(rows), out_stride));
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference));
   const size_t workspace = kWorkspace;
@@ -75,9 +98,14 @@ void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const 
       PlanFor(stream, {dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
   if (!stream.ok()) return;
   const float one = 1;
-  const float beta = add ? 1 : 0;
+  const float kept = add ? 1 : 0;
+  const int32_t exact_one = 1;
+  const int32_t exact_zero = 0;
+  const bool exact = dtype == DType::kI8;
+  const void* const alpha = exact ? static_cast<const void*>(&exact_one) : &one;
+  const void* const beta = exact ? static_cast<const void*>(&exact_zero) : &kept;
   Check(stream,
-        cublasLtMatmul(handle_, plan.operation, &one, w, plan.w, x, plan.x, &beta, out.data,
+        cublasLtMatmul(handle_, plan.operation, alpha, w, plan.w, x, plan.x, beta, out.data,
                        plan.out, out.data, plan.out, &plan.algorithm, workspace_.data(), kWorkspace,
                        stream.handle()),
         "a product of cuBLASLt");

@@ -24,7 +24,9 @@ class CublasProducts {
   absl::Status Open(Stream& stream);
 
   // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
-  // [out.num_rows, num_inputs] of one dtype, f32 or bf16, consecutive rows of whole 16 bytes.
+  // [out.num_rows, num_inputs] of one dtype, consecutive rows of whole 16 bytes. In int8 sums are
+  // i32 in out's memory, and none are added to; scales are the caller's affair. In 8 bits
+  // out.num_cols is a multiple of 16.
   void Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
                 Rows out, bool add);
 

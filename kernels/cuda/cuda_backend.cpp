@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
-#include "kernels/cuda/product_kernels.h"
 #include "kernels/cuda/projection_tasks.h"
 
 namespace strata::kernels::cuda {
@@ -33,8 +32,6 @@ void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
   STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim,
                "a head fits a block of threads");
-  STRATA_CHECK(cache.key_dtype != DType::kF16 && cache.value_dtype != DType::kF16,
-               "planes are f32, bf16 or int8");
 }
 
 // Whether rows of x stand in the memory of rows of out.
@@ -67,6 +64,24 @@ std::string CudaBackend::Describe() const {
                       batch_invariant_ ? ", batch-invariant" : "");
 }
 
+std::optional<DeviceMemory> CudaBackend::device_memory() {
+  DeviceMemory memory;
+  stream_.Check(cudaMemGetInfo(&memory.available, &memory.total), "asking for free memory");
+  return memory;
+}
+
+// What the members below reserve, each in pieces of 2 MiB.
+size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
+  const int64_t width = limits.product_width + kGroupBytes;
+  const int64_t inputs = limits.rows * (width + 1) * 4;
+  const int64_t sums = limits.rows * std::max(width, limits.vocab_size + kOutputGroup) * 4;
+  const int64_t rows = 2 * limits.rows * 20;  // ids, gathered rows, positions, slots
+  const int64_t tables = limits.sequences * (2 * 2 * limits.table_entries * 4 + 2 * 64);
+  constexpr int64_t kPieces = 16 * (int64_t{2} << 20);
+  return static_cast<size_t>(inputs + sums + rows + tables + kPieces) +
+         AttentionRunner::MostStateBytes(limits) + TokenSampler::MostBytes(limits);
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
   auto buffer = std::make_unique<CudaBuffer>();
   const size_t reserved = std::max<size_t>(bytes, 1);  // nothing has an address, too
@@ -97,8 +112,17 @@ absl::Status CudaBackend::Synchronize() {
   return StatusOf(stream_);
 }
 
+// The tensor cores of Ada have e4m3 too; it is Hopper's that this is for.
+absl::Status CudaBackend::CheckWeights(DType stored) const {
+  if (stored != DType::kF8 || info_.major >= 9) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("weights in fp8: ", info_.name,
+                                               " has compute capability ", info_.major, ".",
+                                               info_.minor, ", 9.0 is the least"));
+}
+
 absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Pack(std::span<const HostRows> parts,
                                                           DType stored) {
+  STRATA_CHECK(CheckWeights(stored).ok(), "the device has such weights");
   auto packed = CudaMatrix::Pack(parts, CudaMatrix::Order::kStacked, stored, stream_, staging_);
   if (!packed.ok()) return packed.status();
   return *std::move(packed);
@@ -106,6 +130,7 @@ absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Pack(std::span<const HostRo
 
 absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::PackGated(const HostRows& gate,
                                                                const HostRows& up, DType stored) {
+  STRATA_CHECK(CheckWeights(stored).ok(), "the device has such weights");
   STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
   const HostRows parts[] = {gate, up};
   auto packed = CudaMatrix::Pack(parts, CudaMatrix::Order::kGated, stored, stream_, staging_);
@@ -144,33 +169,46 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
   const StoredRows& weights = w.rows();
   std::byte* const inputs = inputs_.Reserve(
       stream_, static_cast<size_t>(x.num_rows * weights.stride) * DTypeSize(weights.dtype));
-  PrepareInputs(stream_, x, norm.weight, norm.epsilon, weights.dtype, weights.stride, inputs);
-  if (!batch_invariant_ && x.num_rows > kFewRows) {
-    Rows sums = out;
-    if (w.gated()) {
-      const int64_t width = w.stored_rows();
-      sums = {sums_.Reserve(stream_, static_cast<size_t>(x.num_rows * width)), x.num_rows, width,
-              width};
-    }
-    // Padding is multiplied too: zeros.
-    cublas_.Multiply(stream_, weights.dtype, weights.data, inputs, weights.stride, sums, add);
-    if (w.gated()) ApplyGates(stream_, sums.data, sums.stride, out);
-    return;
+  float* scales = nullptr;
+  if (HasScale(weights.dtype)) {
+    scales = input_scales_.Reserve(stream_, static_cast<size_t>(x.num_rows));
   }
+  PrepareInputs(stream_, x, norm.weight, norm.epsilon, weights.dtype, weights.stride, inputs,
+                scales);
   const Product product = {.weights = weights,
                            .weight_rows = w.stored_rows(),
                            .x = inputs,
+                           .x_scales = scales,
                            .out = out,
                            .epilogue = w.gated() ? Epilogue::kGate
                                        : add     ? Epilogue::kAdd
                                                  : Epilogue::kSet};
-  if (weights.dtype == DType::kF32) {
+  if (!batch_invariant_ && x.num_rows > kFewRows) {
+    MultiplyByCublas(product);
+  } else if (weights.dtype == DType::kF32) {
     MultiplyF32(stream_, product);
   } else if (x.num_rows <= kManyRows) {
     MultiplyFewRows(stream_, product);
   } else {
     MultiplyManyRows(stream_, product);
   }
+}
+
+void CudaBackend::MultiplyByCublas(const Product& product) {
+  const StoredRows& w = product.weights;
+  const Rows& out = product.out;
+  const bool whole = product.epilogue != Epilogue::kGate && !HasScale(w.dtype);
+  if (whole) {
+    cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride, out,
+                     product.epilogue == Epilogue::kAdd);
+    return;
+  }
+  // Padding is multiplied too: zeros.
+  const int64_t width = product.weight_rows;
+  float* const sums = sums_.Reserve(stream_, static_cast<size_t>(out.num_rows * width));
+  cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride,
+                   {sums, out.num_rows, width, width}, /*add=*/false);
+  FinishSums(stream_, product, sums);
 }
 
 void CudaBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) {
@@ -240,6 +278,17 @@ void CudaBackend::AttentionProbabilities(const PagedArena& cache, const Sequence
                                          const HeadAttention& head, float* out) {
   CheckArena(cache);
   attention_.Probabilities(stream_, staging_, cache, sequence, head, out);
+}
+
+void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
+                               std::span<ChosenToken> chosen) {
+  STRATA_CHECK(choices.size() == chosen.size(), "a token for every choice");
+  for (const TokenChoice& choice : choices) {
+    STRATA_CHECK(choice.row >= 0 && choice.row < logits.num_rows, "rows are rows of the logits");
+    STRATA_CHECK(choice.num_logprobs <= kMaxLogprobs, "as many as there is room for");
+  }
+  if (!choices.empty()) sampler_.Choose(stream_, staging_, logits, choices, chosen);
+  attention_.ForgetTables();
 }
 
 }  // namespace strata::kernels::cuda

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +15,8 @@
 #include "kernels/cuda/cuda_matrix.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/product_kernels.h"
+#include "kernels/cuda/sampling.h"
 
 namespace strata::kernels::cuda {
 
@@ -30,12 +33,15 @@ class CudaBackend final : public Backend {
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
 
+  std::optional<DeviceMemory> device_memory() override;
+  size_t WorkingBytes(const StepLimits& limits) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
   absl::Status Synchronize() override;
 
+  absl::Status CheckWeights(DType stored) const override;
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
                                                DType stored) override;
   absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
@@ -51,12 +57,17 @@ class CudaBackend final : public Backend {
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                               const HeadAttention& head, float* out) override;
 
+  bool chooses_tokens() const override { return true; }
+  void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
+                    std::span<ChosenToken> chosen) override;
+
  private:
   CudaBackend(DeviceInfo info, bool batch_invariant)
       : info_(std::move(info)),
         batch_invariant_(batch_invariant),
         attention_(info_.multiprocessors) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
+  void MultiplyByCublas(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
                 std::span<const ProjectionTask> tasks);
 
@@ -67,9 +78,11 @@ class CudaBackend final : public Backend {
   Staging staging_;
   CublasProducts cublas_;
   AttentionRunner attention_;
+  TokenSampler sampler_;
   BackendCounters counters_;
-  DeviceArray<std::byte> inputs_;  // of a product, as the matrix is stored
-  DeviceArray<float> sums_;        // of gates and ups, where cuBLASLt makes them
+  DeviceArray<std::byte> inputs_;    // of a product, as the matrix is stored
+  DeviceArray<float> input_scales_;  // of their rows, in 8 bits
+  DeviceArray<float> sums_;          // of cuBLASLt, where something is left to do to them
   SentList<int32_t> ids_;
   SentList<int32_t> gathered_;
   SentList<int32_t> positions_;

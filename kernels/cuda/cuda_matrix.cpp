@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cuda/device.h"
@@ -28,21 +27,16 @@ float Widened(DType dtype, const std::byte* numbers, int64_t i) {
   return dtype == DType::kBF16 ? FloatFromBF16(bits) : FloatFromF16(bits);
 }
 
-void ConvertRow(const HostRows& part, int64_t row, DType stored, std::byte* to) {
+// A row as a checkpoint holds it, or widened to f32.
+void StageRow(const HostRows& part, int64_t row, DType staged, std::byte* to) {
   const std::byte* from =
       part.data + static_cast<size_t>(row * part.num_cols) * DTypeSize(part.dtype);
-  if (part.dtype == stored) {
-    std::memcpy(to, from, static_cast<size_t>(part.num_cols) * DTypeSize(stored));
+  if (part.dtype == staged) {
+    std::memcpy(to, from, static_cast<size_t>(part.num_cols) * DTypeSize(staged));
     return;
   }
-  for (int64_t i = 0; i < part.num_cols; ++i) {
-    const float value = Widened(part.dtype, from, i);
-    if (stored == DType::kF32) {
-      reinterpret_cast<float*>(to)[i] = value;
-    } else {
-      reinterpret_cast<uint16_t*>(to)[i] = BF16FromFloat(value);
-    }
-  }
+  auto* const floats = reinterpret_cast<float*>(to);
+  for (int64_t i = 0; i < part.num_cols; ++i) floats[i] = Widened(part.dtype, from, i);
 }
 
 // The part and row of each stored row in turn; no part for padding.
@@ -78,46 +72,62 @@ absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const Hos
                                                              Order order, DType stored,
                                                              Stream& stream, Staging& staging) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
-  if (stored != DType::kF32 && stored != DType::kBF16) {
-    return absl::UnimplementedError(absl::StrCat("weights in ", std::string(DTypeName(stored)),
-                                                 ": the CUDA backend has f32 and bf16"));
-  }
   std::unique_ptr<CudaMatrix> matrix(new CudaMatrix);
   int64_t outputs = 0;
+  DType staged_dtype = stored;  // what differs goes to the device as f32 and is made there
   for (const HostRows& part : parts) {
     STRATA_CHECK(part.num_cols == parts[0].num_cols, "parts are of one width");
-    STRATA_CHECK(part.dtype != DType::kI8, "no checkpoint holds it");
+    STRATA_CHECK(!HasScale(part.dtype), "no checkpoint holds it");
     outputs += part.num_rows;
+    if (part.dtype != stored) staged_dtype = DType::kF32;
   }
   matrix->order_ = order;
   matrix->num_outputs_ = outputs;
   const bool gated = order == Order::kGated;
   matrix->stored_rows_ = gated ? RoundUp(outputs / 2, 8) * 2 : RoundUp(outputs, kOutputGroup);
-  matrix->rows_ = {.dtype = stored,
-                   .num_inputs = parts[0].num_cols,
-                   .stride = RoundUp(parts[0].num_cols, kInputGroup)};
+  matrix->rows_ = {
+      .dtype = stored,
+      .num_inputs = parts[0].num_cols,
+      .stride = RoundUp(parts[0].num_cols, kGroupBytes / static_cast<int64_t>(DTypeSize(stored)))};
   auto reserved = ReserveOrExplain(matrix->memory_, stream, matrix->bytes(), "a weight matrix");
   if (!reserved.ok()) return reserved.status();
+  const size_t row_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(stored);
+  float* scales = nullptr;
+  if (HasScale(stored)) {  // behind the rows, whose bytes are a multiple of 64
+    scales =
+        reinterpret_cast<float*>(*reserved + static_cast<size_t>(matrix->stored_rows_) * row_bytes);
+  }
   matrix->rows_.data = *reserved;
+  matrix->rows_.scales = scales;
 
   // As many rows at a time as half the staging memory holds; a row of a model fits many times.
-  const size_t row_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(stored);
-  STRATA_CHECK(row_bytes <= Staging::kHalf, "a row fits the staging memory");
-  const auto rows_at_once = static_cast<int64_t>(Staging::kHalf / row_bytes);
+  const size_t staged_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(staged_dtype);
+  STRATA_CHECK(staged_bytes <= Staging::kHalf, "a row fits the staging memory");
+  const auto rows_at_once = static_cast<int64_t>(Staging::kHalf / staged_bytes);
   const RowOrder rows(parts, order);
+  DeviceArray<std::byte> wide;
   for (int64_t begin = 0; begin < matrix->stored_rows_; begin += rows_at_once) {
-    const int64_t end = std::min(begin + rows_at_once, matrix->stored_rows_);
-    const size_t bytes = static_cast<size_t>(end - begin) * row_bytes;
+    const int64_t count = std::min(rows_at_once, matrix->stored_rows_ - begin);
+    const size_t bytes = static_cast<size_t>(count) * staged_bytes;
     std::byte* const staged = staging.Take(stream, bytes);
     if (!stream.ok()) break;
     std::memset(staged, 0, bytes);
-    for (int64_t row = begin; row < end; ++row) {
-      const auto [part, index] = rows.At(row);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto [part, index] = rows.At(begin + i);
       if (part == nullptr) continue;
-      ConvertRow(*part, index, stored, staged + static_cast<size_t>(row - begin) * row_bytes);
+      StageRow(*part, index, staged_dtype, staged + static_cast<size_t>(i) * staged_bytes);
     }
-    stream.Copy(*reserved + static_cast<size_t>(begin) * row_bytes, staged, bytes,
-                cudaMemcpyHostToDevice);
+    std::byte* const to = *reserved + static_cast<size_t>(begin) * row_bytes;
+    if (staged_dtype == stored) {
+      stream.Copy(to, staged, bytes, cudaMemcpyHostToDevice);
+      continue;
+    }
+    std::byte* const floats = wide.Reserve(stream, bytes);
+    stream.Copy(floats, staged, bytes, cudaMemcpyHostToDevice);
+    const int64_t width = matrix->rows_.stride;
+    PrepareInputs(stream, {reinterpret_cast<const float*>(floats), count, width, width},
+                  /*weight=*/nullptr, /*epsilon=*/0, stored, width, to,
+                  scales == nullptr ? nullptr : scales + begin);
   }
   if (absl::Status status = StatusOf(stream); !status.ok()) return status;
   return matrix;

@@ -11,15 +11,15 @@
 
 namespace strata::kernels::cuda {
 
-// A weight matrix on the device: [stored_rows, stride] in f32 or bf16, both dimensions padded with
-// zeros so that kernels read whole vectors. Of a gated matrix eight gates and then their eight ups
-// follow each other, so that whoever has the sums of 16 outputs has both. Immutable.
+// A weight matrix on the device: [stored_rows, stride], both dimensions padded with zeros so that
+// kernels read whole vectors; in 8 bits a scale for each row. Of a gated matrix eight gates and
+// then their eight ups follow each other, so that whoever has the sums of 16 outputs has both.
+// Immutable.
 class CudaMatrix final : public Matrix {
  public:
   enum class Order : uint8_t { kStacked, kGated };
 
-  // UNIMPLEMENTED for a dtype that is not kept on the device, RESOURCE_EXHAUSTED when memory is
-  // short. REQUIRES: parts is not empty, all of one width.
+  // RESOURCE_EXHAUSTED when memory is short. REQUIRES: parts is not empty, all of one width.
   static absl::StatusOr<std::unique_ptr<CudaMatrix>> Pack(std::span<const HostRows> parts,
                                                           Order order, DType stored, Stream& stream,
                                                           Staging& staging);
@@ -27,7 +27,9 @@ class CudaMatrix final : public Matrix {
   int64_t num_outputs() const override { return num_outputs_; }
   int64_t num_inputs() const override { return rows_.num_inputs; }
   size_t bytes() const override {
-    return static_cast<size_t>(stored_rows_ * rows_.stride) * DTypeSize(rows_.dtype);
+    const size_t row = static_cast<size_t>(rows_.stride) * DTypeSize(rows_.dtype) +
+                       (HasScale(rows_.dtype) ? sizeof(float) : 0);
+    return static_cast<size_t>(stored_rows_) * row;
   }
 
   bool gated() const { return order_ == Order::kGated; }

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/paging.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -10,32 +11,26 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float Load(const float* row, int64_t i) { return row[i]; }
-__device__ __forceinline__ float Load(const uint16_t* row, int64_t i) { return LowBF16(row[i]); }
-__device__ __forceinline__ void Store(float value, float* row, int64_t i) { row[i] = value; }
-__device__ __forceinline__ void Store(float value, uint16_t* row, int64_t i) {
-  row[i] = static_cast<uint16_t>(ptx::PackBF16(value, 0.0f));
-}
-
 // A block a row.
 template <class T>
-__global__ void EmbedKernel(const T* table, int64_t stride, int64_t num_gates, const int32_t* ids,
-                            Rows out) {
+__global__ void EmbedKernel(StoredRows table, int64_t num_gates, const int32_t* ids, Rows out) {
   int64_t row = ids[blockIdx.x];
   if (num_gates > 0) {
     const int64_t up = row < num_gates ? 0 : 1;
     const int64_t result = row - up * num_gates;
     row = result / 8 * 16 + up * 8 + result % 8;
   }
-  const T* const from = table + row * stride;
+  const T* const from = static_cast<const T*>(table.data) + row * table.stride;
   float* const to = out.data + static_cast<int64_t>(blockIdx.x) * out.stride;
-  for (int64_t i = threadIdx.x; i < out.num_cols; i += kThreads) to[i] = Load(from, i);
+  float scale = 1;
+  if constexpr (kHasScale<T>) scale = table.scales[row];
+  for (int64_t i = threadIdx.x; i < out.num_cols; i += kThreads) to[i] = ToFloat(from[i]) * scale;
 }
 
 // A block a row.
 template <class T>
 __global__ void PrepareInputsKernel(ConstRows x, const float* weight, float epsilon, int64_t stride,
-                                    T* out) {
+                                    T* out, float* scales) {
   float* const shared = ptx::SharedMemory<float>();
   const float* const from = x.data + static_cast<int64_t>(blockIdx.x) * x.stride;
   T* const to = out + static_cast<int64_t>(blockIdx.x) * stride;
@@ -46,20 +41,22 @@ __global__ void PrepareInputsKernel(ConstRows x, const float* weight, float epsi
     const float mean = BlockSum<kThreads>(squares, shared) / static_cast<float>(x.num_cols);
     scale = 1.0f / sqrtf(mean + epsilon);
   }
-  for (int64_t i = threadIdx.x; i < stride; i += kThreads) {
-    float value = 0;
-    if (i < x.num_cols) value = weight == nullptr ? from[i] : from[i] * scale * weight[i];
-    Store(value, to, i);
+  const auto value = [&](int64_t i) {
+    if (i >= x.num_cols) return 0.0f;
+    return weight == nullptr ? from[i] : from[i] * scale * weight[i];
+  };
+  if constexpr (kHasScale<T>) {
+    uint32_t largest = 0;
+    for (int64_t i = threadIdx.x; i < x.num_cols; i += kThreads) {
+      largest = Larger(largest, Magnitude(value(i)));
+    }
+    largest = BlockMax<kThreads>(largest, reinterpret_cast<uint32_t*>(shared));
+    const float step = ScaleOf<T>(largest);
+    if (threadIdx.x == 0) scales[blockIdx.x] = step;
+    for (int64_t i = threadIdx.x; i < stride; i += kThreads) to[i] = Scaled<T>(value(i), step);
+  } else {
+    for (int64_t i = threadIdx.x; i < stride; i += kThreads) to[i] = FromFloat<T>(value(i));
   }
-}
-
-// A thread a result.
-__global__ void ApplyGatesKernel(const float* sums, int64_t sums_stride, Rows out) {
-  const int64_t column = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
-  if (column >= out.num_cols) return;
-  const int64_t row = blockIdx.x;
-  const float* const gate = sums + row * sums_stride + column / 8 * 16 + column % 8;
-  out.data[row * out.stride + column] = gate[0] / (1.0f + expf(-gate[0])) * gate[8];
 }
 
 // A block a row.
@@ -92,23 +89,21 @@ __device__ void Rotate(float* row, int32_t dim, const float* angles, int lane) {
   }
 }
 
-// Numbers with the scale max |x| / 127; a row that is not finite has a scale of NaN.
-__device__ void WriteInt8(const float* row, int32_t dim, int8_t* numbers, float* scale, int lane) {
-  uint32_t largest = 0;  // |x| as bits, which order as the numbers do, with NaN above infinity
-  for (int32_t j = lane; j < dim; j += kWarp) {
-    largest = max(largest, __float_as_uint(row[j]) & 0x7fffffffu);
+// A token of a plane; a row that is not finite has a scale of NaN.
+template <class T>
+__device__ void WriteToken(const float* row, int32_t dim, std::byte* plane, int32_t block_tokens,
+                           int64_t token, int lane) {
+  const auto stride = static_cast<int64_t>(TokenStride(sizeof(T), dim));
+  auto* const to = reinterpret_cast<T*>(plane + token * stride);
+  if constexpr (kHasScale<T>) {
+    uint32_t largest = 0;
+    for (int32_t j = lane; j < dim; j += kWarp) largest = Larger(largest, Magnitude(row[j]));
+    const float scale = ScaleOf<T>(WarpMax(largest));
+    for (int32_t j = lane; j < dim; j += kWarp) to[j] = Scaled<T>(row[j], scale);
+    if (lane == 0) reinterpret_cast<float*>(plane + block_tokens * stride)[token] = scale;
+  } else {
+    for (int32_t j = lane; j < dim; j += kWarp) to[j] = FromFloat<T>(row[j]);
   }
-  for (int apart = kWarp / 2; apart > 0; apart /= 2) {
-    largest = max(largest, __shfl_xor_sync(kWholeWarp, largest, apart));
-  }
-  const bool finite = largest < 0x7f800000u;
-  const float step = __uint_as_float(largest) / 127.0f;
-  const bool scaled = finite && step != 0.0f;
-  for (int32_t j = lane; j < dim; j += kWarp) {
-    const float number = scaled ? rintf(row[j] / step) : 0.0f;
-    numbers[j] = static_cast<int8_t>(fminf(fmaxf(number, -127.0f), 127.0f));
-  }
-  if (lane == 0) *scale = finite ? step : __uint_as_float(0x7fc00000u);
 }
 
 // A warp a row, blockIdx.y a task.
@@ -134,22 +129,9 @@ __global__ void ProjectionKernel(const __grid_constant__ ProjectionTasks tasks) 
   std::byte* const plane = tasks.arena +
                            static_cast<size_t>(slot / tasks.block_tokens) * tasks.block_bytes +
                            task.plane_offset;
-  const DType dtype = task.is_key ? tasks.key_dtype : tasks.value_dtype;
-  const size_t token_stride = TokenStride(dtype, task.columns);
-  std::byte* const to = plane + static_cast<size_t>(token) * token_stride;
-  if (dtype == DType::kI8) {
-    auto* const scales =
-        reinterpret_cast<float*>(plane + static_cast<size_t>(tasks.block_tokens) * token_stride);
-    WriteInt8(values, task.columns, reinterpret_cast<int8_t*>(to), scales + token, lane);
-    return;
-  }
-  for (int32_t j = lane; j < task.columns; j += kWarp) {
-    if (dtype == DType::kF32) {
-      Store(values[j], reinterpret_cast<float*>(to), j);
-    } else {
-      Store(values[j], reinterpret_cast<uint16_t*>(to), j);
-    }
-  }
+  WithNumbers(task.is_key ? tasks.key_dtype : tasks.value_dtype, [&]<class T>() {
+    WriteToken<T>(values, task.columns, plane, tasks.block_tokens, token, lane);
+  });
 }
 
 uint32_t Blocks(int64_t count, int64_t each) {
@@ -161,33 +143,20 @@ uint32_t Blocks(int64_t count, int64_t each) {
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
                Rows out) {
   if (out.num_rows == 0) return;
-  const dim3 grid(static_cast<uint32_t>(out.num_rows));
-  if (table.dtype == DType::kF32) {
-    stream.Launch("Embed", grid, dim3(kThreads), 0, EmbedKernel<float>,
-                  static_cast<const float*>(table.data), table.stride, num_gates, ids, out);
-  } else {
-    stream.Launch("Embed", grid, dim3(kThreads), 0, EmbedKernel<uint16_t>,
-                  static_cast<const uint16_t*>(table.data), table.stride, num_gates, ids, out);
-  }
+  WithNumbers(table.dtype, [&]<class T>() {
+    stream.Launch("Embed", dim3(static_cast<uint32_t>(out.num_rows)), dim3(kThreads), 0,
+                  EmbedKernel<T>, table, num_gates, ids, out);
+  });
 }
 
 void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
-                   int64_t stride, void* out) {
-  const dim3 grid(static_cast<uint32_t>(x.num_rows));
-  constexpr size_t kShared = kThreads / kWarp * sizeof(float);
-  if (dtype == DType::kF32) {
-    stream.Launch("PrepareInputs", grid, dim3(kThreads), kShared, PrepareInputsKernel<float>, x,
-                  weight, epsilon, stride, static_cast<float*>(out));
-  } else {
-    stream.Launch("PrepareInputs", grid, dim3(kThreads), kShared, PrepareInputsKernel<uint16_t>, x,
-                  weight, epsilon, stride, static_cast<uint16_t*>(out));
-  }
-}
-
-void ApplyGates(Stream& stream, const float* sums, int64_t sums_stride, Rows out) {
-  stream.Launch("ApplyGates",
-                dim3(static_cast<uint32_t>(out.num_rows), Blocks(out.num_cols, kThreads)),
-                dim3(kThreads), 0, ApplyGatesKernel, sums, sums_stride, out);
+                   int64_t stride, void* out, float* scales) {
+  if (x.num_rows == 0) return;
+  WithNumbers(dtype, [&]<class T>() {
+    stream.Launch("PrepareInputs", dim3(static_cast<uint32_t>(x.num_rows)), dim3(kThreads),
+                  kThreads / kWarp * sizeof(float), PrepareInputsKernel<T>, x, weight, epsilon,
+                  stride, static_cast<T*>(out), scales);
+  });
 }
 
 void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place) {

@@ -12,7 +12,8 @@ namespace strata::kernels::cuda {
 
 // A matrix on the device: rows of num_inputs numbers, `stride` apart, the rest zeros.
 struct StoredRows {
-  const void* data = nullptr;  // f32 or bf16
+  const void* data = nullptr;
+  const float* scales = nullptr;  // of each row, in 8 bits
   DType dtype = DType::kF32;
   int64_t num_inputs = 0;
   int64_t stride = 0;
@@ -22,14 +23,10 @@ struct StoredRows {
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
                Rows out);
 
-// What a product reads: x, normalised where `weight` is not null, as f32 or bf16 in rows of
-// `stride` numbers, the rest of a row zeros.
+// What a product reads: x, normalised where `weight` is not null, as `dtype` in rows of `stride`
+// numbers, the rest of a row zeros; in 8 bits `scales`, [num_rows], are written too.
 void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
-                   int64_t stride, void* out);
-
-// sums: [out.num_rows, sums_stride], eight gates and then their eight ups, and so on.
-// out = silu(gate) * up
-void ApplyGates(Stream& stream, const float* sums, int64_t sums_stride, Rows out);
+                   int64_t stride, void* out, float* scales);
 
 // out[i, :] = x[rows[i], :]; `in_place`: out overlaps x, and rows ascend.
 void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place);

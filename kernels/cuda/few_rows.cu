@@ -1,10 +1,10 @@
 // Products of up to eight rows: all there is to do is to read the matrix.
 //
 // A block takes 16 outputs, each of its 8 warps a slice of the inputs. A lane's 16 bytes of a row
-// of the matrix are 8 neighbouring inputs, and its 16 bytes of a row of x the same inputs: which
+// of the matrix are neighbouring inputs, and its 16 bytes of a row of x the same inputs: which
 // inputs an instruction multiplies with which is for us to say, so both go to the tensor cores as
-// they come from memory. Of 32 inputs, quarter t of a warp's lanes has 8t .. 8t + 7: the first
-// instruction takes 8t .. 8t + 3, the second the rest.
+// they come from memory. Of 64 bytes, quarter t of a warp's lanes has 16t .. 16t + 15: the first
+// instruction takes 16t .. 16t + 7, the second the rest.
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -13,7 +13,7 @@ namespace strata::kernels::cuda {
 namespace {
 
 constexpr int kThreads = kSlices * kWarp;
-constexpr int kAhead = 4;  // groups of 32 inputs asked for before the first is used
+constexpr int kAhead = 4;  // groups of 64 bytes asked for before the first is used
 constexpr int kRows = static_cast<int>(kFewRows);
 
 struct Group {
@@ -22,42 +22,44 @@ struct Group {
   uint4 x;     // of row g
 };
 
-__device__ __forceinline__ void MultiplyGroup(const Group& group, float (&sums)[4]) {
+template <class T>
+__device__ __forceinline__ void MultiplyGroup(const Group& group, SumOf<T> (&sums)[4]) {
   const uint32_t first[4] = {group.low.x, group.high.x, group.low.y, group.high.y};
   const uint32_t first_x[2] = {group.x.x, group.x.y};
-  ptx::MmaBF16(sums, first, first_x);
+  MultiplyFragments<T>(sums, first, first_x);
   const uint32_t second[4] = {group.low.z, group.high.z, group.low.w, group.high.w};
   const uint32_t second_x[2] = {group.x.z, group.x.w};
-  ptx::MmaBF16(sums, second, second_x);
+  MultiplyFragments<T>(sums, second, second_x);
 }
 
+template <class T>
 __global__ void __launch_bounds__(kThreads)
     FewRowsKernel(const __grid_constant__ Product product, int64_t first_row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int slice = static_cast<int>(threadIdx.x) / kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
-  const int64_t stride = product.weights.stride;
-  const int64_t groups = stride / kInputGroup;
+  const int64_t row_bytes = product.weights.stride * int64_t{sizeof(T)};
+  const int64_t groups = row_bytes / kGroupBytes;
   const int64_t per_slice = (groups + kSlices - 1) / kSlices;
   const int64_t begin = min(slice * per_slice, groups);
   const int64_t end = min(begin + per_slice, groups);
 
   const int64_t output = static_cast<int64_t>(blockIdx.x) * kOutputGroup;
-  const auto* const weights = static_cast<const uint16_t*>(product.weights.data);
-  const uint16_t* const low = weights + (output + g) * stride + 8 * t;
-  const uint16_t* const high = low + 8 * stride;
+  const auto* const weights = static_cast<const std::byte*>(product.weights.data);
+  const std::byte* const low = weights + (output + g) * row_bytes + 16 * t;
+  const std::byte* const high = low + 8 * row_bytes;
   const bool has_row = first_row + g < product.out.num_rows;
-  const uint16_t* const x =
-      static_cast<const uint16_t*>(product.x) + (first_row + (has_row ? g : 0)) * stride + 8 * t;
+  const std::byte* const x = static_cast<const std::byte*>(product.x) +
+                             (first_row + (has_row ? g : 0)) * row_bytes + 16 * t;
 
-  float sums[4] = {};
+  SumOf<T> sums[4] = {};
   const auto load = [&](int64_t i) {
     Group group;
-    group.low = ptx::LoadStreamed(low + i * kInputGroup);
-    group.high = ptx::LoadStreamed(high + i * kInputGroup);
+    group.low = ptx::LoadStreamed(low + i * kGroupBytes);
+    group.high = ptx::LoadStreamed(high + i * kGroupBytes);
     group.x =
-        has_row ? *reinterpret_cast<const uint4*>(x + i * kInputGroup) : make_uint4(0, 0, 0, 0);
+        has_row ? *reinterpret_cast<const uint4*>(x + i * kGroupBytes) : make_uint4(0, 0, 0, 0);
     return group;
   };
   int64_t i = begin;
@@ -66,20 +68,20 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) groups_ahead[k] = load(i + k);
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) MultiplyGroup(groups_ahead[k], sums);
+    for (int k = 0; k < kAhead; ++k) MultiplyGroup<T>(groups_ahead[k], sums);
   }
-  for (; i < end; ++i) MultiplyGroup(load(i), sums);
+  for (; i < end; ++i) MultiplyGroup<T>(load(i), sums);
 
   // [slice][row][output], a slice's outputs of a row side by side.
-  float* const shared = ptx::SharedMemory<float>();
-  float* const mine = shared + slice * kRows * static_cast<int>(kOutputGroup);
+  auto* const shared = ptx::SharedMemory<SumOf<T>>();
+  SumOf<T>* const mine = shared + slice * kRows * static_cast<int>(kOutputGroup);
   mine[(2 * t) * 16 + g] = sums[0];
   mine[(2 * t + 1) * 16 + g] = sums[1];
   mine[(2 * t) * 16 + g + 8] = sums[2];
   mine[(2 * t + 1) * 16 + g + 8] = sums[3];
   __syncthreads();
   const auto total = [&](int row, int column) {
-    float sum = 0;
+    SumOf<T> sum = 0;
     for (int s = 0; s < kSlices; ++s) sum += shared[(s * kRows + row) * 16 + column];
     return sum;
   };
@@ -87,10 +89,10 @@ __global__ void __launch_bounds__(kThreads)
   const int column = static_cast<int>(threadIdx.x) % 16;
   if (row >= kRows) return;
   if (product.epilogue != Epilogue::kGate) {
-    StoreSum(product, first_row + row, output + column, total(row, column));
+    StoreSum<T>(product, first_row + row, output + column, total(row, column));
   } else if (column < 8) {
-    StoreGated(product, first_row + row, output + column, total(row, column),
-               total(row, column + 8));
+    StoreGated<T>(product, first_row + row, output + column, total(row, column),
+                  total(row, column + 8));
   }
 }
 
@@ -131,9 +133,9 @@ __global__ void __launch_bounds__(kF32Threads)
     const float up = gated ? WarpSum(ups[r]) : 0.0f;
     if (lane != 0) continue;
     if (gated) {
-      StoreGated(product, first_row + r, stored, sum, up);
+      StoreGated<float>(product, first_row + r, stored, sum, up);
     } else {
-      StoreSum(product, first_row + r, result, sum);
+      StoreSum<float>(product, first_row + r, result, sum);
     }
   }
 }
@@ -141,11 +143,14 @@ __global__ void __launch_bounds__(kF32Threads)
 }  // namespace
 
 void MultiplyFewRows(Stream& stream, const Product& product) {
-  constexpr size_t kShared = sizeof(float) * kSlices * kRows * kOutputGroup;
+  constexpr size_t kShared = sizeof(float) * kSlices * kRows * kOutputGroup;  // or of int32_t
   const dim3 grid(static_cast<uint32_t>(product.weight_rows / kOutputGroup));
-  for (int64_t row = 0; row < product.out.num_rows; row += kFewRows) {
-    stream.Launch("MultiplyFewRows", grid, dim3(kThreads), kShared, FewRowsKernel, product, row);
-  }
+  WithFragments(product.weights.dtype, [&]<class T>() {
+    for (int64_t row = 0; row < product.out.num_rows; row += kFewRows) {
+      stream.Launch("MultiplyFewRows", grid, dim3(kThreads), kShared, FewRowsKernel<T>, product,
+                    row);
+    }
+  });
 }
 
 void MultiplyF32(Stream& stream, const Product& product) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -120,7 +121,7 @@ class SentList {
     if (valid_ && std::equal(values.begin(), values.end(), sent_.begin(), sent_.end())) {
       return device_.data();
     }
-    T* const to = device_.Reserve(stream, values.size());
+    T* const to = device_.Reserve(stream, std::bit_ceil(values.size()));  // contexts grow
     sent_.assign(values.begin(), values.end());
     staging.Send(stream, to, values.data(), values.size_bytes());
     valid_ = stream.ok();

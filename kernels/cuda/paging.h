@@ -8,17 +8,17 @@
 
 // Where things stand in the paged cache, and how the parts of a context are put together again.
 // Used by kernels and host alike. On the device a plane is [block_tokens][head_dim], keys as well
-// as values; in int8 a token's numbers are padded to whole words, and the block's f32 scales,
+// as values; in 8 bits a token's numbers are padded to whole words, and the block's f32 scales,
 // [block_tokens], follow them.
 namespace strata::kernels::cuda {
 
 constexpr int kSpan =
     256;  // positions of a context whose softmax is one chain; Backend::kAttentionSpan
 
-// Bytes of a token's numbers in a plane, without its scale.
-__host__ __device__ inline size_t TokenStride(DType dtype, int32_t head_dim) {
-  const size_t bytes = static_cast<size_t>(head_dim) * DTypeSize(dtype);
-  return dtype == DType::kI8 ? (bytes + 3) / 4 * 4 : bytes;
+// Bytes of a token's numbers in a plane, without its scale; `size`: of a number.
+__host__ __device__ constexpr size_t TokenStride(size_t size, int32_t head_dim) {
+  const size_t bytes = static_cast<size_t>(head_dim) * size;
+  return size == 1 ? (bytes + 3) / 4 * 4 : bytes;
 }
 
 struct CachePlace {

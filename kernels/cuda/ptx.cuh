@@ -15,11 +15,29 @@ __device__ __forceinline__ T* SharedMemory() {
   return reinterpret_cast<T*>(strata_shared_memory);
 }
 
+// x itself. What is computed from it is computed there and then: it is not made before a loop and kept
+// in registers all through it.
+__device__ __forceinline__ int Anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Two bfloat16, rounded to nearest even, `low` in the low half.
 __device__ __forceinline__ uint32_t PackBF16(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
+}
+// Two halfs, likewise.
+__device__ __forceinline__ uint32_t PackF16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+__device__ __forceinline__ float FloatFromF16(uint16_t half) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+  return value;
 }
 
 // 2^x, within 2 units in the last place; 0 far below.
@@ -41,6 +59,38 @@ __device__ __forceinline__ void MmaBF16(float (&c)[4], const uint32_t (&a)[4],
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same in half precision.
+__device__ __forceinline__ void MmaF16(float (&c)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// c[16][8] += a[16][32] * b[32][8] in bytes: where two 16-bit numbers stood, there are four.
+__device__ __forceinline__ void MmaInt8(int32_t (&c)[4], const uint32_t (&a)[4],
+                                        const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// From compute capability 8.9 on.
+__device__ __forceinline__ void MmaE4M3([[maybe_unused]] float (&c)[4],
+                                        [[maybe_unused]] const uint32_t (&a)[4],
+                                        [[maybe_unused]] const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 890
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif defined(__CUDA_ARCH__)
+  __trap();  // the backend refuses such weights there
+#endif
 }
 
 // Four matrices of 8 rows of 16 bytes in shared memory, by a whole warp: lane i gives the address

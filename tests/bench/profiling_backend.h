@@ -54,6 +54,21 @@ class ProfilingBackend final : public kernels::Backend {
     inner_->Copy(to, from, bytes);
   }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
+  std::optional<kernels::DeviceMemory> device_memory() override { return inner_->device_memory(); }
+  size_t WorkingBytes(const kernels::StepLimits& limits) const override {
+    return inner_->WorkingBytes(limits);
+  }
+  bool chooses_tokens() const override { return inner_->chooses_tokens(); }
+  void ChooseTokens(kernels::ConstRows logits, std::span<const kernels::TokenChoice> choices,
+                    std::span<kernels::ChosenToken> chosen) override {
+    Timed("sampling", [&] { inner_->ChooseTokens(logits, choices, chosen); });
+  }
+  absl::Status CheckWeights(kernels::DType stored) const override {
+    return inner_->CheckWeights(stored);
+  }
+  absl::Status CheckCache(kernels::DType keys, kernels::DType values) const override {
+    return inner_->CheckCache(keys, values);
+  }
   absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
                                                         kernels::DType stored) override {
     return inner_->Pack(parts, stored);

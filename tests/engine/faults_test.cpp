@@ -1,4 +1,5 @@
 // Memory that cannot be had, a device that fails in mid-step, a clock that jumps.
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "tests/support/hash_backend.h"
 #include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/waiting_sink.h"
 
 namespace strata::testing::faults_test {
 namespace {
@@ -120,7 +122,7 @@ TEST_F(FaultsTest, MemoryThatCannotBeHadInAStepEndsThatStepsRequests) {
   ExpectWhole(*second);
 }
 
-TEST_F(FaultsTest, ADeviceErrorEndsTheRequestsOfItsStepAndNoOthers) {
+TEST_F(FaultsTest, ADeviceThatFailsEndsEveryRequest) {
   bool failing = false;
   options_.max_running = 3;
   const auto core = Make(MakeHashBackend([&failing] { return failing; }));
@@ -131,25 +133,41 @@ TEST_F(FaultsTest, ADeviceErrorEndsTheRequestsOfItsStepAndNoOthers) {
   core->Step();
   for (const auto& recording : running) EXPECT_EQ(recording->tokens.size(), 2U);
   EXPECT_EQ(waiting->num_started, 0);
+  EXPECT_TRUE(core->failure().ok());
   failing = true;
   core->Step();
-  failing = false;
   for (const auto& recording : running) {
     ExpectFailed(*recording, absl::StatusCode::kInternal);
     EXPECT_EQ(recording->tokens.size(), 2U);
   }
-  EXPECT_EQ(waiting->num_finished, 0);
+  ExpectFailed(*waiting, absl::StatusCode::kInternal);
   EXPECT_EQ(core->cache().usage().blocks_used, 0);
-  const auto later = Add(core.get(), "later");
-  Run(core.get());
-  ExpectWhole(*waiting);
-  ExpectWhole(*later);
-  std::vector<int32_t> text = Request("later").prompt;
-  for (const int32_t token : later->tokens) {
-    EXPECT_EQ(token, HashNext(text, kVocab))
-        << "what the failed step left in the cache is not read";
-    text.push_back(token);
+  EXPECT_EQ(core->failure(), absl::InternalError("the device failed"));
+}
+
+TEST_F(FaultsTest, AnEngineWhoseDeviceHasFailedTakesNoMore) {
+  std::atomic<bool> failing = false;
+  options_.make_backend = [&failing] {
+    return MakeHashBackend([&failing] { return failing.load(); });
+  };
+  const auto engine = engine::Engine::Create(options_).value();
+  const auto whole = std::make_shared<WaitingSink>();
+  ASSERT_TRUE(engine->Submit(Request("whole"), whole).ok());
+  ExpectWhole(whole->Result());
+  EXPECT_TRUE(engine->failure().ok());
+  const auto broken = std::make_shared<WaitingSink>();
+  broken->on_token = [&failing](int) { failing = true; };
+  ASSERT_TRUE(engine->Submit(Request("broken"), broken).ok());
+  ExpectFailed(broken->Result(), absl::StatusCode::kInternal);
+  EXPECT_EQ(broken->Now().tokens.size(), 1U);
+  absl::Status refused;
+  while (refused.code() != absl::StatusCode::kUnavailable) {  // the engine's thread is about to end
+    refused = engine->Submit(Request("late"), std::make_shared<WaitingSink>());
   }
+  EXPECT_EQ(refused.message(), "the device has failed: the device failed");
+  EXPECT_EQ(engine->failure(), absl::InternalError("the device failed"));
+  EXPECT_EQ(engine->load().running + engine->load().waiting, 0);
+  engine->Shutdown(std::chrono::hours(1));  // at once
 }
 
 // The system's clock is not asked (includes_test.sh). The steady one may still leap, when a machine

@@ -74,7 +74,8 @@ TEST(PlanReport, Int8CountsItsScales) {
 }
 
 TEST(PlanReport, CacheDTypesAreReadAsTheyAreWritten) {
-  for (const std::string text : {"f32", "bf16", "int8", "k=int8,v=bf16", "k=f32,v=int8"}) {
+  for (const std::string text :
+       {"f32", "bf16", "f16", "int8", "fp8", "k=int8,v=bf16", "k=f32,v=int8"}) {
     const auto dtypes = ParseCacheDTypes(text, DType::kF32);
     ASSERT_TRUE(dtypes.ok()) << dtypes.status();
     EXPECT_EQ(CacheDTypesName(*dtypes), text);
@@ -82,11 +83,11 @@ TEST(PlanReport, CacheDTypesAreReadAsTheyAreWritten) {
   EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kBF16)), "bf16");
   EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kF16)), "f32");
   EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("k=int8,v=auto", DType::kBF16)), "k=int8,v=bf16");
-  for (const std::string text : {"", "int4", "f16", "int8,bf16", "k=int8", "k=int8,v=",
+  for (const std::string text : {"", "int4", "f64", "int8,bf16", "k=int8", "k=int8,v=",
                                  "v=int8,k=int8", "k=int8,v=bf16,", "k=int8,v=int4", " int8"}) {
     EXPECT_EQ(ParseCacheDTypes(text, DType::kF32).status().message(),
               "cache-dtype: \"" + text +
-                  "\" is not one of auto, f32, bf16, int8, nor two as in k=int8,v=bf16");
+                  "\" is not one of auto, f32, bf16, f16, int8, fp8, nor two as in k=int8,v=bf16");
   }
 }
 

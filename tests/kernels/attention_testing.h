@@ -36,26 +36,14 @@ struct CacheDTypes {
 inline constexpr CacheDTypes kF32Cache = {DType::kF32, DType::kF32};
 inline constexpr CacheDTypes kBF16Cache = {DType::kBF16, DType::kBF16};
 inline constexpr CacheDTypes kInt8Cache = {DType::kI8, DType::kI8};
+inline constexpr CacheDTypes kF16Cache = {DType::kF16, DType::kF16};
+inline constexpr CacheDTypes kFp8Cache = {DType::kF8, DType::kF8};
 inline constexpr CacheDTypes kInt8Keys = {DType::kI8, DType::kBF16};
 inline constexpr CacheDTypes kInt8Values = {DType::kF32, DType::kI8};
 inline const auto kCaches =
     testing::Values(kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys, kInt8Values);
 inline std::string NameOf(CacheDTypes dtypes) {
   return std::string(DTypeName(dtypes.keys)) + "_" + std::string(DTypeName(dtypes.values));
-}
-
-// A row as one that reads the cache finds it: int8 by its definition.
-inline std::vector<double> StoredRow(const float* row, int32_t dim, DType dtype) {
-  std::vector<double> stored(row, row + dim);
-  if (dtype == DType::kBF16) std::transform(row, row + dim, stored.begin(), NearestBF16);
-  if (dtype != DType::kI8) return stored;
-  float largest = 0;
-  for (int32_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
-  const float scale = largest / 127.0f;
-  for (int32_t d = 0; d < dim; ++d) {
-    stored[static_cast<size_t>(d)] = std::nearbyint(row[d] / scale) * double{scale};
-  }
-  return stored;
 }
 
 // The same keys, values and queries for every layout of the cache.

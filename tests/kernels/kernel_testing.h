@@ -14,6 +14,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/simd_targets.h"
 #include "kernels/tensor.h"
 
@@ -68,8 +69,65 @@ inline float NearestBF16(float value) {
   const bool up = to_high < to_low || (to_high == to_low && (below & 0x10000u) != 0);
   return static_cast<float>(up ? high : low);
 }
+// A format of few bits: the numbers decode(0) < decode(1) < ... < decode(last), and a bit for the
+// sign.
+struct Codes {
+  uint32_t last;
+  uint32_t sign;
+  float (*decode)(uint32_t code);
+};
+inline constexpr Codes kF16Codes = {
+    0x7bff, 0x8000, [](uint32_t code) { return FloatFromF16(static_cast<uint16_t>(code)); }};
+// 4 bits of exponent, 3 of fraction: 448 is the largest.
+inline constexpr Codes kE4M3Codes = {
+    0x7e, 0x80, [](uint32_t code) {
+      const auto exponent = static_cast<int>(code >> 3);
+      const auto fraction = static_cast<float>(code & 7);
+      return exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+    }};
+// The nearest by search, ties to the even one.
+inline uint32_t NearestCode(const Codes& codes, float value) {
+  const double size = std::abs(value);
+  uint32_t above = 0;
+  for (uint32_t step = 0x4000; step > 0; step /= 2) {
+    if (above + step <= codes.last && codes.decode(above + step - 1) < size) above += step;
+  }
+  if (above > 0) {
+    const double to_low = size - codes.decode(above - 1);
+    const double to_high = codes.decode(above) - size;
+    if (to_low < to_high || (to_low == to_high && above % 2 == 1)) --above;
+  }
+  return above | (std::signbit(value) ? codes.sign : 0);
+}
+inline float NearestOf(const Codes& codes, float value) {
+  const uint32_t code = NearestCode(codes, value);
+  const float size = codes.decode(code & ~codes.sign);
+  return (code & codes.sign) != 0 ? -size : size;
+}
+
+// In 16 or 32 bits.
 inline float Stored(float value, DType dtype) {
-  return dtype == DType::kBF16 ? NearestBF16(value) : value;
+  return dtype == DType::kBF16  ? NearestBF16(value)
+         : dtype == DType::kF16 ? NearestOf(kF16Codes, value)
+                                : value;
+}
+// A row as it is kept, in 8 bits with a scale: the largest |x| over the largest number.
+inline std::vector<double> StoredRow(const float* row, int64_t dim, DType dtype) {
+  std::vector<double> stored(row, row + dim);
+  if (!HasScale(dtype)) {
+    std::transform(row, row + dim, stored.begin(), [dtype](float x) { return Stored(x, dtype); });
+    return stored;
+  }
+  float largest = 0;
+  for (int64_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
+  const float scale = largest / (dtype == DType::kI8 ? 127.0f : 448.0f);
+  std::transform(row, row + dim, stored.begin(), [&](float x) {
+    const float number = scale == 0 ? 0.0f : x / scale;
+    const float nearest =
+        dtype == DType::kI8 ? std::nearbyint(number) : NearestOf(kE4M3Codes, number);
+    return nearest * double{scale};
+  });
+  return stored;
 }
 
 // In f32: a product with it gives back what goes into it, to the bit (but for what is not finite).

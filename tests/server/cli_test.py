@@ -68,7 +68,7 @@ class CommandLine(unittest.TestCase):
                       strata('plan', '--cache-dtype', 'k=int8,v=bf16').stdout)
         for command in ('plan', 'serve'):
             self.assert_fails(strata(command, '--cache-dtype', 'k=int4,v=bf16'), 1, 'cache-dtype',
-                              'k=int4,v=bf16', 'auto, f32, bf16, int8')
+                              'k=int4,v=bf16', 'auto, f32, bf16, f16, int8, fp8')
 
     def test_eval(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -18,11 +18,11 @@ class CudaAttentionTest : public CudaTest, public testing::WithParamInterface<Pa
   CacheDTypes dtypes() const { return std::get<0>(GetParam()); }
   int32_t head_dim() const { return std::get<1>(GetParam()); }
   int32_t block_tokens() const { return std::get<2>(GetParam()); }
-  // Whether the tensor cores do it: queries and weights are rounded to bf16.
+  // Whether the tensor cores do it: queries and weights are rounded to 16 bits.
   bool rounds() const {
     const bool size = head_dim() == 32 || head_dim() == 64 || head_dim() == 128;
     return dtypes().keys == dtypes().values && dtypes().keys != DType::kF32 && size &&
-           (dtypes().keys == DType::kBF16 || block_tokens() % 4 == 0);
+           (!HasScale(dtypes().keys) || block_tokens() % 4 == 0);
   }
   // What the hardware's sums of matrix instructions lose is not in the manual: it truncates where
   // the others round, some bits further down.
@@ -32,7 +32,8 @@ class CudaAttentionTest : public CudaTest, public testing::WithParamInterface<Pa
   Inputs RoundedInputs(const Inputs& inputs) const {
     Inputs rounded = inputs;
     if (rounds()) {
-      for (float& query : rounded.queries) query = NearestBF16(query);
+      const DType dtype = HasScale(dtypes().keys) ? DType::kBF16 : dtypes().keys;
+      for (float& query : rounded.queries) query = Stored(query, dtype);
     }
     return rounded;
   }
@@ -86,6 +87,10 @@ INSTANTIATE_TEST_SUITE_P(General, CudaAttentionTest,
 INSTANTIATE_TEST_SUITE_P(TensorCores, CudaAttentionTest,
                          testing::Combine(testing::Values(kBF16Cache, kInt8Cache),
                                           testing::Values(32, 64, 128), testing::Values(16)),
+                         ParamName);
+INSTANTIATE_TEST_SUITE_P(MoreDTypes, CudaAttentionTest,
+                         testing::Combine(testing::Values(kF16Cache, kFp8Cache),
+                                          testing::Values(20, 32, 128), testing::Values(16)),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(Blocks, CudaAttentionTest,
                          testing::Combine(testing::Values(kBF16Cache), testing::Values(32),

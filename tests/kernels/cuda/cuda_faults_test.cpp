@@ -38,8 +38,17 @@ TEST(CudaFaultsTest, SaysWhatItMisses) {
   cuda_on_cpu::SetDevices(1, 7, 5);
   EXPECT_EQ(refusal().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(absl::StrContains(refusal().message(), "7.5, 8.0 is the least")) << refusal();
+  cuda_on_cpu::SetDevices(1, 8, 6);
+  const auto ampere = cuda::CudaBackend::Create({});
+  ASSERT_TRUE(ampere.ok()) << ampere.status();
+  EXPECT_TRUE((*ampere)->CheckWeights(DType::kI8).ok());
+  EXPECT_TRUE((*ampere)->CheckCache(DType::kF8, DType::kF16).ok());
+  const absl::Status fp8 = (*ampere)->CheckWeights(DType::kF8);
+  EXPECT_EQ(fp8.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_TRUE(absl::StrContains(fp8.message(), "8.6, 9.0 is the least")) << fp8;
   cuda_on_cpu::SetDevices(1);
   EXPECT_TRUE(refusal().ok());
+  EXPECT_TRUE(MakeCuda()->CheckWeights(DType::kF8).ok());
 }
 
 // After the first step of a kind nothing is allocated, on the device or pinned.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/paging.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -32,41 +33,88 @@ std::vector<float> RunBlock(void (*kernel)(float*), std::vector<float> values, u
   return values;
 }
 
-// a [16][16] and b [16][8] row by row, then c [16][8]: c += a b.
+// a [16][k] and b [k][8] row by row, then c [16][8]: c += a b, in numbers that stand side by side
+// in words of 4 bytes.
+template <class T>
 void MmaKernel(float* data) {
+  constexpr int kSide = 4 / sizeof(T);
+  constexpr int kInputs = 8 * kSide;
   const int lane = static_cast<int>(threadIdx.x);
   const int g = lane / 4;
   const int t = lane % 4;
-  const auto a = [&](int row, int k) { return data[row * 16 + k]; };
-  const auto b = [&](int k, int column) { return data[256 + k * 8 + column]; };
+  const auto word = [&](auto element) {
+    T numbers[kSide];
+    for (int i = 0; i < kSide; ++i) numbers[i] = cuda::FromFloat<T>(element(i));
+    uint32_t bits;
+    std::memcpy(&bits, numbers, sizeof(bits));
+    return bits;
+  };
   uint32_t left[4];
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i % 2);
-    const int k = 2 * t + 8 * (i / 2);
-    left[i] = ptx::PackBF16(a(row, k), a(row, k + 1));
+    const int k = kSide * (t + 4 * (i / 2));
+    left[i] = word([&](int j) { return data[row * kInputs + k + j]; });
   }
   uint32_t right[2];
   for (int i = 0; i < 2; ++i) {
-    const int k = 2 * t + 8 * i;
-    right[i] = ptx::PackBF16(b(k, g), b(k + 1, g));
+    const int k = kSide * (t + 4 * i);
+    right[i] = word([&](int j) { return data[16 * kInputs + (k + j) * 8 + g]; });
   }
-  float* const c = data + 256 + 128;
-  float sums[4];
-  for (int i = 0; i < 4; ++i) sums[i] = c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2];
-  ptx::MmaBF16(sums, left, right);
-  for (int i = 0; i < 4; ++i) c[(g + 8 * (i / 2)) * 8 + 2 * t + i % 2] = sums[i];
+  float* const c = data + 24 * kInputs;
+  cuda::SumOf<T> sums[4];
+  const auto place = [&](int i) { return (g + 8 * (i / 2)) * 8 + 2 * t + i % 2; };
+  for (int i = 0; i < 4; ++i) sums[i] = static_cast<cuda::SumOf<T>>(c[place(i)]);
+  cuda::MultiplyFragments<T>(sums, left, right);
+  for (int i = 0; i < 4; ++i) c[place(i)] = static_cast<float>(sums[i]);
 }
 
-TEST(CudaOnCpuTest, MatrixInstructionMultiplies) {
-  std::vector<float> data = Random(1).Normals(256 + 128 + 128);
-  for (float& value : data) value = NearestBF16(value);
-  const std::vector<float> out = RunBlock(MmaKernel, data, kWarp);
+template <class T>
+void ExpectMultiplies(size_t inputs) {
+  std::vector<float> data = Random(1).Normals(static_cast<int64_t>(24 * inputs) + 128, 9.0f);
+  for (float& value : data) value = cuda::ToFloat(cuda::FromFloat<T>(value));
+  const std::vector<float> out = RunBlock(MmaKernel<T>, data, kWarp);
   for (size_t row = 0; row < 16; ++row) {
     for (size_t column = 0; column < 8; ++column) {
-      double sum = data[384 + row * 8 + column];
-      for (size_t k = 0; k < 16; ++k) sum += data[row * 16 + k] * data[256 + k * 8 + column];
-      EXPECT_NEAR(out[384 + row * 8 + column], sum, 1e-5);
+      double sum = data[24 * inputs + row * 8 + column];
+      for (size_t k = 0; k < inputs; ++k) {
+        sum += data[row * inputs + k] * data[16 * inputs + k * 8 + column];
+      }
+      EXPECT_NEAR(out[24 * inputs + row * 8 + column], sum, 1e-3);
     }
+  }
+}
+TEST(CudaOnCpuTest, MatrixInstructionsMultiply) {
+  ExpectMultiplies<cuda::BF16>(16);
+  ExpectMultiplies<cuda::F16>(16);
+  ExpectMultiplies<cuda::Int8>(32);
+  ExpectMultiplies<cuda::E4M3>(32);
+}
+
+// Every number of a format, what is halfway to the next, and what is on either side of that.
+template <class T>
+void ExpectRoundsToNearest(const Codes& codes) {
+  const auto expect = [&](float value) {
+    ASSERT_EQ(cuda::FromFloat<T>(value).bits, NearestCode(codes, value)) << value;
+    ASSERT_EQ(cuda::ToFloat(cuda::FromFloat<T>(value)), NearestOf(codes, value));
+  };
+  for (uint32_t code = 0; code < codes.last; ++code) {
+    const float low = codes.decode(code);
+    const float half = (low + codes.decode(code + 1)) / 2;
+    for (const float value : {low, std::nextafter(half, 0.0f), half, std::nextafter(half, 1e9f)}) {
+      expect(value);
+      expect(-value);
+    }
+  }
+  expect(codes.decode(codes.last));
+}
+TEST(CudaOnCpuTest, NumbersAreTheNearest) {
+  ExpectRoundsToNearest<cuda::F16>(kF16Codes);
+  ExpectRoundsToNearest<cuda::E4M3>(kE4M3Codes);
+  EXPECT_EQ(cuda::ToFloat(cuda::FromFloat<cuda::E4M3>(1e9f)), 448);
+  EXPECT_EQ(cuda::ToFloat(cuda::FromFloat<cuda::F16>(65520.0f)), INFINITY);
+  for (int q = -127; q <= 127; ++q) {
+    const auto number = static_cast<float>(q);
+    EXPECT_EQ(cuda::ToFloat(cuda::FromFloat<cuda::Int8>(number)), number);
   }
 }
 
@@ -222,8 +270,8 @@ TEST(PagingTest, PlacesRunsAndWeights) {
   EXPECT_EQ(place.block, 9);
   EXPECT_EQ(place.token, 5);
   EXPECT_EQ(cuda::ScoreIndex(place, 3, 2, 16), (9U * 3 + 2) * 16 + 5);
-  EXPECT_EQ(cuda::TokenStride(DType::kI8, 6), 8U);
-  EXPECT_EQ(cuda::TokenStride(DType::kBF16, 6), 12U);
+  EXPECT_EQ(cuda::TokenStride(1, 6), 8U);
+  EXPECT_EQ(cuda::TokenStride(2, 6), 12U);
   EXPECT_EQ(cuda::SpansOf(1), 1);
   EXPECT_EQ(cuda::SpansOf(256), 1);
   EXPECT_EQ(cuda::SpansOf(257), 2);

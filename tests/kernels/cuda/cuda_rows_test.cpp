@@ -62,7 +62,8 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
   slots.resize(kRows);
   for (const int64_t slot : slots) positions.push_back(static_cast<int32_t>(39 - slot));
   const std::unique_ptr<Buffer> table = Upload(*backend_, angles);
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys}) {
+  for (const CacheDTypes dtypes :
+       {kF32Cache, kBF16Cache, kF16Cache, kInt8Cache, kFp8Cache, kInt8Keys}) {
     SCOPED_TRACE(NameOf(dtypes));
     PagedArena arena = {.block_tokens = kTokens,
                         .head_dim = kDim,
@@ -141,17 +142,22 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
         const size_t token = slot % kTokens;
         float largest = 0;
         for (int d = 0; d < kDim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
-        const float scale = largest / 127.0f;
+        const float scale = largest / (dtype == DType::kF8 ? 448.0f : 127.0f);
         for (size_t d = 0; d < kDim; ++d) {
           std::byte* const to = plane + (token * kDim + d) * DTypeSize(dtype);
           const auto bf16 =
               static_cast<uint16_t>(std::bit_cast<uint32_t>(NearestBF16(row[d])) >> 16);
-          const auto q = static_cast<int8_t>(std::nearbyint(row[d] / scale));
+          const auto f16 = static_cast<uint16_t>(NearestCode(kF16Codes, row[d]));
+          const auto q =
+              static_cast<int8_t>(std::clamp(std::nearbyint(row[d] / scale), -127.0f, 127.0f));
+          const auto e4m3 = static_cast<uint8_t>(NearestCode(kE4M3Codes, row[d] / scale));
           if (dtype == DType::kF32) std::memcpy(to, &row[d], 4);
           if (dtype == DType::kBF16) std::memcpy(to, &bf16, 2);
+          if (dtype == DType::kF16) std::memcpy(to, &f16, 2);
           if (dtype == DType::kI8) std::memcpy(to, &q, 1);
+          if (dtype == DType::kF8) std::memcpy(to, &e4m3, 1);
         }
-        if (dtype == DType::kI8) std::memcpy(plane + kTokens * kDim + 4 * token, &scale, 4);
+        if (HasScale(dtype)) std::memcpy(plane + kTokens * kDim + 4 * token, &scale, 4);
       }
     }
     for (size_t i = 0; i < expected.size(); ++i) {

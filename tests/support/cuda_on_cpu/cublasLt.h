@@ -11,8 +11,8 @@ enum cublasStatus_t {
   CUBLAS_STATUS_INVALID_VALUE = 7,
   CUBLAS_STATUS_NOT_SUPPORTED = 15,
 };
-enum cublasComputeType_t { CUBLAS_COMPUTE_32F };
-enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF };
+enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32I };
+enum cudaDataType_t { CUDA_R_32F, CUDA_R_16BF, CUDA_R_16F, CUDA_R_8I, CUDA_R_8F_E4M3, CUDA_R_32I };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasLtMatmulDescAttributes_t { CUBLASLT_MATMUL_DESC_TRANSA };
 enum cublasLtMatmulPreferenceAttributes_t {
@@ -24,6 +24,8 @@ enum cublasLtMatmulPreferenceAttributes_t {
 struct CublasLtOnCpu {};
 using cublasLtHandle_t = CublasLtOnCpu*;
 struct MatmulDescOnCpu {
+  cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+  cudaDataType_t scale = CUDA_R_32F;
   cublasOperation_t transa = CUBLAS_OP_N;
 };
 using cublasLtMatmulDesc_t = MatmulDescOnCpu*;

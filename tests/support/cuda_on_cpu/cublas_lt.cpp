@@ -2,8 +2,11 @@
 #include <cstdlib>
 
 #include "tests/support/cuda_on_cpu/cublasLt.h"
+#include "tests/support/cuda_on_cpu/kernels/cuda/ptx.cuh"
 
 namespace {
+
+namespace ptx = strata::kernels::ptx;
 
 template <class T, class... Arguments>
 cublasStatus_t Make(T** made, Arguments... arguments) {
@@ -19,18 +22,37 @@ cublasStatus_t Destroy(T* made) {
 // Element (row, column) of a matrix whose columns stand one after the other.
 float At(const void* data, const MatrixLayoutOnCpu& layout, uint64_t row, uint64_t column) {
   const size_t index = row + column * static_cast<uint64_t>(layout.ld);
-  if (layout.type == CUDA_R_32F) return static_cast<const float*>(data)[index];
-  return std::bit_cast<float>(uint32_t{static_cast<const uint16_t*>(data)[index]} << 16);
+  switch (layout.type) {
+    case CUDA_R_32F:
+      break;
+    case CUDA_R_16BF:
+      return std::bit_cast<float>(uint32_t{static_cast<const uint16_t*>(data)[index]} << 16);
+    case CUDA_R_16F:
+      return ptx::FloatFromF16(static_cast<const uint16_t*>(data)[index]);
+    case CUDA_R_8F_E4M3:
+      return ptx::FloatFromE4M3(static_cast<const uint8_t*>(data)[index]);
+    case CUDA_R_8I:
+      return static_cast<const int8_t*>(data)[index];
+    case CUDA_R_32I:
+      std::abort();  // nobody multiplies these
+  }
+  return static_cast<const float*>(data)[index];
 }
 
-// The error that a device would answer with, or the shapes are sound.
+// The error that a device would answer with, or the shapes are sound. In 8 bits a device takes the
+// first transposed and the second not, in whole 16 bytes.
 bool Fits(const MatmulDescOnCpu& desc, const MatrixLayoutOnCpu& a, const MatrixLayoutOnCpu& b,
           const MatrixLayoutOnCpu& d) {
   const bool transposed = desc.transa == CUBLAS_OP_T;
   const uint64_t inputs = transposed ? a.rows : a.cols;
   const uint64_t outputs = transposed ? a.cols : a.rows;
-  return a.type == b.type && d.type == CUDA_R_32F && inputs == b.rows && outputs == d.rows &&
-         b.cols == d.cols && a.ld >= static_cast<int64_t>(a.rows) &&
+  const bool exact = a.type == CUDA_R_8I;
+  const bool bytes = exact || a.type == CUDA_R_8F_E4M3;
+  if (bytes && (!transposed || inputs % 16 != 0 || outputs % 16 != 0 || a.ld % 16 != 0))
+    return false;
+  return a.type == b.type && d.type == (exact ? CUDA_R_32I : CUDA_R_32F) && desc.scale == d.type &&
+         desc.compute == (exact ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F) && inputs == b.rows &&
+         outputs == d.rows && b.cols == d.cols && a.ld >= static_cast<int64_t>(a.rows) &&
          b.ld >= static_cast<int64_t>(b.rows) && d.ld >= static_cast<int64_t>(d.rows);
 }
 
@@ -38,9 +60,9 @@ bool Fits(const MatmulDescOnCpu& desc, const MatrixLayoutOnCpu& a, const MatrixL
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return Make(handle); }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return Destroy(handle); }
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t,
-                                        cudaDataType_t) {
-  return Make(desc);
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+  return Make(desc, compute, scale);
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { return Destroy(desc); }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
@@ -97,20 +119,34 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     std::fprintf(stderr, "cuda_on_cpu: cuBLASLt counts on an alignment that is not there\n");
     std::abort();
   }
+  // Integers below 2^24 are floats too, so that one loop does: a test's sums are no larger.
+  const bool exact = d_layout->type == CUDA_R_32I;
+  const float times = exact ? static_cast<float>(*static_cast<const int32_t*>(alpha))
+                            : *static_cast<const float*>(alpha);
+  const float kept = exact ? static_cast<float>(*static_cast<const int32_t*>(beta))
+                           : *static_cast<const float*>(beta);
+  if (exact && (times != 1 || kept != 0)) return CUBLAS_STATUS_NOT_SUPPORTED;
   cuda_on_cpu::Enqueue(
-      stream, [=, desc = *desc, la = *a_layout, lb = *b_layout, lc = *c_layout, ld = *d_layout,
-               times = *static_cast<const float*>(alpha), kept = *static_cast<const float*>(beta)] {
+      stream, [=, desc = *desc, la = *a_layout, lb = *b_layout, lc = *c_layout, ld = *d_layout] {
         const uint64_t inputs = lb.rows;
         for (uint64_t column = 0; column < ld.cols; ++column) {
           for (uint64_t row = 0; row < ld.rows; ++row) {
             float sum = 0;
+            int64_t exact_sum = 0;
             for (uint64_t k = 0; k < inputs; ++k) {
               const float left = desc.transa == CUBLAS_OP_T ? At(a, la, k, row) : At(a, la, row, k);
-              sum += left * At(b, lb, k, column);
+              const float product = left * At(b, lb, k, column);
+              if (exact) exact_sum += static_cast<int64_t>(product);
+              sum += product;
+            }
+            const size_t place = row + column * static_cast<uint64_t>(ld.ld);
+            if (exact) {
+              static_cast<int32_t*>(d)[place] = static_cast<int32_t>(exact_sum);
+              continue;
             }
             sum *= times;
             if (kept != 0) sum += kept * At(c, lc, row, column);
-            static_cast<float*>(d)[row + column * static_cast<uint64_t>(ld.ld)] = sum;
+            static_cast<float*>(d)[place] = sum;
           }
         }
       });

@@ -11,6 +11,8 @@ namespace cuda_on_cpu {
 void SetFault(cudaError_t error);
 // What the next machines are: how many devices, of what compute capability.
 void SetDevices(int count, int major = 9, int minor = 0);
+// Of each device; no less than what is in use. 2 GiB at first.
+void SetMemory(size_t bytes);
 // Allocations of device and pinned memory since the process began, and work put into streams.
 int64_t Allocations();
 int64_t Launches();

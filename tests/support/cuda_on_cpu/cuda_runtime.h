@@ -69,6 +69,16 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return __shfl_sync(mask, value, cuda_on_cpu::Self().lane ^ lane_mask);
 }
 
+// Fibers give up their turn at meetings only.
+template <class T>
+T atomicAdd(T* place, T value) {
+  return std::exchange(*place, *place + value);
+}
+template <class T>
+T atomicMin(T* place, T value) {
+  return std::exchange(*place, min(*place, value));
+}
+
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,

@@ -234,6 +234,16 @@ void SetOrder(Order order, uint32_t seed) {
   g_seed = seed;
 }
 
+bool CopiesAtOnce() { return g_order == Order::kBackward; }
+
+void PendingCopy::Make() const {
+  if (from == nullptr) {
+    std::memset(to, 0, bytes);
+  } else {
+    std::memcpy(to, from, bytes);
+  }
+}
+
 Fiber& Self() { return g_runner.self(); }
 Block& CurrentBlock() { return g_runner.block(); }
 

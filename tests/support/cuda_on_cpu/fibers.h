@@ -22,6 +22,10 @@ struct Index {
 // that depends on it.
 enum class Order : uint8_t { kForward, kBackward, kShuffled };
 void SetOrder(Order order, uint32_t seed = 0);
+// An asynchronous copy may be made at once or when it is waited for: in backward order it is made
+// at once, and who reads what it overwrites comes too late; else it is made as late as can be, and
+// who does not wait reads what was there.
+bool CopiesAtOnce();
 
 constexpr int kWarpLanes = 32;
 constexpr int kMeetingWords = 16;  // that a lane can hand to its warp
@@ -41,12 +45,13 @@ struct Warp {
   uint32_t words[2][kWarpLanes][kMeetingWords];
 };
 
-// An asynchronous copy that has been asked for. It is made when it is waited for, not before: who
-// reads too early reads what was there.
+// An asynchronous copy that has been asked for.
 struct PendingCopy {
   void* to;
   const void* from;  // null: zeros
   size_t bytes;
+
+  void Make() const;
 };
 
 struct Fiber {

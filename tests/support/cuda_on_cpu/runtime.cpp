@@ -31,7 +31,6 @@ struct EventOnCpu {
 namespace cuda_on_cpu {
 namespace {
 
-constexpr size_t kDeviceBytes = size_t{2} << 30;
 constexpr size_t kSharedBytes = size_t{227} << 10;   // that a kernel may be allowed
 constexpr size_t kSharedUnasked = size_t{48} << 10;  // that every kernel may have
 
@@ -41,6 +40,7 @@ struct Device {
   int count = 1;
   int major = 9;
   int minor = 0;
+  size_t total_bytes = size_t{2} << 30;
   int64_t allocations = 0;
   int64_t launches = 0;
   size_t bytes = 0;
@@ -95,13 +95,14 @@ void SetDevices(int count, int major, int minor) {
   TheDevice().major = major;
   TheDevice().minor = minor;
 }
+void SetMemory(size_t bytes) { TheDevice().total_bytes = bytes; }
 int64_t Allocations() { return TheDevice().allocations; }
 int64_t Launches() { return TheDevice().launches; }
 size_t BytesInUse() { return TheDevice().bytes; }
 
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
   Device& device = TheDevice();
-  if (bytes > kDeviceBytes - device.bytes) return Result(cudaErrorMemoryAllocation);
+  if (bytes > device.total_bytes - device.bytes) return Result(cudaErrorMemoryAllocation);
   const cudaError_t error = Allocate(memory, bytes, &device.memory);
   if (error == cudaSuccess) device.bytes += bytes;
   return error;
@@ -171,12 +172,12 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
                  .minor = TheDevice().minor,
                  .multiProcessorCount = 4,
                  .sharedMemPerBlockOptin = cuda_on_cpu::kSharedBytes,
-                 .totalGlobalMem = cuda_on_cpu::kDeviceBytes};
+                 .totalGlobalMem = TheDevice().total_bytes};
   return Result();
 }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
-  *available = cuda_on_cpu::kDeviceBytes - TheDevice().bytes;
-  *total = cuda_on_cpu::kDeviceBytes;
+  *available = TheDevice().total_bytes - TheDevice().bytes;
+  *total = TheDevice().total_bytes;
   return Result();
 }
 

@@ -1,0 +1,52 @@
+#include "engine/backend_choice.h"
+
+namespace strata::engine {
+
+double UniformFor(const Sequence& sequence, int32_t index) {
+  if (sequence.sampling().temperature == 0) return 0;  // greedy: asks for none
+  return UniformAt(sequence.sampling().seed, static_cast<uint32_t>(index),
+                   static_cast<uint64_t>(sequence.size()));
+}
+
+kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index,
+                              std::span<const int32_t> eos_ids,
+                              std::vector<std::vector<kernels::TokenBias>>* biases) {
+  const SamplingParams& params = sequence.sampling();
+  kernels::TokenChoice choice = {.temperature = params.temperature,
+                                 .top_k = params.top_k,
+                                 .top_p = params.top_p,
+                                 .min_p = params.min_p,
+                                 .repetition_penalty = params.repetition_penalty,
+                                 .frequency_penalty = params.frequency_penalty,
+                                 .presence_penalty = params.presence_penalty,
+                                 .seen = sequence.history.entries(),
+                                 .uniform = UniformFor(sequence, index),
+                                 .num_logprobs = params.logprobs.value_or(-1)};
+  const bool bars = sequence.num_generated() < params.min_tokens;
+  if (params.logit_bias.empty() && !bars) return choice;
+  std::vector<kernels::TokenBias>& list = biases->emplace_back();
+  for (const LogitBias& bias : params.logit_bias) list.push_back({bias.id, bias.bias});
+  if (bars) {
+    const auto bar = [&list](int32_t id) { list.push_back({id, kernels::kBarred}); };
+    if (!params.ignore_eos) {
+      for (const int32_t id : eos_ids) bar(id);
+    }
+    for (const int32_t id : params.stop_ids) bar(id);
+  }
+  choice.biases = list;
+  return choice;
+}
+
+SampledToken TokenOf(const kernels::ChosenToken& chosen, const SamplingParams& params) {
+  SampledToken sampled = {.token = chosen.token};
+  if (!params.logprobs) return sampled;
+  TokenLogprobs& logprobs = sampled.logprobs.emplace();
+  logprobs.logprob = chosen.logprob;
+  logprobs.rank = chosen.rank;
+  for (int32_t i = 0; i < chosen.num_top; ++i) {
+    logprobs.top.push_back({.id = chosen.top_ids[i], .logprob = chosen.top_logprobs[i]});
+  }
+  return sampled;
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/sequence.h"
+#include "kernels/token_choice.h"
+
+namespace strata::engine {
+
+// The random number of the next token of sequence `index` of the request, which `sequence` is, or
+// stands for.
+double UniformFor(const Sequence& sequence, int32_t index);
+
+// What Sampler::Sample would be asked, as a backend is asked; but for its row. What it points to is
+// the sequence's, or appended to `biases`.
+kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index,
+                              std::span<const int32_t> eos_ids,
+                              std::vector<std::vector<kernels::TokenBias>>* biases);
+
+// The way back.
+SampledToken TokenOf(const kernels::ChosenToken& chosen, const SamplingParams& params);
+
+}  // namespace strata::engine

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+// How a token is chosen from logits, for backends that do it where the logits are.
+namespace strata::kernels {
+
+struct SeenToken {
+  int32_t id = 0;
+  int32_t generated = 0;  // how often; 0: in the prompt only
+};
+struct TokenBias {
+  int32_t id = 0;
+  float bias = 0;  // -infinity bars the token
+};
+constexpr float kBarred = -std::numeric_limits<float>::infinity();
+
+// A choice from one row of logits, [vocab]. In this order: of `seen` repetition, frequency and
+// presence penalty, biases, temperature, min-p, top-k, top-p, one draw. A logit that is not finite
+// is impossible; where all are, token 0 is chosen. What the spans hold stays as long as the call.
+struct TokenChoice {
+  int64_t row = 0;
+  float temperature = 1;  // 0: the highest, of equals the lowest id
+  int32_t top_k = 0;      // 0 keeps all
+  float top_p = 1;
+  float min_p = 0;
+  float repetition_penalty = 1;
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
+  std::span<const SeenToken> seen = {};  // an id once
+  std::span<const TokenBias> biases = {};
+  double uniform =
+      0;  // in [0, 1): decides among the kept, most likely first, of equals the lower id
+  int32_t num_logprobs =
+      -1;  // of the likeliest, [0, kMaxLogprobs]; -1: none, also of the token itself
+};
+
+constexpr int32_t kMaxLogprobs = 20;
+
+// Log-probabilities are of the row as it stands, before everything above.
+struct ChosenToken {
+  int32_t token = 0;
+  int32_t rank = 0;  // among all, from 1
+  float logprob = 0;
+  int32_t num_top = 0;                 // fewer than asked for where fewer are possible
+  int32_t top_ids[kMaxLogprobs] = {};  // likeliest first
+  float top_logprobs[kMaxLogprobs] = {};
+};
+
+}  // namespace strata::kernels
