@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What three replicas behind HAProxy lose under faults, and what affinity is worth, in figures:
 
-    tests/deploy/replicas_report.py BUILD/bin/strata BUILD/bin/strata-loadtest
+    tests/deploy/replicas_report.py BUILD/bin/strata BUILD/bin/strata-loadtest [faults|affinity]
 
-By hand, as root; some eight minutes on two cores. Prints tables in Markdown. replicas_test.py is the
+By hand, as root; some four minutes each on two cores. Prints tables in Markdown. replicas_test.py is the
 same in short.
 """
 
@@ -31,7 +31,8 @@ def row(*cells):
 
 
 def report_faults(binary, loadtest):
-    row('fault', 'routing', 'streams on it', 'lost', 'of them its own', 'completed', 'statuses')
+    row('fault', 'routing', 'streams on replica-2', 'lost', 'of them cut off on replica-2', 'completed',
+        'statuses')
     row(*['---'] * 7)
     with ReplicaSet(binary, loadtest, '--threads', '1', '--cache-bytes', '16MiB') as replicas:
         for name, act in FAULTS:
@@ -69,5 +70,8 @@ if __name__ == '__main__':
     reason = missing()
     if reason is not None:
         sys.exit(f'replicas_report: {reason}')
-    report_faults(*sys.argv[1:3])
-    report_affinity(*sys.argv[1:3])
+    parts = {'faults': report_faults, 'affinity': report_affinity}
+    if len(sys.argv) not in (3, 4) or not set(sys.argv[3:]) <= set(parts):
+        sys.exit(__doc__)
+    for part in sys.argv[3:] or parts:
+        parts[part](*sys.argv[1:3])
