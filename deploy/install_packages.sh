@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that Strata needs and that are missing: to build and run it, and with
-# --tests also what its tests use. As root or through sudo; else it names the packages and stops.
+# Installs the Debian packages that are missing, as root or through sudo; else it names them and stops.
+#
+#   deploy/install_packages.sh             what building and running Strata needs
+#   deploy/install_packages.sh --tests     that and what tests/run.sh needs
+#   deploy/install_packages.sh --deploy    what the tests of deploy/ need that are skipped without
+#   deploy/install_packages.sh --image     what deploy/test_image.sh needs: it builds in a container
 set -euo pipefail
 
 packages=(
@@ -9,10 +13,16 @@ packages=(
   libspdlog-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
 )
-if [[ "${1:-}" == --tests ]]; then
-  packages+=(curl libbenchmark-dev libgtest-dev libgmock-dev
-    python3 python3-grpcio python3-protobuf)
-fi
+case "${1:-}" in
+  "") ;;
+  --tests)
+    packages+=(curl haproxy iproute2 libbenchmark-dev libgtest-dev libgmock-dev
+      python3 python3-grpcio python3-protobuf python3-yaml)
+    ;;
+  --deploy) packages=(haproxy iproute2 prometheus python3 python3-yaml) ;;
+  --image) packages=(buildah curl debootstrap golang-github-containers-common) ;;
+  *) echo "packages: unknown argument $1" >&2 && exit 2 ;;
+esac
 
 installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
 

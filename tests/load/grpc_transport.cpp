@@ -13,6 +13,7 @@ namespace strata::load {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
+constexpr const char* kSessionKey = "x-strata-session";  // deploy/haproxy.cfg goes by it
 constexpr Time kAnswerTimeout = std::chrono::seconds(3);
 // gRPC's waits are in whole milliseconds, rounded up, twice. The last of them are spent in naps, so
 // that nothing is sent late and no core is taken from the server.
@@ -99,10 +100,12 @@ GrpcTransport::~GrpcTransport() {
   }
 }
 
-void GrpcTransport::Start(uint64_t stream, const v1::GenerateRequest& request, Time limit) {
+void GrpcTransport::Start(uint64_t stream, const v1::GenerateRequest& request,
+                          const std::string& session, Time limit) {
   auto call = std::make_unique<Call>();
   call->stream = stream;
   call->context.set_deadline(After(limit));
+  if (!session.empty()) call->context.AddMetadata(kSessionKey, session);
   v1::Inference::Stub* stub = stubs_[started_++ % stubs_.size()].get();
   call->reader = stub->PrepareAsyncGenerate(&call->context, request, &queue_);
   call->reader->StartCall(call.get());

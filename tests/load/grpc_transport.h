@@ -26,7 +26,8 @@ class GrpcTransport final : public Transport {
   GrpcTransport(const std::string& address, int32_t connections, Clock* clock);
   ~GrpcTransport() override;  // ends every stream
 
-  void Start(uint64_t stream, const v1::GenerateRequest& request, Time limit) override;
+  void Start(uint64_t stream, const v1::GenerateRequest& request, const std::string& session,
+             Time limit) override;
   void Cancel(uint64_t stream) override;
   bool Next(Time until, StreamEvent* event) override;
   Time Busy() const override;

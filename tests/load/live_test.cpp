@@ -47,6 +47,22 @@ double Median(std::vector<double> values) {
   return load::Summarize(std::move(values)).percentiles[0].second;
 }
 
+TEST(LoadLiveTest, ASessionGoesAlongAsMetadata) {
+  MockServer server({});
+  load::Schedule schedule = Base();
+  schedule.users = 1;
+  schedule.max_requests = 4;
+  load::WorkloadOptions options = Tokens(8, 2);
+  options.turns = 2;
+  Load(server.address(), schedule, options);
+  options.sessions = true;
+  Load(server.address(), schedule, options);
+  std::vector<std::string> sessions;
+  for (const MockServer::Sent& sent : server.sent()) sessions.push_back(sent.session);
+  EXPECT_EQ(sessions, (std::vector<std::string>{"", "", "", "", "0-talk-0", "0-talk-0", "0-talk-1",
+                                                "0-talk-1"}));
+}
+
 // What the client measured beside what the server did: the difference is network, gRPC and the
 // client itself, all on this machine.
 TEST(LoadLiveTest, WhatIsMeasuredIsWhatTheServerDid) {

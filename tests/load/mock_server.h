@@ -26,6 +26,7 @@ class MockServer final : public v1::Inference::Service {
   };
   struct Sent {
     Instant received;
+    std::string session = {};       // metadata
     std::vector<Instant> messages;  // with tokens
     bool cancelled = false;
   };
@@ -65,6 +66,10 @@ class MockServer final : public v1::Inference::Service {
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateEvent>* writer) override {
     Sent sent{.received = std::chrono::steady_clock::now(), .messages = {}};
+    const auto& metadata = context->client_metadata();
+    if (const auto found = metadata.find("x-strata-session"); found != metadata.end()) {
+      sent.session = std::string(found->second.data(), found->second.size());
+    }
     const grpc::Status status = Write(*context, *request, writer, &sent);
     sent.cancelled = context->IsCancelled();
     const std::lock_guard lock(mutex_);

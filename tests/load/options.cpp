@@ -119,6 +119,9 @@ void AddRequests(CLI::App* app, Options* options) {
   declare.Count("--prefix-tokens", "That they begin with", 0, kMany, &options->prefix_tokens);
   declare.Count("--turns", "Of a talk; each prompt holds all that was said", 1, kMany,
                 &options->turns);
+  app->add_flag("--sessions", options->sessions,
+                "Metadata x-strata-session, the same for all requests of a prefix group, else of a "
+                "talk: for a load balancer in front of several servers");
   declare.Number("--cancel-share", "Of requests, at a token drawn from the answer's", 0, 1,
                  &options->cancel_share);
   declare

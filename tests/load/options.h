@@ -53,6 +53,7 @@ struct Options {
   int32_t prefix_groups = 0;
   int32_t prefix_tokens = 0;
   int32_t turns = 1;
+  bool sessions = false;
   double cancel_share = 0;
   std::vector<Variant> mix;
   std::optional<float> temperature;

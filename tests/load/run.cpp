@@ -154,7 +154,7 @@ void Run::Send(Due due) {
   flights_.emplace(
       stream, Flight{.record = stream, .talk = std::move(talk), .cancel_after = job.cancel_after});
   record.sent = Now();
-  transport_->Start(stream, job.request, schedule_.limit);
+  transport_->Start(stream, job.request, job.session, schedule_.limit);
 }
 
 void Run::Hear(const StreamEvent& event) {

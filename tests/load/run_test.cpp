@@ -379,6 +379,7 @@ TEST(LoadRunTest, ATalkGoesOnWithAllThatWasSaid) {
     const auto& list = talk.transport.requests[i].token_ids().ids();
     return std::vector<int32_t>(list.begin(), list.end());
   };
+  EXPECT_EQ(talk.transport.sessions, std::vector<std::string>(4));
   EXPECT_EQ(ids(0).size(), 10U);
   ASSERT_EQ(ids(1).size(), 25U);
   ASSERT_EQ(ids(2).size(), 40U);

@@ -52,6 +52,7 @@ WorkloadOptions MakeWorkload(const Options& options, const Inputs& inputs, const
           .prefix_groups = options.prefix_groups,
           .prefix_tokens = options.prefix_tokens,
           .turns = options.turns,
+          .sessions = options.sessions,
           .cancel_share = options.cancel_share,
           .mix = options.mix,
           .temperature = options.temperature,

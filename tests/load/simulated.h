@@ -42,8 +42,10 @@ class SimulatedTransport final : public load::Transport {
       std::function<std::vector<Reaction>(uint64_t stream, const v1::GenerateRequest& request)>;
   SimulatedTransport(SetClock* clock, Script script) : clock_(clock), script_(std::move(script)) {}
 
-  void Start(uint64_t stream, const v1::GenerateRequest& request, load::Time limit) override {
+  void Start(uint64_t stream, const v1::GenerateRequest& request, const std::string& session,
+             load::Time limit) override {
     requests.push_back(request);
+    sessions.push_back(session);
     for (Reaction& reaction : script_(stream, request)) {
       if (reaction.after < limit) Add(clock_->now + reaction.after, stream, std::move(reaction));
     }
@@ -68,6 +70,7 @@ class SimulatedTransport final : public load::Transport {
   load::Time Busy() const override { return {}; }
 
   std::vector<v1::GenerateRequest> requests;  // as they came
+  std::vector<std::string> sessions;          // likewise
   std::function<void(uint64_t stream)> on_event = [](uint64_t) {};
 
  private:

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/status.h"
 #include "strata/v1/inference.pb.h"
@@ -20,8 +21,10 @@ struct StreamEvent {
 class Transport {
  public:
   virtual ~Transport() = default;
-  // The stream ends with DEADLINE_EXCEEDED when it has taken `limit`.
-  virtual void Start(uint64_t stream, const v1::GenerateRequest& request, Time limit) = 0;
+  // The stream ends with DEADLINE_EXCEEDED when it has taken `limit`. A session that is not empty
+  // goes along as metadata, for a load balancer on the way.
+  virtual void Start(uint64_t stream, const v1::GenerateRequest& request,
+                     const std::string& session, Time limit) = 0;
   // Its end comes soon, with CANCELLED unless it had ended before. No effect on one that has.
   virtual void Cancel(uint64_t stream) = 0;
   // The next event, or false at `until`. Waits only here.

@@ -78,7 +78,12 @@ Workload::Workload(WorkloadOptions options) : options_(std::move(options)) {
 Talk Workload::Begin(int64_t number) const {
   Talk talk{.number = number,
             .random = Random(options_.seed ^ kTalks << 56, static_cast<uint64_t>(number))};
-  if (!prefixes_.empty()) talk.ids = prefixes_[talk.random() % prefixes_.size()];
+  if (options_.sessions) talk.session = absl::StrCat(options_.seed, "-talk-", number);
+  if (!prefixes_.empty()) {
+    const size_t group = talk.random() % prefixes_.size();
+    talk.ids = prefixes_[group];
+    if (options_.sessions) talk.session = absl::StrCat(options_.seed, "-group-", group);
+  }
   return talk;
 }
 
@@ -108,6 +113,7 @@ Job Workload::Next(Talk* talk) {
   input = std::min(input, max_input);
 
   Job job;
+  job.session = talk->session;
   if (!options_.mix.empty()) {
     double place = DrawShare(&talk->random) * total_weight_;
     size_t chosen = 0;

@@ -31,6 +31,7 @@ struct WorkloadOptions {
   int32_t prefix_groups = 0;              // talks of one group begin alike; 0: none do
   int32_t prefix_tokens = 0;
   int32_t turns = 1;
+  bool sessions = false;  // requests name their session: the group, or the talk
   double cancel_share = 0;
   std::vector<Variant> mix = {};
   std::optional<float> temperature = {};
@@ -44,6 +45,7 @@ struct WorkloadOptions {
 // What is sent for one turn of a talk.
 struct Job {
   v1::GenerateRequest request;
+  std::string session = {};             // of WorkloadOptions::sessions; empty: none
   int32_t input_tokens = 0;             // 0 where only the server knows
   std::optional<int32_t> cancel_after;  // tokens
 };
@@ -53,6 +55,7 @@ struct Talk {
   int64_t number = 0;
   int32_t turn = 0;
   Random random{0};
+  std::string session = {};
   std::vector<int32_t> ids = {};  // said so far
   std::string text = {};          // likewise, where prompts are texts
 };

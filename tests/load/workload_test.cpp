@@ -186,6 +186,32 @@ TEST(LoadWorkloadTest, GroupsShareTheirPrefixes) {
   EXPECT_EQ(rests.size(), 300U);
 }
 
+TEST(LoadWorkloadTest, ASessionIsAGroupOrElseATalk) {
+  WorkloadOptions options = Base();
+  options.turns = 2;
+  EXPECT_EQ(First(options, 0).session, "");
+  options.sessions = true;
+  Workload talks(options);
+  Talk talk = talks.Begin(4);
+  const std::string session = talks.Next(&talk).session;
+  EXPECT_EQ(talks.Next(&talk).session, session);
+  EXPECT_NE(First(options, 5).session, session);
+
+  options.prefix_groups = 3;
+  options.prefix_tokens = 100;
+  std::map<std::string, std::set<std::vector<int32_t>>> prefixes;
+  for (int64_t number = 0; number < 50; ++number) {
+    const Job job = First(options, number);
+    const std::vector<int32_t> ids = Ids(job);
+    prefixes[job.session].insert({ids.begin(), ids.begin() + 100});
+  }
+  EXPECT_EQ(prefixes.size(), 3U);
+  for (const auto& [key, begins] : prefixes) EXPECT_EQ(begins.size(), 1U) << key;
+  const std::string group = First(options, 0).session;
+  options.seed = 6;  // whose prefixes are others
+  EXPECT_EQ(prefixes.count(First(options, 0).session), 0U) << group;
+}
+
 TEST(LoadWorkloadTest, SharesAndMixesAreKept) {
   WorkloadOptions options = Base();
   options.cancel_share = 0.25;
