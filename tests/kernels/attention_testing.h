@@ -41,7 +41,7 @@ inline constexpr CacheDTypes kFp8Cache = {DType::kF8, DType::kF8};
 inline constexpr CacheDTypes kInt8Keys = {DType::kI8, DType::kBF16};
 inline constexpr CacheDTypes kInt8Values = {DType::kF32, DType::kI8};
 inline const auto kCaches =
-    testing::Values(kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys, kInt8Values);
+    ::testing::Values(kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys, kInt8Values);
 inline std::string NameOf(CacheDTypes dtypes) {
   return std::string(DTypeName(dtypes.keys)) + "_" + std::string(DTypeName(dtypes.values));
 }

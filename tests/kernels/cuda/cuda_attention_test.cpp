@@ -13,7 +13,7 @@ namespace strata::kernels::cuda_attention_test {
 namespace {
 
 using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
-class CudaAttentionTest : public CudaTest, public testing::WithParamInterface<Param> {
+class CudaAttentionTest : public CudaTest, public ::testing::WithParamInterface<Param> {
  protected:
   CacheDTypes dtypes() const { return std::get<0>(GetParam()); }
   int32_t head_dim() const { return std::get<1>(GetParam()); }
@@ -75,26 +75,26 @@ TEST_P(CudaAttentionTest, KeptScoresGiveTheBitsOfScoresComputedAgain) {
   ExpectSameBits(routed.output, found.output, "output of the layer that finds them");
 }
 
-std::string ParamName(const testing::TestParamInfo<Param>& test) {
+std::string ParamName(const ::testing::TestParamInfo<Param>& test) {
   const auto& [dtypes, head_dim, block_tokens] = test.param;
   return absl::StrCat(NameOf(dtypes), "_dim", head_dim, "_block", block_tokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(General, CudaAttentionTest,
-                         testing::Combine(testing::Values(kF32Cache, kInt8Cache, kInt8Keys),
-                                          testing::Values(20), testing::Values(5, 16)),
+                         ::testing::Combine(::testing::Values(kF32Cache, kInt8Cache, kInt8Keys),
+                                            ::testing::Values(20), ::testing::Values(5, 16)),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(TensorCores, CudaAttentionTest,
-                         testing::Combine(testing::Values(kBF16Cache, kInt8Cache),
-                                          testing::Values(32, 64, 128), testing::Values(16)),
+                         ::testing::Combine(::testing::Values(kBF16Cache, kInt8Cache),
+                                            ::testing::Values(32, 64, 128), ::testing::Values(16)),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(MoreDTypes, CudaAttentionTest,
-                         testing::Combine(testing::Values(kF16Cache, kFp8Cache),
-                                          testing::Values(20, 32, 128), testing::Values(16)),
+                         ::testing::Combine(::testing::Values(kF16Cache, kFp8Cache),
+                                            ::testing::Values(20, 32, 128), ::testing::Values(16)),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(Blocks, CudaAttentionTest,
-                         testing::Combine(testing::Values(kBF16Cache), testing::Values(32),
-                                          testing::Values(1, 5, 512)),
+                         ::testing::Combine(::testing::Values(kBF16Cache), ::testing::Values(32),
+                                            ::testing::Values(1, 5, 512)),
                          ParamName);
 
 using CudaAttentionOrderTest = CudaTest;

@@ -20,7 +20,7 @@ HostRows AsRows(const std::vector<float>& values, int64_t rows) {
 }
 
 using Param = std::tuple<DType, Shape, bool /*batch_invariant*/>;
-class CudaProductTest : public CudaTest, public testing::WithParamInterface<Param> {
+class CudaProductTest : public CudaTest, public ::testing::WithParamInterface<Param> {
  protected:
   DType stored() const { return std::get<0>(GetParam()); }
   int64_t outputs() const { return std::get<1>(GetParam()).outputs; }
@@ -221,21 +221,21 @@ TEST_P(CudaProductTest, WhatIsNotFiniteSpoilsItsRowOnly) {
   }
 }
 
-std::string ParamName(const testing::TestParamInfo<Param>& test) {
+std::string ParamName(const ::testing::TestParamInfo<Param>& test) {
   const auto& [stored, shape, batch_invariant] = test.param;
   return absl::StrCat(std::string(DTypeName(stored)), "_", shape.outputs, "x", shape.inputs,
                       batch_invariant ? "_invariant" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaProductTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
-                                          testing::Values(Shape{1, 1}, Shape{33, 255},
-                                                          Shape{70, 257}, Shape{130, 576}),
-                                          testing::Bool()),
+                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16),
+                                            ::testing::Values(Shape{1, 1}, Shape{33, 255},
+                                                              Shape{70, 257}, Shape{130, 576}),
+                                            ::testing::Bool()),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(MoreDTypes, CudaProductTest,
-                         testing::Combine(testing::Values(DType::kF16, DType::kI8, DType::kF8),
-                                          testing::Values(Shape{33, 255}, Shape{70, 577}),
-                                          testing::Bool()),
+                         ::testing::Combine(::testing::Values(DType::kF16, DType::kI8, DType::kF8),
+                                            ::testing::Values(Shape{33, 255}, Shape{70, 577}),
+                                            ::testing::Bool()),
                          ParamName);
 
 using CudaPackTest = CudaTest;
