@@ -24,6 +24,7 @@ using nlohmann::ordered_json;
 
 struct Options {
   std::string device = "cuda";
+  std::string weights = "bf16";
   std::string cache_dtype = "bf16";
   bool batch_invariant = false;
   int32_t heads = 32;
@@ -36,6 +37,13 @@ struct Options {
   int64_t width = 4096;
   int64_t intermediate = 14336;
 };
+
+DType DTypeNamed(const std::string& name) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
+    if (name == kernels::DTypeName(dtype)) return dtype;
+  }
+  throw std::runtime_error(name + " is not one of f32, bf16, f16, int8, fp8");
+}
 
 class DeviceBench {
  public:
@@ -57,7 +65,11 @@ class DeviceBench {
                                      0.5f);
     const kernels::HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
                                     options_.intermediate, options_.width};
-    auto w = backend_->Pack({&rows, 1}, DType::kBF16);
+    const DType stored = DTypeNamed(options_.weights);
+    if (const auto status = backend_->CheckWeights(stored); !status.ok()) {
+      throw std::runtime_error(std::string(status.message()));
+    }
+    auto w = backend_->Pack({&rows, 1}, stored);
     if (!w.ok()) throw std::runtime_error(w.status().ToString());
     for (const int64_t count : {1, 4, 8, 64, 2048}) {
       const auto x = Allocate(static_cast<size_t>(count * options_.width) * sizeof(float));
@@ -69,7 +81,8 @@ class DeviceBench {
       });
       const double operations = 2.0 * static_cast<double>(count * options_.width) *
                                 static_cast<double>(options_.intermediate);
-      Report("product", seconds, static_cast<double>((*w)->bytes()), operations, {{"rows", count}});
+      Report("product", seconds, static_cast<double>((*w)->bytes()), operations,
+             {{"rows", count}, {"weights", options_.weights}});
     }
   }
 
@@ -85,9 +98,7 @@ class DeviceBench {
   }
 
   void Attend(const char* name, int32_t batch, int32_t context, int32_t rows) {
-    const DType dtype = options_.cache_dtype == "int8"  ? DType::kI8
-                        : options_.cache_dtype == "f32" ? DType::kF32
-                                                        : DType::kBF16;
+    const DType dtype = DTypeNamed(options_.cache_dtype);
     kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
                                  .head_dim = options_.head_dim,
                                  .key_dtype = dtype,
@@ -160,7 +171,8 @@ int Main(int argc, char** argv) {
   Options options;
   CLI::App app("Single operations of a backend beside its device's ceilings");
   app.add_option("--device", options.device, "cuda, cpu");
-  app.add_option("--cache-dtype", options.cache_dtype, "bf16, int8, f32");
+  app.add_option("--weights", options.weights, "f32, bf16, f16, int8, fp8");
+  app.add_option("--cache-dtype", options.cache_dtype, "The same of the cache");
   app.add_flag("--batch-invariant", options.batch_invariant, "Own products for any number of rows");
   app.add_option("--heads", options.heads, "Query heads");
   app.add_option("--kv-heads", options.kv_heads, "Heads that have keys and values");

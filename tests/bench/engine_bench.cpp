@@ -311,7 +311,7 @@ int Main(int argc, char** argv) {
                  "cpu, cuda (there operations have times of their own with --profile only)");
   app.add_flag("--batch-invariant", options.batch_invariant, "CUDA: a row's bits are its own");
   app.add_option("--plan", options.plan, "plain, svformer, reuse, svformer-reuse, ... or JSON");
-  app.add_option("--weights,--dtype", options.weights, "f32, bf16, int8");
+  app.add_option("--weights,--dtype", options.weights, "f32, bf16, int8; on CUDA f16, fp8");
   app.add_option("--cache-dtype", options.cache_dtype,
                  "auto (as the weights, bf16 with int8), f32, bf16, int8, k=int8,v=bf16 ...");
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");

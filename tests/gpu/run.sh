@@ -92,6 +92,8 @@ case $phase in
   bench)
     step operations_8b 120 "$bin/strata-devicebench" --device cuda
     step operations_8b_int8_cache 120 "$bin/strata-devicebench" --device cuda --cache-dtype int8
+    step operations_8b_fp8 120 "$bin/strata-devicebench" --device cuda --weights fp8 --cache-dtype fp8
+    step operations_8b_int8 120 "$bin/strata-devicebench" --device cuda --weights int8
     step operations_8b_invariant 120 "$bin/strata-devicebench" --device cuda --batch-invariant
     engine_bench model_1b 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
     engine_bench model_8b 400 --shape llama-3.1-8b --prompt 2048 --gen 16 --batch 1,64
