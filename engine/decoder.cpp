@@ -42,6 +42,8 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
   STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
   if (absl::Status status = PrepareProbes(batch); !status.ok()) return status;
 
+  const bool decodes = batch.num_rows() == std::ssize(batch.sequences);
+  if (decodes) backend_->BeginStep();
   const StepBatch* rows = &batch;
   backend_->Embed(*weights_->embedding, batch.token_ids, First(residual_, batch.num_rows()));
   for (size_t layer = 0; layer < layers_.size(); ++layer) {

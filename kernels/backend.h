@@ -197,6 +197,9 @@ class Backend {
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
   // Within the backend's memory; the two do not overlap.
   virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
+  // What follows, up to the next Synchronize() or CopyToHost(), is likely to come again, the same
+  // operations on the same memory, as decode steps do: it may be held back to be run as a whole.
+  virtual void BeginStep() {}
   // Waits for all work. An error is the end of the device: nothing runs after it, and every later
   // call says it again.
   virtual absl::Status Synchronize() = 0;

@@ -49,6 +49,8 @@ struct ConstRows {
   int64_t num_rows = 0;
   int64_t num_cols = 0;
   int64_t stride = 0;
+
+  friend bool operator==(const ConstRows&, const ConstRows&) = default;
 };
 
 struct Rows {
@@ -63,6 +65,8 @@ struct Rows {
   Rows Columns(int64_t begin, int64_t count) const {
     return {data + begin, num_rows, count, stride};
   }
+
+  friend bool operator==(const Rows&, const Rows&) = default;
 };
 
 }  // namespace strata::kernels

@@ -31,6 +31,8 @@ struct HeadEntry {
   int64_t output_stride = 0;
   int64_t lse_stride = 0;
   int32_t score_slot = -1;
+
+  friend bool operator==(const HeadEntry&, const HeadEntry&) = default;
 };
 
 // Heads [first_head, first_head + num_heads) read one pair of planes.
@@ -39,6 +41,8 @@ struct GroupEntry {
   size_t value_offset = 0;
   int32_t first_head = 0;
   int32_t num_heads = 0;
+
+  friend bool operator==(const GroupEntry&, const GroupEntry&) = default;
 };
 
 constexpr int kMaxHeads = 64;  // of a launch
@@ -64,6 +68,8 @@ struct AttentionArgs {
   int32_t num_groups = 0;
   HeadEntry heads[kMaxHeads];
   GroupEntry groups[kMaxHeads];
+
+  friend bool operator==(const AttentionArgs&, const AttentionArgs&) = default;
 };
 
 // The maximum, the sum, two unused, then the weighted values.
@@ -82,6 +88,8 @@ struct TensorLaunch {
   int32_t query_tiles = 1;      // of the longest sequence and group
   int32_t runs = 1;             // of spans; more than one: states are written, to be merged
   int32_t spans_per_run = 1;
+
+  friend bool operator==(const TensorLaunch&, const TensorLaunch&) = default;
 };
 constexpr int32_t kSharedQueries = 16;
 constexpr int32_t kTileQueries = 64;

@@ -88,6 +88,50 @@ const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape&
   return plan;
 }
 
+// One product, as often as it is wanted.
+class CublasProducts::Product final : public Work {
+ public:
+  Product(cublasLtHandle_t handle, const Plan* plan, bool exact, const void* w, const void* x,
+          void* out, bool add, std::byte* workspace)
+      : Work("a product of cuBLASLt"),
+        handle_(handle),
+        plan_(plan),
+        exact_(exact),
+        w_(w),
+        x_(x),
+        out_(out),
+        add_(add),
+        workspace_(workspace) {}
+
+  cudaError_t Run(cudaStream_t stream) const override {
+    const float one = 1;
+    const float kept = add_ ? 1 : 0;
+    const int32_t exact_one = 1;
+    const int32_t exact_zero = 0;
+    const void* const alpha = exact_ ? static_cast<const void*>(&exact_one) : &one;
+    const void* const beta = exact_ ? static_cast<const void*>(&exact_zero) : &kept;
+    const cublasStatus_t status = cublasLtMatmul(handle_, plan_->operation, alpha, w_, plan_->w, x_,
+                                                 plan_->x, beta, out_, plan_->out, out_, plan_->out,
+                                                 &plan_->algorithm, workspace_, kWorkspace, stream);
+    return status == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorUnknown;
+  }
+  bool Same(const Work& other) const override {
+    const auto* const product = dynamic_cast<const Product*>(&other);
+    return product != nullptr && plan_ == product->plan_ && w_ == product->w_ &&
+           x_ == product->x_ && out_ == product->out_ && add_ == product->add_;
+  }
+
+ private:
+  const cublasLtHandle_t handle_;
+  const Plan* const plan_;
+  const bool exact_;  // sums in i32
+  const void* const w_;
+  const void* const x_;
+  void* const out_;
+  const bool add_;
+  std::byte* const workspace_;
+};
+
 void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
                               int64_t num_inputs, Rows out, bool add) {
   // The largest power of two, up to 16, that every row of out stands on.
@@ -97,18 +141,7 @@ void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const 
   const Plan& plan =
       PlanFor(stream, {dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
   if (!stream.ok()) return;
-  const float one = 1;
-  const float kept = add ? 1 : 0;
-  const int32_t exact_one = 1;
-  const int32_t exact_zero = 0;
-  const bool exact = dtype == DType::kI8;
-  const void* const alpha = exact ? static_cast<const void*>(&exact_one) : &one;
-  const void* const beta = exact ? static_cast<const void*>(&exact_zero) : &kept;
-  Check(stream,
-        cublasLtMatmul(handle_, plan.operation, alpha, w, plan.w, x, plan.x, beta, out.data,
-                       plan.out, out.data, plan.out, &plan.algorithm, workspace_.data(), kWorkspace,
-                       stream.handle()),
-        "a product of cuBLASLt");
+  stream.Put(Product(handle_, &plan, dtype == DType::kI8, w, x, out.data, add, workspace_.data()));
 }
 
 }  // namespace strata::kernels::cuda

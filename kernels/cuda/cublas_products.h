@@ -42,10 +42,11 @@ class CublasProducts {
     cublasLtMatmulAlgo_t algorithm = {};
     bool ready = false;
   };
+  class Product;
   static constexpr size_t kWorkspace = size_t{32} << 20;
 
   const Plan& PlanFor(Stream& stream, const Shape& shape);
-  void Check(Stream& stream, cublasStatus_t status, const char* what);
+  static void Check(Stream& stream, cublasStatus_t status, const char* what);
 
   cublasLtHandle_t handle_ = nullptr;
   DeviceArray<std::byte> workspace_;

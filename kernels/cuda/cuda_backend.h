@@ -21,7 +21,8 @@
 namespace strata::kernels::cuda {
 
 // The backend of one CUDA device. Operations are put into a stream and run in order; the host waits
-// in CopyToHost() and Synchronize() alone. Working memory grows to what the largest call needed.
+// in CopyToHost(), ChooseTokens() and Synchronize() alone. Working memory grows to what the largest
+// call needed.
 // The first error of the device stays: nothing runs after it, and Synchronize() says it every time.
 class CudaBackend final : public Backend {
  public:
@@ -39,6 +40,7 @@ class CudaBackend final : public Backend {
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
+  void BeginStep() override { stream_.BeginStep(); }
   absl::Status Synchronize() override;
 
   absl::Status CheckWeights(DType stored) const override;

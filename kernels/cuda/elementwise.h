@@ -17,6 +17,8 @@ struct StoredRows {
   DType dtype = DType::kF32;
   int64_t num_inputs = 0;
   int64_t stride = 0;
+
+  friend bool operator==(const StoredRows&, const StoredRows&) = default;
 };
 
 // out[i, :] = table[row of ids[i], :]; of a gated table id j is a gate below num_gates, else an up.
@@ -46,6 +48,8 @@ struct ProjectionTask {
   const float* first_values = nullptr;
   int64_t first_stride = 0;
   size_t plane_offset = 0;
+
+  friend bool operator==(const ProjectionTask&, const ProjectionTask&) = default;
 };
 constexpr int kMaxTasks = 64;
 struct ProjectionTasks {
@@ -61,6 +65,8 @@ struct ProjectionTasks {
   int32_t block_tokens = 1;
   DType key_dtype = DType::kF32;
   DType value_dtype = DType::kF32;
+
+  friend bool operator==(const ProjectionTasks&, const ProjectionTasks&) = default;
 };
 void RunProjectionTasks(Stream& stream, const ProjectionTasks& tasks);
 

@@ -26,6 +26,7 @@ class DeviceArray {
   // At least `count` elements, or null after an error.
   T* Reserve(Stream& stream, size_t count) {
     if (count <= size_) return data_;
+    stream.Flush();  // what was held back uses it
     if (data_ != nullptr) stream.Check(cudaFree(data_), "freeing memory");
     data_ = nullptr;
     size_ = 0;

@@ -35,6 +35,8 @@ struct Product {
   const float* x_scales = nullptr;  // [num_rows], in 8 bits
   Rows out = {};                    // [num_rows, num_outputs or half of them]
   Epilogue epilogue = Epilogue::kSet;
+
+  friend bool operator==(const Product&, const Product&) = default;
 };
 
 // 16 or 8 bits: reads the matrix once for up to kFewRows rows at a time.

@@ -28,6 +28,8 @@ struct SamplingArgs {
   const TokenBias* biases = nullptr;
   float* adjusted = nullptr;  // [choices, logits.num_cols]
   ChosenToken* chosen = nullptr;
+
+  friend bool operator==(const SamplingArgs&, const SamplingArgs&) = default;
 };
 
 // Chooses tokens on the device: choices go there, ids and the logprobs that were asked for come

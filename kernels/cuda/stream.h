@@ -1,11 +1,58 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
+#include "kernels/cuda/step_graphs.h"
 
 namespace strata::kernels::cuda {
+
+// A kernel's launch, arguments and all.
+template <class... Parameters>
+class KernelLaunch final : public Work {
+ public:
+  template <class... Arguments>
+  KernelLaunch(const char* what, dim3 grid, dim3 block, size_t shared_bytes,
+               void (*kernel)(Parameters...), Arguments&&... arguments)
+      : Work(what),
+        grid_(grid),
+        block_(block),
+        shared_bytes_(shared_bytes),
+        kernel_(kernel),
+        arguments_(std::forward<Arguments>(arguments)...) {}
+
+  cudaError_t Run(cudaStream_t stream) const override {
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid_;
+    config.blockDim = block_;
+    config.dynamicSmemBytes = shared_bytes_;
+    config.stream = stream;
+    return std::apply(
+        [&](const auto&... arguments) {
+          return cudaLaunchKernelEx(&config, kernel_, arguments...);
+        },
+        arguments_);
+  }
+  bool Same(const Work& other) const override {
+    const auto* const launch = dynamic_cast<const KernelLaunch*>(&other);
+    return launch != nullptr && kernel_ == launch->kernel_ && Same(grid_, launch->grid_) &&
+           Same(block_, launch->block_) && shared_bytes_ == launch->shared_bytes_ &&
+           arguments_ == launch->arguments_;
+  }
+
+ private:
+  static bool Same(dim3 a, dim3 b) { return a.x == b.x && a.y == b.y && a.z == b.z; }
+
+  const dim3 grid_;
+  const dim3 block_;
+  const size_t shared_bytes_;
+  void (*const kernel_)(Parameters...);
+  const std::tuple<Parameters...> arguments_;
+};
 
 // The stream that all work goes into, in order, and the first error that a call gave. After one
 // nothing more is launched: the device's state is not to be trusted.
@@ -32,28 +79,50 @@ class Stream {
   cudaError_t error() const { return error_; }
   const char* what() const { return what_; }  // was being done when the error came
 
+  // From here to the next Wait work is held back, up to what cannot be (a copy, memory that is
+  // freed), and what was there before, work for work, goes to the device at once (StepGraphs).
+  void BeginStep() { holding_ = true; }
   void Wait() {
+    Flush();
+    holding_ = false;
     if (ok()) Check(cudaStreamSynchronize(handle_), "waiting for the device");
   }
   void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+    Flush();
     if (ok() && bytes > 0) Check(cudaMemcpyAsync(to, from, bytes, kind, handle_), "a copy");
+  }
+  // Hands over what was held back.
+  void Flush() {
+    if (held_.empty()) return;
+    if (ok()) {
+      const WorkResult result = graphs_.Run(handle_, &held_);
+      Check(result.error, result.what);
+    }
+    held_.clear();
   }
 
   // kernel<<<grid, block, shared_bytes>>>(arguments...)
   template <class... Parameters, class... Arguments>
   void Launch(const char* what, dim3 grid, dim3 block, size_t shared_bytes,
               void (*kernel)(Parameters...), Arguments&&... arguments) {
+    Put(KernelLaunch<Parameters...>(what, grid, block, shared_bytes, kernel,
+                                    std::forward<Arguments>(arguments)...));
+  }
+  template <class SomeWork>
+  void Put(SomeWork work) {
     if (!ok()) return;
-    cudaLaunchConfig_t config{};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = handle_;
-    Check(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), what);
+    if (holding_) {
+      held_.push_back(std::make_unique<SomeWork>(std::move(work)));
+    } else {
+      Check(work.Run(handle_), work.what());
+    }
   }
 
  private:
   cudaStream_t handle_ = nullptr;
+  bool holding_ = false;
+  std::vector<std::unique_ptr<Work>> held_;
+  StepGraphs graphs_;
   cudaError_t error_ = cudaSuccess;
   const char* what_ = "";
 };

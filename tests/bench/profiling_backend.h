@@ -53,6 +53,9 @@ class ProfilingBackend final : public kernels::Backend {
   void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
     inner_->Copy(to, from, bytes);
   }
+  void BeginStep() override {
+    if (!waits_) inner_->BeginStep();
+  }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
   std::optional<kernels::DeviceMemory> device_memory() override { return inner_->device_memory(); }
   size_t WorkingBytes(const kernels::StepLimits& limits) const override {

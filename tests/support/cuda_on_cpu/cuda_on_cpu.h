@@ -16,6 +16,7 @@ void SetMemory(size_t bytes);
 // Allocations of device and pinned memory since the process began, and work put into streams.
 int64_t Allocations();
 int64_t Launches();
+int64_t GraphLaunches();  // each of them the work that was captured
 // Bytes of device memory that are allocated.
 size_t BytesInUse();
 

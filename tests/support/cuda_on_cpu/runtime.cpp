@@ -8,9 +8,15 @@
 
 #include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
 
+// Work that was captured: to be put into a stream as often as it is launched.
+struct GraphOnCpu {
+  std::vector<std::function<void()>> work;
+};
+
 struct StreamOnCpu {
   std::deque<std::function<void()>> work;
-  uint64_t done = 0;  // of all that was ever put in
+  GraphOnCpu* capture = nullptr;  // that work goes into, in place of the stream
+  uint64_t done = 0;              // of all that was ever put in
 
   uint64_t end() const { return done + work.size(); }
   void RunTo(uint64_t place) {
@@ -43,6 +49,7 @@ struct Device {
   size_t total_bytes = size_t{2} << 30;
   int64_t allocations = 0;
   int64_t launches = 0;
+  int64_t graph_launches = 0;
   size_t bytes = 0;
   std::map<const std::byte*, size_t> memory;  // of the device, by address
   std::map<const std::byte*, size_t> pinned;
@@ -98,6 +105,7 @@ void SetDevices(int count, int major, int minor) {
 void SetMemory(size_t bytes) { TheDevice().total_bytes = bytes; }
 int64_t Allocations() { return TheDevice().allocations; }
 int64_t Launches() { return TheDevice().launches; }
+int64_t GraphLaunches() { return TheDevice().graph_launches; }
 size_t BytesInUse() { return TheDevice().bytes; }
 
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
@@ -128,7 +136,11 @@ cudaError_t CheckLaunch(const cudaLaunchConfig_t& config, const void* kernel) {
   return Result(fits ? cudaSuccess : cudaErrorInvalidValue);
 }
 void Enqueue(cudaStream_t stream, std::function<void()> work) {
-  stream->work.push_back(std::move(work));
+  if (stream->capture != nullptr) {
+    stream->capture->work.push_back(std::move(work));
+  } else {
+    stream->work.push_back(std::move(work));
+  }
 }
 
 }  // namespace cuda_on_cpu
@@ -210,6 +222,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return Result();
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
   stream->RunTo(stream->end());
   return Result();
 }
@@ -231,10 +244,40 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return Result();
 }
 
+// Nothing but launches is ever captured here: waiting and copying are refused.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
+  stream->capture = new GraphOnCpu;
+  return Result();
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = std::exchange(stream->capture, nullptr);
+  return Result(*graph == nullptr ? cudaErrorInvalidValue : cudaSuccess);
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  *made = new GraphOnCpu(*graph);
+  return Result();
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return Result();
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  cuda_on_cpu::Drain();
+  delete graph;
+  return Result();
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  ++TheDevice().graph_launches;
+  for (const auto& work : graph->work) stream->work.push_back(work);
+  return Result();
+}
+
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
                               size_t width, size_t height, cudaMemcpyKind kind,
                               cudaStream_t stream) {
   if (width == 0 || height == 0) return Result();
+  if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
   const size_t to_bytes = (height - 1) * to_pitch + width;
   const size_t from_bytes = (height - 1) * from_pitch + width;
   if (kind != cudaMemcpyDeviceToHost) RequireDevice(to, to_bytes, "copy to");

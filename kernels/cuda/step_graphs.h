@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstddef>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+namespace strata::kernels::cuda {
+
+// Something to be put into a stream. `what` is for errors.
+class Work {
+ public:
+  explicit Work(const char* what) : what_(what) {}
+  virtual ~Work() = default;
+  virtual cudaError_t Run(cudaStream_t stream) const = 0;
+  // Whether it is the same work on the same memory.
+  virtual bool Same(const Work& other) const = 0;
+  const char* what() const { return what_; }
+
+ private:
+  const char* what_;
+};
+using WorkList = std::vector<std::unique_ptr<Work>>;
+
+// cudaSuccess, or the first error and what was being done.
+struct WorkResult {
+  cudaError_t error = cudaSuccess;
+  const char* what = "";
+};
+
+// Decode steps do the same work on the same memory, where other numbers stand each time: between
+// two changes of the batch, or of the number of runs that contexts are cut into, nothing differs. A
+// list that comes for the second time becomes a graph; from then on it is one launch. The lists
+// that were used last are known.
+class StepGraphs {
+ public:
+  StepGraphs() = default;
+  StepGraphs(const StepGraphs&) = delete;
+  StepGraphs& operator=(const StepGraphs&) = delete;
+  ~StepGraphs();
+
+  // Takes what it has to remember out of `works`.
+  WorkResult Run(cudaStream_t stream, WorkList* works);
+
+ private:
+  static constexpr size_t kFewWorks = 16;  // are put into the stream one by one
+  static constexpr size_t kMostKnown = 32;
+  struct Known {
+    WorkList works;
+    cudaGraphExec_t graph = nullptr;  // null: came once
+  };
+
+  static bool Same(const WorkList& a, const WorkList& b);
+  static WorkResult RunEach(cudaStream_t stream, const WorkList& works);
+  static WorkResult MakeGraph(cudaStream_t stream, Known* known);
+
+  std::list<Known> known_;  // the last used first
+};
+
+}  // namespace strata::kernels::cuda
