@@ -42,11 +42,11 @@ TEST_F(CudaMemoryShareTest, TheCacheTakesTheRestAndStepsStayWithin) {
   EXPECT_GT(core->model().cache_bytes, budget / 2);
   EXPECT_LE(cuda_on_cpu::BytesInUse() - before, budget);
   const size_t loaded = cuda_on_cpu::BytesInUse();
-  for (int i = 0; i < 9; ++i) {
+  for (int i = 0; i < 5; ++i) {
     engine::Request request = {.id = absl::StrCat(i),
                                .prompt = RandomPrompt(static_cast<uint64_t>(i), 90, 96),
                                .sampling = {.repetition_penalty = 1.1F, .max_tokens = 3}};
-    if (i == 8) request.prompt_logprobs = 0;
+    if (i == 4) request.prompt_logprobs = 0;
     ASSERT_TRUE(core->Validate(request).ok());
     core->Add(std::move(request), std::make_shared<Recording>(), std::chrono::steady_clock::now());
   }
