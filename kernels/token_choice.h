@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <vector>
 
 // How a token is chosen from logits, for backends that do it where the logits are.
 namespace strata::kernels {
