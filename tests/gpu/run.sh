@@ -108,7 +108,7 @@ case $phase in
   sanitize)
     for tool in memcheck racecheck initcheck synccheck; do
       step "$tool" 200 compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/cuda_gpu_tests" \
-        --gtest_brief=1 --gtest_filter='*CudaRows*:*CudaProduct*33x255*:*CudaAttention*dim64*'
+        --gtest_brief=1 --gtest_filter='*CudaRows*:*CudaProduct*33x255*:*CudaProduct*20x321*:*CudaAttention*dim64*:*CudaSampling*'
     done
     ;;
 esac
