@@ -9,17 +9,16 @@ import time
 
 from replica_set import REPLICAS, ReplicaSet, random_routing
 
-VICTIM = 'replica-2'
-
-
 @dataclasses.dataclass
 class Fault:
-    """A load, and what was done meanwhile."""
+    """A load, and what was done to the replica that then had the most streams."""
+    victim: str
+    streams: int  # that it had just before, as HAProxy counts
     result: dict  # of strata-loadtest
+    rows: list  # likewise, a request each
     log: list  # HAProxy's, of the load's streams
     done_at: float  # when what was done was done, and every replica up again
     exit_codes: list  # of replicas that were told to stop
-    streams: int  # that the victim had just before, as HAProxy counts
 
     @property
     def cut(self):
@@ -27,46 +26,59 @@ class Fault:
         return collections.Counter(line['server'] for line in self.log if line['ended'] != '--')
 
     @property
+    def refused(self):
+        """Streams that the replica had not answered with a byte when its connection was lost. HAProxy
+        refuses them, so that the client may ask again, and writes no line for them."""
+        return sum(error['count'] for error in self.result['errors_by_message']
+                   if 'RST_STREAM with error code 7' in error['message'])
+
+    @property
+    def seconds_of_failures(self):
+        """From the first request that failed to the last."""
+        ends = [float(row['end_s']) for row in self.rows if row['outcome'] == 'failed']
+        return max(ends) - min(ends) if ends else 0
+
+    @property
     def served_after(self):
         return collections.Counter(line['server'] for line in self.log if line['at'] > self.done_at)
 
 
 def under_load(replicas, flags, act):
-    """`act(replicas)` in the midst of a load; what it returns are exit codes."""
+    """`act(replicas, victim)` in the midst of a load; what it returns are exit codes."""
     begin = len(replicas.log)
     process = replicas.start_load(*flags)
     time.sleep(1)
-    streams = replicas.streams(VICTIM)
-    codes = act(replicas)
+    streams, victim = max((replicas.streams(name), name) for name in REPLICAS)
+    codes = act(replicas, victim)
     done_at = time.monotonic()
     result = replicas.finish_load(process)
     time.sleep(0.3)  # the log's last lines
-    return Fault(result, replicas.log[begin:], done_at, codes, streams)
+    return Fault(victim, streams, result, replicas.load_rows(), replicas.log[begin:], done_at, codes)
 
 
-def kill(replicas):
+def kill(replicas, victim):
     """SIGKILL; it comes back after HAProxy has noticed."""
-    replicas.send(VICTIM, signal.SIGKILL)
-    replicas.wait(VICTIM)
+    replicas.send(victim, signal.SIGKILL)
+    replicas.wait(victim)
     deadline = time.monotonic() + 30
-    while replicas.state(VICTIM) != 'DOWN':
+    while replicas.state(victim) != 'DOWN':
         assert time.monotonic() < deadline, 'HAProxy does not notice'
         time.sleep(0.05)
-    replicas.start(VICTIM)
-    replicas.wait_up(VICTIM)
+    replicas.start(victim)
+    replicas.wait_up(victim)
     return []
 
 
-def stop_unannounced(replicas):
+def stop_unannounced(replicas, victim):
     """SIGTERM, of which HAProxy hears by its checks alone."""
-    replicas.send(VICTIM, signal.SIGTERM)
-    code = replicas.wait(VICTIM)
-    replicas.start(VICTIM)
-    replicas.wait_up(VICTIM)
+    replicas.send(victim, signal.SIGTERM)
+    code = replicas.wait(victim)
+    replicas.start(victim)
+    replicas.wait_up(victim)
     return [code]
 
 
-def roll(replicas):
+def roll(replicas, _):
     """Every replica in turn, as deploy/README.md says."""
     return [replicas.restart(name) for name in REPLICAS]
 

@@ -2,6 +2,7 @@
 network of their own, for the tests of this folder."""
 
 import collections
+import csv
 import json
 import pathlib
 import shutil
@@ -201,6 +202,11 @@ class ReplicaSet:
         result = json.loads(path.read_text())
         path.unlink()
         return result
+
+    def load_rows(self):
+        """Of the last load: a request each."""
+        with open(self.folder / 'load.csv', newline='', encoding='utf-8') as file:
+            return list(csv.DictReader(file))
 
     def load(self, *flags):
         return self.finish_load(self.start_load(*flags))

@@ -31,7 +31,7 @@ def row(*cells):
 
 
 def report_faults(binary, loadtest):
-    row('fault', 'routing', 'streams on replica-2', 'lost', 'of them cut off on replica-2', 'completed',
+    row('fault', 'routing', 'streams on it before', 'lost', 'cut off on other replicas', 'completed',
         'statuses')
     row(*['---'] * 7)
     with ReplicaSet(binary, loadtest, '--threads', '1', '--cache-bytes', '16MiB') as replicas:
@@ -47,7 +47,7 @@ def report_faults(binary, loadtest):
                 row(name, routing, *('+'.join(str(number) for number in numbers) for numbers in (
                     [fault.streams for fault in rounds],
                     [fault.result['failed'] for fault in rounds],
-                    [fault.cut[faults.VICTIM] for fault in rounds],
+                    [sum(fault.cut.values()) - fault.cut[fault.victim] for fault in rounds],
                     [fault.result['completed'] for fault in rounds])),
                     ', '.join(sorted(statuses)))
 
