@@ -6,11 +6,11 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config
   libabsl-dev libcli11-dev libcpp-httplib-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev
-  libspdlog-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
+  libspdlog-dev libssl-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
 )
 if [[ "${1:-}" == --tests ]]; then
-  packages+=(curl libbenchmark-dev libgtest-dev libgmock-dev
+  packages+=(curl libbenchmark-dev libgtest-dev libgmock-dev openssl
     python3 python3-grpcio python3-protobuf)
 fi
 
