@@ -68,6 +68,7 @@ absl::StatusOr<Access> Access::Open(const AccessOptions& options) {
     *text = *std::move(read);
   }
   access.credentials_ = grpc::SslCredentials(ssl);
+  access.over_tls_ = true;
   return access;
 }
 

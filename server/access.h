@@ -28,11 +28,13 @@ class Access {
   // Not connected yet. The arguments may hold more than they need.
   std::shared_ptr<grpc::Channel> Dial(const std::string& address,
                                       grpc::ChannelArguments arguments) const;
+  bool over_tls() const { return over_tls_; }
   // Before the call is made.
   void Authorize(grpc::ClientContext* call) const;
 
  private:
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
+  bool over_tls_ = false;
   std::string server_name_;
   std::string authorization_;  // empty: none
 };

@@ -23,8 +23,11 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& addres
   for (auto state = channel->GetState(/*try_to_connect=*/true); state != GRPC_CHANNEL_READY;
        state = channel->GetState(/*try_to_connect=*/true)) {
     if (state == GRPC_CHANNEL_TRANSIENT_FAILURE) {
-      return absl::UnavailableError(
-          absl::StrCat("no server at ", address, ": cannot connect; start one with strata serve"));
+      return absl::UnavailableError(absl::StrCat(
+          "no server at ", address,
+          access.over_tls() ? ": cannot connect, or no TLS is agreed: does it serve TLS, under a "
+                              "name and by an authority that are expected?"
+                            : ": cannot connect; start one with strata serve"));
     }
     if (!channel->WaitForStateChange(state, deadline)) {
       return absl::UnavailableError(

@@ -142,12 +142,12 @@ absl::Status RunGenerate(const GenerateOptions& options) {
   if (!prompt.ok()) return prompt.status();
   const v1::GenerateRequest request = MakeRequest(options, *std::move(prompt));
   if (absl::Status status = CheckUtf8(request); !status.ok()) return status;
-  const auto access = Access::Open(options.access);
-  if (!access.ok()) return access.status();
   RouteLibraryLogs();
   grpc::ClientContext context;
+  const SignalWatch signals([&context] { context.TryCancel(); });  // before gRPC has threads
+  const auto access = Access::Open(options.access);
+  if (!access.ok()) return access.status();
   access->Authorize(&context);
-  const SignalWatch signals([&context] { context.TryCancel(); });
   const auto channel = Connect(options.server, *access);
   if (!channel.ok()) return channel.status();
   const auto stub = v1::Inference::NewStub(*channel);

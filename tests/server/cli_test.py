@@ -124,7 +124,7 @@ class CommandLine(unittest.TestCase):
         result = strata('serve', '--memory-limit', '64MiB', '--cache-bytes', '1GiB')
         self.assert_fails(result, 1, 'memory: weights 3.', '+ cache 1024.0 MiB + workspace ',
                           'the limit, 64.0 MiB')
-        self.assert_fails(strata('eval', '--text', BINARY, '--memory-limit', '1MiB'), 1, 'memory:')
+        self.assert_fails(strata('eval', '--text', __file__, '--memory-limit', '1MiB'), 1, 'memory:')
 
     def test_no_server(self):
         with socket.socket() as unused:

@@ -109,6 +109,7 @@ class Tls(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             wrong_name = strata('health', *access, '--tls-server-name', 'elsewhere')
             self.assertEqual(wrong_name.returncode, 1)
+            self.assertIn('no TLS is agreed', wrong_name.stderr)
             right_name = strata('health', *access, '--tls-server-name', 'localhost')
             self.assertEqual(right_name.returncode, 0, right_name.stderr)
             load = strata(*access, '--metrics', server.http_address, '--users', '2', '--requests',
