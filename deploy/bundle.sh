@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, the CUDA
 # module, the shared libraries that they need other than the system's and CUDA's, the models that
-# ship, and what tests/gpu/run.sh runs. Nothing is compiled there and nothing is downloaded.
+# ship, a systemd unit, and what tests/gpu/run.sh runs. Nothing is compiled there and nothing is downloaded.
 #
 #   ./deploy/bundle.sh [BUILD_DIR [TARBALL]]     build, strata-bundle.tar.gz
 #
@@ -39,7 +39,7 @@ ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {
       *) cp -L "$library" "$root/lib/" ;;
     esac
   done
-cp -r deploy/models "$root/deploy/"
+cp -r deploy/models deploy/systemd "$root/deploy/"
 cp -r tests/golden "$root/tests/"
 cp tests/gpu/run.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
 cp LICENSE README.md "$root/"

@@ -10,13 +10,13 @@ set -euo pipefail
 packages=(
   build-essential cmake ninja-build pkg-config
   libabsl-dev libcli11-dev libcpp-httplib-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev
-  libspdlog-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
+  libspdlog-dev libssl-dev libutf8proc-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc
 )
 case "${1:-}" in
   "") ;;
   --tests)
-    packages+=(curl haproxy iproute2 libbenchmark-dev libgtest-dev libgmock-dev
+    packages+=(curl haproxy iproute2 libbenchmark-dev libgtest-dev libgmock-dev openssl
       python3 python3-grpcio python3-protobuf python3-yaml)
     ;;
   --deploy) packages=(haproxy iproute2 prometheus python3 python3-yaml) ;;

@@ -53,6 +53,7 @@ struct EngineOptions {
   // 32 keys of a dimension fill a cache line in bf16, and planes are long enough for a processor to
   // fetch ahead in.
   int32_t block_tokens = 32;
+  size_t memory_limit = 0;          // on the CPU, for all; 0: what the cgroup allows
   int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
   int32_t max_prefill_chunk = 512;  // of one sequence in one step
   // What a step may take while others are decoding: prompts get what fits, at least half. Zero:

@@ -33,6 +33,7 @@ std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::ti
        absl::FormatTime("%Y-%m-%d%ET%H:%M:%E3SZ", absl::FromChrono(time), absl::UTCTimeZone())},
       {"front", line.front},
       {"request_id", line.request_id},
+      {"key", line.key},
       {"status", absl::StatusCodeToString(line.status.code())},
       {"reason", NameOf(line.reason)},
       {"message", std::string(line.status.message())},

@@ -18,13 +18,14 @@ namespace strata::server {
 struct AccessLine {
   std::string front;  // "grpc", "http"
   std::string request_id;
+  std::string key;  // its name in the key file; empty: none was asked for, or none was known
   absl::Status status;
   engine::FinishReason reason = engine::FinishReason::kNone;
   double total_seconds = 0;
   engine::RequestMetrics metrics;
 };
 
-// {"time":"2026-01-31T12:00:00.123Z","front":"grpc","request_id":"..","status":"OK","reason":"stop",
+// {"time":"2026-01-31T12:00:00.123Z","front":"grpc","request_id":"..","key":"alice","status":"OK","reason":"stop",
 //  "message":"","prompt_tokens":..,"cached_tokens":..,"generated_tokens":..,"preemptions":..,
 //  "queue_seconds":..,"time_to_first_token_seconds":..,"total_seconds":..}
 std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::time_point time);

@@ -13,17 +13,21 @@ constexpr int kMaxMessageBytes = 256 << 20;
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& address) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& address,
+                                                       const Access& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // a server of one's own network
-  auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  auto channel = access.Dial(address, arguments);
   const auto deadline = std::chrono::system_clock::now() + kConnectTimeout;
   for (auto state = channel->GetState(/*try_to_connect=*/true); state != GRPC_CHANNEL_READY;
        state = channel->GetState(/*try_to_connect=*/true)) {
     if (state == GRPC_CHANNEL_TRANSIENT_FAILURE) {
-      return absl::UnavailableError(
-          absl::StrCat("no server at ", address, ": cannot connect; start one with strata serve"));
+      return absl::UnavailableError(absl::StrCat(
+          "no server at ", address,
+          access.over_tls() ? ": cannot connect, or no TLS is agreed: does it serve TLS, under a "
+                              "name and by an authority that are expected?"
+                            : ": cannot connect; start one with strata serve"));
     }
     if (!channel->WaitForStateChange(state, deadline)) {
       return absl::UnavailableError(

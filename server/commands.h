@@ -12,5 +12,6 @@ absl::Status RunGenerate(const GenerateOptions& options);
 absl::Status RunPlan(const PlanOptions& options);
 absl::Status RunEval(const EvalOptions& options);
 absl::Status RunHealth(const HealthOptions& options);
+absl::Status RunKey(const KeyOptions& options);
 
 }  // namespace strata::server

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "server/commands.h"
 #include "server/generate_report.h"
 #include "server/grpc_server.h"
+#include "server/read_file.h"
 #include "server/signal_watch.h"
 #include "server/standard_output.h"
 #include "server/unicode.h"
@@ -24,17 +24,8 @@ constexpr int32_t kMaxSequences = 64;  // the server refuses more
 
 absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
   if (options.prompt) return *options.prompt;
-  std::string text;
-  if (*options.prompt_file == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-    return text;
-  }
-  std::ifstream file(*options.prompt_file, std::ios::binary);
-  text.assign(std::istreambuf_iterator<char>(file), {});
-  if (!file.is_open() || file.bad()) {
-    return absl::NotFoundError(absl::StrCat("--prompt-file: cannot read ", *options.prompt_file));
-  }
-  return text;
+  if (*options.prompt_file != "-") return ReadFile("--prompt-file", *options.prompt_file);
+  return std::string(std::istreambuf_iterator<char>(std::cin), {});
 }
 
 v1::GenerateRequest MakeRequest(const GenerateOptions& options, std::string prompt) {
@@ -153,8 +144,11 @@ absl::Status RunGenerate(const GenerateOptions& options) {
   if (absl::Status status = CheckUtf8(request); !status.ok()) return status;
   RouteLibraryLogs();
   grpc::ClientContext context;
-  const SignalWatch signals([&context] { context.TryCancel(); });
-  const auto channel = Connect(options.server);
+  const SignalWatch signals([&context] { context.TryCancel(); });  // before gRPC has threads
+  const auto access = Access::Open(options.access);
+  if (!access.ok()) return access.status();
+  access->Authorize(&context);
+  const auto channel = Connect(options.server, *access);
   if (!channel.ok()) return channel.status();
   const auto stub = v1::Inference::NewStub(*channel);
   const auto reader = stub->Generate(&context, request);

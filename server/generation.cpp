@@ -3,16 +3,25 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
 
+absl::Status AdmitCaller(const GenerationContext& context, std::string_view authorization,
+                         std::shared_ptr<Caller>* caller) {
+  return context.keys == nullptr ? absl::OkStatus() : context.keys->Admit(authorization, caller);
+}
+
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
-                   const absl::Status& status) {
+                   const absl::Status& status, const Caller* caller) {
   if (context.metrics != nullptr) context.metrics->CountRejection(status);
   if (context.access_log == nullptr) return;
-  context.access_log->Append(
-      {.front = context.front, .request_id = request_id, .status = status, .metrics = {}});
+  context.access_log->Append({.front = context.front,
+                              .request_id = request_id,
+                              .key = caller == nullptr ? "" : caller->key(),
+                              .status = status,
+                              .metrics = {}});
 }
 
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
@@ -20,14 +29,21 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationC
                                                                GenerationClient* client) {
   auto stop_strings = StopStrings::Create(std::move(request.stop), request.include_stop_string);
   if (!stop_strings.ok()) return stop_strings.status();
+  std::shared_ptr<Caller> caller = std::move(request.caller);
   auto work = MakeEngineRequest(std::move(request), context.engine->model(), *context.tokenizer);
   if (!work.ok()) return work.status();
-  return std::shared_ptr<Generation>(
-      new Generation(context, *std::move(work), *std::move(stop_strings), client));
+  if (context.max_prompt_tokens > 0 && std::ssize(work->prompt) > context.max_prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompt: ", work->prompt.size(),
+                                                   " tokens; this server takes at most ",
+                                                   context.max_prompt_tokens));
+  }
+  return std::shared_ptr<Generation>(new Generation(
+      context, *std::move(work), *std::move(stop_strings), client, std::move(caller)));
 }
 
 Generation::Generation(const GenerationContext& context, engine::Request request,
-                       StopStrings stop_strings, GenerationClient* client)
+                       StopStrings stop_strings, GenerationClient* client,
+                       std::shared_ptr<Caller> caller)
     : context_(context),
       id_(request.id),
       seed_(request.sampling.seed),
@@ -35,6 +51,7 @@ Generation::Generation(const GenerationContext& context, engine::Request request
       min_tokens_(request.sampling.min_tokens),
       stop_strings_(std::move(stop_strings)),
       client_(client),
+      caller_(std::move(caller)),
       request_(std::move(request)),
       prompt_(request_->prompt) {}
 
@@ -230,6 +247,7 @@ void Generation::Close() {
                 status.ok() ? "done" : status.ToString(), metrics.prompt_tokens, num_tokens,
                 metrics.time_to_first_token_seconds, metrics.decode_seconds);
   LogEnd(status, metrics, num_tokens);
+  if (caller_) caller_->End();  // its client may ask again as soon as it hears
   client_->OnClosed(status);
 }
 
@@ -246,6 +264,7 @@ void Generation::LogEnd(const absl::Status& status, engine::RequestMetrics metri
   const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
   context_.access_log->Append({.front = context_.front,
                                .request_id = id_,
+                               .key = caller_ ? caller_->key() : "",
                                .status = status,
                                .reason = reason,
                                .total_seconds = total.count(),

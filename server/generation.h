@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -13,6 +14,7 @@
 #include "engine/mutex.h"
 #include "engine/types.h"
 #include "server/access_log.h"
+#include "server/api_keys.h"
 #include "server/generation_request.h"
 #include "server/metrics.h"
 #include "server/sequence_text.h"
@@ -72,11 +74,19 @@ struct GenerationContext {
   const char* front = "";           // "grpc", "http": for the log
   Metrics* metrics = nullptr;       // may be null
   AccessLog* access_log = nullptr;  // may be null
+  const ApiKeys* keys = nullptr;    // null: everybody may ask
+  int32_t max_prompt_tokens = 0;    // 0: what model and cache take
 };
 
-// Logs and counts a request that no generation was made of, or that Start refused.
+// A request begins, of whoever `authorization` says: *caller is set, or stays null where no keys
+// are asked for. Errors as ApiKeys::Admit.
+absl::Status AdmitCaller(const GenerationContext& context, std::string_view authorization,
+                         std::shared_ptr<Caller>* caller);
+
+// Logs and counts a request that no generation was made of, or that Start refused. The caller may
+// be null.
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
-                   const absl::Status& status);
+                   const absl::Status& status, const Caller* caller);
 
 // One text session, whatever the front:
 //
@@ -147,7 +157,7 @@ class Generation final : public engine::RequestSink,
   };
 
   Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
-             GenerationClient* client);
+             GenerationClient* client, std::shared_ptr<Caller> caller);
   SequenceOutbox& OutboxOf(int32_t index) STRATA_REQUIRES(mutex_);
   void Wake() STRATA_REQUIRES(mutex_);
   void SetBusy();
@@ -166,6 +176,7 @@ class Generation final : public engine::RequestSink,
   const int32_t min_tokens_;
   const StopStrings stop_strings_;
   GenerationClient* const client_;
+  const std::shared_ptr<Caller> caller_;  // may be null
   const StreamPump::Clock::time_point created_ = StreamPump::Clock::now();
   std::optional<engine::Request> request_;  // until Start
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -10,13 +11,15 @@
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
 #include "engine/types.h"
+#include "server/key_account.h"
 #include "server/tokenizer.h"
 
 namespace strata::server {
 
 // What a front asks for. Absent parameters take the defaults of inference.proto.
 struct GenerationRequest {
-  std::string request_id;  // empty: drawn
+  std::string request_id;               // empty: drawn
+  std::shared_ptr<Caller> caller = {};  // whose it is; null: no keys are asked for
   // Not given, text, or token ids.
   std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
   std::optional<int32_t> max_tokens;

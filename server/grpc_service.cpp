@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,12 @@ std::optional<engine::Request::Time> DeadlineOf(const grpc::CallbackServerContex
   return Steady::now() + std::chrono::duration_cast<Steady::duration>(deadline - Wall::now());
 }
 
+std::string_view AuthorizationOf(const grpc::CallbackServerContext& call) {
+  const auto found = call.client_metadata().find("authorization");
+  if (found == call.client_metadata().end()) return {};
+  return {found->second.data(), found->second.size()};
+}
+
 // One Generate call. Every path ends in exactly one Finish, after which gRPC calls OnDone:
 //   refused     the constructor finishes
 //   accepted    Generation calls OnClosed, always and last, on the pump's thread; a client that is
@@ -37,7 +44,8 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
       : call_(call) {
     const absl::Status status = Begin(context, message);
     if (status.ok()) return;
-    RecordRefusal(context, message.request_id(), status);
+    RecordRefusal(context, message.request_id(), status, caller_.get());
+    if (caller_) caller_->End();
     Finish(ToGrpcStatus(status));
   }
 
@@ -74,8 +82,11 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
 
  private:
   absl::Status Begin(const GenerationContext& context, const v1::GenerateRequest& message) {
+    absl::Status admitted = AdmitCaller(context, AuthorizationOf(*call_), &caller_);
+    if (!admitted.ok()) return admitted;
     auto request = ParseRequest(message);
     if (!request.ok()) return request.status();
+    request->caller = caller_;
     request->deadline = DeadlineOf(*call_);
     auto generation = Generation::Create(context, *std::move(request), this);
     if (!generation.ok()) return generation.status();
@@ -91,6 +102,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   }
 
   grpc::CallbackServerContext* const call_;
+  std::shared_ptr<Caller> caller_;          // may be null
   std::shared_ptr<Generation> generation_;  // set before Start, constant then
   v1::GenerateEvent event_;                 // the write in flight
 };
@@ -122,25 +134,41 @@ grpc::ServerUnaryReactor* GrpcService::GetModel(grpc::CallbackServerContext* cal
 grpc::ServerUnaryReactor* GrpcService::Tokenize(grpc::CallbackServerContext* call,
                                                 const v1::TokenizeRequest* request,
                                                 v1::TokenizeResponse* response) {
-  const bool add_special = request->has_add_special_tokens() ? request->add_special_tokens() : true;
+  return Reply(call, Encode(AuthorizationOf(*call), *request, response));
+}
+
+absl::Status GrpcService::Encode(std::string_view authorization, const v1::TokenizeRequest& request,
+                                 v1::TokenizeResponse* response) const {
+  std::shared_ptr<Caller> caller;
+  absl::Status admitted = AdmitCaller(context_, authorization, &caller);
+  if (!admitted.ok()) return admitted;
+  const bool add_special = request.has_add_special_tokens() ? request.add_special_tokens() : true;
   const auto ids = context_.tokenizer->Encode(
-      request->text(), {.add_special_tokens = add_special, .parse_special = true});
-  if (!ids.ok()) return Reply(call, Prefixed("text", ids.status()));
+      request.text(), {.add_special_tokens = add_special, .parse_special = true});
+  if (!ids.ok()) return Prefixed("text", ids.status());
   response->mutable_token_ids()->Add(ids->begin(), ids->end());
-  return Reply(call, absl::OkStatus());
+  return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* GrpcService::Detokenize(grpc::CallbackServerContext* call,
                                                   const v1::DetokenizeRequest* request,
                                                   v1::DetokenizeResponse* response) {
+  return Reply(call, Decode(AuthorizationOf(*call), *request, response));
+}
+
+absl::Status GrpcService::Decode(std::string_view authorization,
+                                 const v1::DetokenizeRequest& request,
+                                 v1::DetokenizeResponse* response) const {
+  std::shared_ptr<Caller> caller;
+  absl::Status admitted = AdmitCaller(context_, authorization, &caller);
+  if (!admitted.ok()) return admitted;
   const bool skip_special =
-      request->has_skip_special_tokens() ? request->skip_special_tokens() : true;
+      request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
   auto bytes = context_.tokenizer->Decode(
-      {request->token_ids().data(), static_cast<size_t>(request->token_ids().size())},
-      skip_special);
-  if (!bytes.ok()) return Reply(call, Prefixed("token_ids", bytes.status()));
+      {request.token_ids().data(), static_cast<size_t>(request.token_ids().size())}, skip_special);
+  if (!bytes.ok()) return Prefixed("token_ids", bytes.status());
   TakeValidUtf8(/*at_end=*/true, &*bytes, response->mutable_text());
-  return Reply(call, absl::OkStatus());
+  return absl::OkStatus();
 }
 
 }  // namespace strata::server

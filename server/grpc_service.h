@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 #include "grpcpp/grpcpp.h"
 #include "server/generation.h"
 #include "strata/v1/inference.grpc.pb.h"
@@ -25,6 +27,12 @@ class GrpcService final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
+  // Of whoever `authorization` says; errors also as AdmitCaller.
+  absl::Status Encode(std::string_view authorization, const v1::TokenizeRequest& request,
+                      v1::TokenizeResponse* response) const;
+  absl::Status Decode(std::string_view authorization, const v1::DetokenizeRequest& request,
+                      v1::DetokenizeResponse* response) const;
+
   const GenerationContext context_;
 };
 

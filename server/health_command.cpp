@@ -18,7 +18,9 @@ constexpr std::chrono::seconds kAnswerTimeout{3};
 
 absl::Status RunHealth(const HealthOptions& options) {
   RouteLibraryLogs();
-  const auto channel = Connect(options.server);
+  const auto access = Access::Open(options.access);
+  if (!access.ok()) return access.status();
+  const auto channel = Connect(options.server, *access);
   if (!channel.ok()) return channel.status();
   const auto stub = health::Health::NewStub(*channel);
   grpc::ClientContext context;

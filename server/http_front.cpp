@@ -17,14 +17,10 @@ HttpReply Loading() { return HttpError(503, "the model is being loaded"); }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(const std::string& address,
-                                                            std::chrono::milliseconds write_timeout,
+absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(HttpOptions options,
                                                             const Metrics* metrics) {
   std::unique_ptr<HttpFront> front(new HttpFront(metrics));
   HttpFront* const self = front.get();
-  HttpOptions options;
-  options.address = address;
-  options.write_timeout = write_timeout;
   options.max_connections = kMaxConnections;
   options.routes = {
       {"GET", "/healthz", [](const HttpCall&) { return Text(200, "ok\n"); }},

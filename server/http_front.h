@@ -30,10 +30,10 @@ namespace strata::server {
 // Threads: every method may be called from any thread.
 class HttpFront {
  public:
-  // Listens from here on, while the model is still to be loaded. `metrics` must outlive the front.
-  // UNAVAILABLE, one line with the system's reason, where the address cannot be listened on.
-  static absl::StatusOr<std::unique_ptr<HttpFront>> Start(const std::string& address,
-                                                          std::chrono::milliseconds write_timeout,
+  // Listens from here on, while the model is still to be loaded. Of `options` the routes and the
+  // number of connections are the front's own. `metrics` must outlive the front. UNAVAILABLE, one
+  // line with the system's reason, where the address cannot be listened on.
+  static absl::StatusOr<std::unique_ptr<HttpFront>> Start(HttpOptions options,
                                                           const Metrics* metrics);
 
   // The model is there: opens the API, adds the gauges to the metrics. Once. What `context` points

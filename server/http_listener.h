@@ -6,16 +6,19 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
+#include <string_view>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "engine/mutex.h"
+#include "server/accept_loop.h"
 
 namespace strata::server {
 
 // A listening TCP socket and a thread for each of its connections, up to a limit. A connection over
-// the limit takes the place of one that is idle, waiting for its next request; where none is, it is
-// told 503 with Retry-After and closed. So connections that do nothing keep nobody out.
+// the limit takes the place of the one that has waited longest for its next request, or, where none
+// waits, of the one whose request has been on its way longest; where all are being answered, it is
+// told so and closed. So connections that say nothing, or say it slowly, keep nobody out.
 //
 // Threads: Stop from any thread.
 class HttpListener {
@@ -24,8 +27,14 @@ class HttpListener {
    public:
     int socket() const { return socket_; }
     // Waits for the next request's first byte. False when the connection should end instead: the
-    // client has closed it, was idle for `limit`, or the listener wants the place or stops.
+    // client has closed it, was idle for `limit` (0: any time), or the listener wants the place or
+    // stops.
     bool WaitForRequest(std::chrono::milliseconds limit);
+    // The next request's first byte is here already. False when the listener wants the place.
+    bool BeginRequest() { return listener_->Enter(this, State::kReading); }
+    // A request is here whole: the place is the connection's until it waits again. False when the
+    // listener has taken it.
+    bool BeginAnswer() { return listener_->Enter(this, State::kAnswering); }
     bool stopping() const;
 
    private:
@@ -34,44 +43,51 @@ class HttpListener {
     HttpListener* const listener_;
     const int socket_;
   };
-  // Serves one connection; it is closed when this returns.
+  // Serves one connection; it is closed when this returns. It may be cut in the meantime.
   using Serve = std::function<void(Connection* connection)>;
 
   // `address` is HOST:PORT; port 0 picks a free one. UNAVAILABLE, one line with the system's
-  // reason, where the address cannot be listened on.
+  // reason, where the address cannot be listened on. `when_full` is what a connection over the
+  // limit is told, as long as the listener; it may be empty.
   static absl::StatusOr<std::unique_ptr<HttpListener>> Listen(const std::string& address,
-                                                              size_t max_connections, Serve serve);
-  ~HttpListener();  // Stop() with no patience
+                                                              size_t max_connections,
+                                                              std::string_view when_full,
+                                                              Serve serve);
+  // Stop() with no patience.
+  ~HttpListener() { Stop(std::chrono::milliseconds(0)); }
 
   // HOST:PORT with the port in use.
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return loop_->address(); }
 
   // Closes the port and the idle connections, gives the others `limit` to end, then cuts them.
   // Returns when every connection's thread is done. May be called again.
   void Stop(std::chrono::milliseconds limit);
 
  private:
-  HttpListener(int socket, std::string address, size_t max_connections, Serve serve);
-  void Accept();
+  // In the order in which places are taken away; from kAnswering on they are not.
+  enum class State { kIdle, kReading, kAnswering, kCut };
+  struct Place {
+    State state = State::kIdle;
+    std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+  };
+  HttpListener(size_t max_connections, std::string_view when_full, Serve serve)
+      : max_connections_(max_connections), when_full_(when_full), serve_(std::move(serve)) {}
   void Take(int socket);
-  void CloseIdle() STRATA_REQUIRES(mutex_);
+  void FreeAPlace() STRATA_REQUIRES(mutex_);
   void Run(Connection* connection);
-  // Marks a connection as waiting for a request; false when the listener stops.
-  bool SetIdle(Connection* connection);
-  // Undoes it; false when the listener has taken that for the connection's end.
-  bool ClearIdle(Connection* connection);
+  // False, with nothing changed, for a connection that has been cut, or should end as it is idle.
+  bool Enter(Connection* connection, State state);
 
-  const int socket_;
-  const std::string address_;
   const size_t max_connections_;
+  const std::string_view when_full_;
   const Serve serve_;
   mutable Mutex mutex_;
   CondVar changed_;
-  // Whether each is idle; each owned by its thread.
-  std::map<Connection*, bool> connections_ STRATA_GUARDED_BY(mutex_);
+  // Each owned by its thread.
+  std::map<Connection*, Place> connections_ STRATA_GUARDED_BY(mutex_);
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
-  Mutex join_mutex_;    // held while thread_ is joined
-  std::thread thread_;  // last: starts when the rest stands
+  std::chrono::steady_clock::time_point next_warning_;  // of the accepting thread
+  std::unique_ptr<AcceptLoop> loop_;                    // constant after Listen
 };
 
 }  // namespace strata::server

@@ -25,6 +25,7 @@ HttpReply HttpError(int status, std::string_view message, std::string_view param
                                   {"code", NullIfEmpty(code)}}}};
   HttpReply reply{.status = status,
                   .body = error.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+  if (status == 401) reply.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (status == 429 || status == 503) reply.headers.emplace_back("Retry-After", "1");
   return reply;
 }

@@ -11,10 +11,11 @@ namespace strata::server {
 // One HTTP request as a handler sees it, and its answer: what stands between the library that
 // speaks HTTP and those who know what is said.
 struct HttpCall {
-  std::string_view body;   // as long as the call
-  std::string_view path;   // decoded; as long as the call
-  std::string request_id;  // the client's X-Request-Id; may be empty
-  int socket = -1;         // to poll for the client's hanging up; not to be read, written or closed
+  std::string_view body;      // as long as the call
+  std::string_view path;      // decoded; as long as the call
+  std::string request_id;     // the client's X-Request-Id; may be empty
+  std::string authorization;  // the client's; may be empty
+  int socket = -1;  // to poll for the client's hanging up; not to be read, written or closed
 };
 
 struct HttpReply {

@@ -1,16 +1,12 @@
 #include "server/http_server.h"
 
 #include <httplib.h>
-#include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/http_socket.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -19,83 +15,52 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kReadTimeout{10000};
-constexpr milliseconds kLinger{2000};
 constexpr size_t kRequestsAConnection = 1'000'000;  // only said to the client, not counted
-constexpr size_t kHeaderBytes = size_t{64} << 10;   // all of a request's
+constexpr size_t kFraming = size_t{64} << 10;       // of a body that comes in chunks
 
-bool WaitFor(int socket, short events, milliseconds limit) {
-  pollfd wait{.fd = socket, .events = events, .revents = 0};
-  int ready = 0;
-  do {
-    ready = poll(&wait, 1, static_cast<int>(limit.count()));
-  } while (ready < 0 && errno == EINTR);
-  return ready > 0;
-}
+// What a connection over the limit is told, where bytes can be sent without a handshake.
+constexpr std::string_view kFull =
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+    R"({"error":{"message":"too many connections","type":"server_error","param":null,"code":"overloaded"}})";
 
-// Reads what the client is still sending, for a while: closing on it would reset the connection,
-// and the client would not see the answer that says what was wrong.
-void Linger(int socket) {
-  shutdown(socket, SHUT_WR);
-  const auto end = std::chrono::steady_clock::now() + kLinger;
-  std::array<char, 8192> unread;
-  while (std::chrono::steady_clock::now() < end && WaitFor(socket, POLLIN, kLinger) &&
-         recv(socket, unread.data(), unread.size(), MSG_DONTWAIT) > 0) {
-  }
-}
-
-// A connection's bytes as the library reads and writes them.
+// A connection's bytes as the library reads and writes them, and how far a request may go: so many
+// bytes of headers, then so many of a body, all of them by a deadline.
 class SocketStream final : public httplib::Stream {
  public:
-  SocketStream(int socket, size_t request_limit, milliseconds write_timeout)
-      : socket_(socket), request_limit_(request_limit), write_timeout_(write_timeout) {}
+  SocketStream(HttpSocket* socket, const HttpOptions* options)
+      : socket_(socket), options_(options) {}
 
-  // A request begins: its bytes are counted from here.
-  void BeginRequest() { left_ = request_limit_; }
-  bool has_unread() const { return begin_ < end_; }
+  // A request begins, headers first; they have ended.
+  void BeginRequest() {
+    left_ = options_->header_limit;
+    deadline_ = HttpSocket::Time::clock::now() + options_->request_timeout;
+  }
+  void BeginBody(size_t limit) { left_ = limit; }
+  // The part of the request that was being read is as long as it may be.
+  bool exhausted() const { return left_ == 0; }
 
-  bool is_readable() const override {
-    return has_unread() || WaitFor(socket_, POLLIN, kReadTimeout);
-  }
-  bool is_writable() const override {
-    return WaitFor(socket_, POLLOUT, write_timeout_) && !WaitFor(socket_, POLLRDHUP, {});
-  }
+  bool is_readable() const override { return true; }  // a read waits
+  bool is_writable() const override { return socket_->IsWritable(options_->write_timeout); }
   ssize_t read(char* bytes, size_t size) override {
-    if (!has_unread() && !Fill()) return -1;
-    const size_t count = std::min({size, end_ - begin_, left_});
-    std::memcpy(bytes, buffer_.data() + begin_, count);
-    begin_ += count;
+    if (left_ == 0) return 0;
+    const HttpSocket::Time patience = HttpSocket::Time::clock::now() + kReadTimeout;
+    const size_t count = socket_->Read(bytes, std::min(size, left_), std::min(deadline_, patience));
     left_ -= count;
-    return static_cast<ssize_t>(count);
+    return count > 0 ? static_cast<ssize_t>(count) : -1;
   }
   ssize_t write(const char* bytes, size_t size) override {
-    for (;;) {
-      const ssize_t sent = send(socket_, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (sent >= 0) return sent;
-      if (errno == EINTR) continue;
-      if (errno != EAGAIN && errno != EWOULDBLOCK) return -1;
-      if (!WaitFor(socket_, POLLOUT, write_timeout_)) return -1;
-    }
+    return socket_->Write(bytes, size, options_->write_timeout);
   }
   void get_remote_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
   void get_local_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
-  socket_t socket() const override { return socket_; }
+  socket_t socket() const override { return socket_->socket(); }
 
  private:
-  bool Fill() {
-    if (!WaitFor(socket_, POLLIN, kReadTimeout)) return false;
-    const ssize_t got = recv(socket_, buffer_.data(), buffer_.size(), 0);
-    begin_ = 0;
-    end_ = static_cast<size_t>(std::max<ssize_t>(got, 0));
-    return got > 0;
-  }
-
-  const int socket_;
-  const size_t request_limit_;
-  const milliseconds write_timeout_;
-  size_t left_ = 0;  // of request_limit_
-  std::array<char, 8192> buffer_;
-  size_t begin_ = 0;  // [begin_, end_) of the buffer is unread
-  size_t end_ = 0;
+  HttpSocket* const socket_;
+  const HttpOptions* const options_;
+  size_t left_ = 0;
+  HttpSocket::Time deadline_;
 };
 
 void Fill(const HttpReply& reply, httplib::Response* response) {
@@ -118,32 +83,43 @@ void Fill(const HttpReply& reply, httplib::Response* response) {
       });
 }
 
-// With what the library refuses by itself.
-std::string WhatIsWrong(int status, const std::string& path, size_t payload_limit) {
-  if (status == 404) return absl::StrCat("nothing at ", path);
-  if (status == 413) return absl::StrCat("the body is over ", payload_limit, " bytes");
-  return "not a request that HTTP/1.1 allows";
+bool HasBody(const httplib::Request& request) {
+  return request.has_header("Transfer-Encoding") ||
+         request.get_header_value<uint64_t>("Content-Length") > 0;
 }
 
 // The library's parser, router and writer for one connection: sockets and threads are ours, as the
 // library's own pool would let a few open streams keep everybody else waiting.
 class Connection final : public httplib::Server {
  public:
-  Connection(const HttpOptions& options, size_t payload_limit, int socket) {
-    svr_sock_ = socket;  // it writes no stream while this is invalid
+  Connection(const HttpOptions& options, size_t payload_limit, SocketStream* stream,
+             HttpListener::Connection* place)
+      : options_(options), payload_limit_(payload_limit), stream_(stream), place_(place) {
+    svr_sock_ = stream->socket();  // it writes no stream while this is invalid
     set_payload_max_length(payload_limit);
     set_keep_alive_max_count(kRequestsAConnection);
-    set_keep_alive_timeout(options.idle_timeout.count() / 1000);
-    AddRoutes(options, socket);
-    set_error_handler(HandlerWithResponse([this, payload_limit](const httplib::Request& request,
-                                                                httplib::Response& response) {
-      if (!response.body.empty()) return HandlerResponse::Unhandled;
-      Fill(HttpError(response.status, WhatIsWrong(response.status, request.path, payload_limit)),
-           &response);
-      lost_ = response.status != 404;
-      if (lost_) response.set_header("Connection", "close");
-      return HandlerResponse::Handled;
-    }));
+    if (options.idle_timeout.count() > 0) {
+      set_keep_alive_timeout(options.idle_timeout.count() / 1000);
+    }
+    for (const HttpRoute& route : options.routes) {
+      if (!route.path.ends_with('/')) AddRoute(route);
+    }
+    set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
+      in_headers_ = false;
+      stream_->BeginBody(payload_limit_ + kFraming);
+      if (Refuse(request, &response) || AnswerPrefix(request, &response)) {
+        return HandlerResponse::Handled;
+      }
+      return HandlerResponse::Unhandled;
+    });
+    set_error_handler(
+        HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
+          if (!response.body.empty()) return HandlerResponse::Unhandled;
+          if (in_headers_ && stream_->exhausted()) response.status = 431;
+          Fill(HttpError(response.status, WhatIsWrong(response.status, request.path)), &response);
+          if (response.status != 404) Lose(&response);
+          return HandlerResponse::Handled;
+        }));
     set_exception_handler(
         [](const httplib::Request& request, httplib::Response& response, std::exception_ptr) {
           spdlog::error("http: {} threw", request.path);
@@ -152,48 +128,87 @@ class Connection final : public httplib::Server {
   }
 
   // Reads one request and answers it; whether another may follow.
-  bool Exchange(SocketStream* stream, bool last) {
+  bool Exchange(bool last) {
     bool closed = false;
-    stream->BeginRequest();
-    return process_request(*stream, last, closed, nullptr) && !closed && !last && !lost_;
+    in_headers_ = true;
+    stream_->BeginRequest();
+    return process_request(*stream_, last, closed, nullptr) && !closed && !last && !lost_;
   }
 
   bool lost() const { return lost_; }
 
  private:
-  void AddRoutes(const HttpOptions& options, int socket) {
-    for (const HttpRoute& route : options.routes) {
-      const auto handle = [&route, socket](const httplib::Request& request,
-                                           httplib::Response& response) {
-        Fill(route.handler({.body = request.body,
-                            .path = request.path,
-                            .request_id = request.get_header_value("X-Request-Id"),
-                            .socket = socket}),
-             &response);
-      };
-      if (route.path.ends_with('/')) {
-        AddPrefix(route.path, handle);
-      } else if (route.method == "GET") {
-        Get(route.path, handle);
-      } else {
-        Post(route.path, handle);
-      }
+  void AddRoute(const HttpRoute& route) {
+    const auto handle = [this, &route](const httplib::Request& request,
+                                       httplib::Response& response) {
+      Answer(route, request, &response);
+    };
+    if (route.method == "GET") {
+      Get(route.path, handle);
+    } else {
+      Post(route.path, handle);
     }
+  }
+
+  void Answer(const HttpRoute& route, const httplib::Request& request,
+              httplib::Response* response) {
+    if (!place_->BeginAnswer()) return Lose(response);  // nobody hears it any more
+    Fill(route.handler({.body = request.body,
+                        .path = request.path,
+                        .request_id = request.get_header_value("X-Request-Id"),
+                        .authorization = request.get_header_value("Authorization"),
+                        .socket = stream_->socket()}),
+         response);
+  }
+
+  // Before a body is read: who may not ask, and what would be unpacked to any size.
+  bool Refuse(const httplib::Request& request, httplib::Response* response) {
+    std::optional<HttpReply> refusal;
+    if (options_.gate) {
+      refusal = options_.gate(request.path, request.get_header_value("Authorization"));
+    }
+    if (!refusal && request.has_header("Content-Encoding")) {
+      refusal = HttpError(415, "a body is taken as it is, without Content-Encoding");
+    }
+    if (!refusal) return false;
+    Fill(*refusal, response);
+    if (HasBody(request)) Lose(response);
+    return true;
   }
 
   // Beside the library's router, which would match a pattern against the path: the standard
   // library's patterns take stack for each character.
-  void AddPrefix(const std::string& prefix, Handler handle) {
-    set_pre_routing_handler([&prefix, handle = std::move(handle)](const httplib::Request& request,
-                                                                  httplib::Response& response) {
-      const bool get = request.method == "GET" || request.method == "HEAD";
-      if (!get || !request.path.starts_with(prefix)) return HandlerResponse::Unhandled;
-      handle(request, response);
-      return HandlerResponse::Handled;
-    });
+  bool AnswerPrefix(const httplib::Request& request, httplib::Response* response) {
+    if (request.method != "GET" && request.method != "HEAD") return false;
+    for (const HttpRoute& route : options_.routes) {
+      if (!route.path.ends_with('/') || !request.path.starts_with(route.path)) continue;
+      Answer(route, request, response);
+      return true;
+    }
+    return false;
   }
 
-  bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
+  // With what the library refuses by itself.
+  std::string WhatIsWrong(int status, const std::string& path) const {
+    if (status == 404) return absl::StrCat("nothing at ", path);
+    if (status == 413) return absl::StrCat("the body is over ", payload_limit_, " bytes");
+    if (status == 431) {
+      return absl::StrCat("the headers are over ", options_.header_limit, " bytes");
+    }
+    return "not a request that HTTP/1.1 allows";
+  }
+
+  void Lose(httplib::Response* response) {
+    lost_ = true;
+    response->set_header("Connection", "close");
+  }
+
+  const HttpOptions& options_;
+  const size_t payload_limit_;
+  SocketStream* const stream_;
+  HttpListener::Connection* const place_;
+  bool in_headers_ = true;  // of the request that is being read
+  bool lost_ = false;       // where in the connection's bytes the next request begins is unknown
 };
 
 }  // namespace
@@ -204,20 +219,27 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(HttpOptions option
   HttpServer* const self = server.get();
   auto listener = HttpListener::Listen(
       self->options_.address, self->options_.max_connections,
-      [self](HttpListener::Connection* connection) { self->ServeConnection(connection); });
+      self->options_.tls == nullptr ? kFull : std::string_view(),
+      [self](HttpListener::Connection* place) { self->ServeConnection(place); });
   if (!listener.ok()) return listener.status();
   self->listener_ = *std::move(listener);
   return server;
 }
 
-void HttpServer::ServeConnection(HttpListener::Connection* connection) {
-  const size_t payload_limit = payload_limit_;
-  SocketStream stream(connection->socket(), payload_limit + kHeaderBytes, options_.write_timeout);
-  Connection http(options_, payload_limit, connection->socket());
-  while (stream.has_unread() || connection->WaitForRequest(options_.idle_timeout)) {
-    if (!http.Exchange(&stream, connection->stopping())) break;
+void HttpServer::ServeConnection(HttpListener::Connection* place) {
+  using Clock = HttpSocket::Time::clock;
+  const HttpSocket::Time born = Clock::now();
+  HttpSocket socket(place->socket(), options_.tls == nullptr ? nullptr : options_.tls->current());
+  SocketStream stream(&socket, &options_);
+  Connection http(options_, payload_limit_, &stream, place);
+  if (!place->WaitForRequest(options_.idle_timeout)) return;
+  if (!socket.Handshake(Clock::now() + options_.handshake_timeout)) return;
+  while (socket.has_unread() ? place->BeginRequest()
+                             : place->WaitForRequest(options_.idle_timeout)) {
+    const bool old = options_.max_age.count() > 0 && Clock::now() - born >= options_.max_age;
+    if (!http.Exchange(/*last=*/old || place->stopping())) break;
   }
-  if (http.lost()) Linger(connection->socket());
+  if (http.lost()) socket.Linger();
 }
 
 }  // namespace strata::server

@@ -3,14 +3,18 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/http_listener.h"
 #include "server/http_message.h"
+#include "server/tls.h"
 
 namespace strata::server {
 
@@ -20,17 +24,29 @@ struct HttpRoute {
   HttpHandler handler;
 };
 
+// Asked when a request's headers are there, before its body is read: the answer that refuses it, if
+// one does. `authorization` is the header's text, empty where there is none.
+using HttpGate =
+    std::function<std::optional<HttpReply>(std::string_view path, std::string_view authorization)>;
+
 struct HttpOptions {
   std::string address;  // HOST:PORT; port 0 picks a free one
   std::chrono::milliseconds write_timeout{60000};
   size_t max_connections = 1024;
-  std::chrono::milliseconds idle_timeout{75000};  // of a connection between requests
+  std::chrono::milliseconds idle_timeout{75000};     // of a connection between requests; 0: none
+  std::chrono::milliseconds request_timeout{30000};  // until a request is there whole
+  std::chrono::milliseconds handshake_timeout{10000};
+  std::chrono::milliseconds max_age{};     // then a connection ends with its answer; 0: never
+  size_t header_limit = size_t{16} << 10;  // bytes of a request line and all headers
+  const TlsStore* tls = nullptr;           // null: without TLS; outlives the server
+  HttpGate gate;                           // empty: everybody is served
   std::vector<HttpRoute> routes;
 };
 
 // HTTP/1.1 with keep-alive over HttpListener: one thread a connection, so that a handler may block.
 // A request whose bytes stop coming for 10 s is given up; what fits no route is answered with 404,
-// in OpenAI's form like every error.
+// in OpenAI's form like every error. A compressed body is refused: how long it gets unpacked is
+// known too late.
 class HttpServer {
  public:
   // Listens and answers from here on. UNAVAILABLE as HttpListener::Listen.
@@ -50,7 +66,7 @@ class HttpServer {
  private:
   HttpServer(HttpOptions options, size_t payload_limit)
       : options_(std::move(options)), payload_limit_(payload_limit) {}
-  void ServeConnection(HttpListener::Connection* connection);
+  void ServeConnection(HttpListener::Connection* place);
 
   const HttpOptions options_;
   std::atomic<size_t> payload_limit_;

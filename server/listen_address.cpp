@@ -1,13 +1,6 @@
 #include "server/listen_address.h"
 
-#include <netdb.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <memory>
-#include <system_error>
-
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
@@ -31,25 +24,8 @@ absl::StatusOr<ListenAddress> ListenAddress::Parse(const std::string& text) {
   return address;
 }
 
-std::string ListenAddress::WhyNotBound() const {
-  std::string bare = host;
-  if (bare.front() == '[') bare = bare.substr(1, bare.size() - 2);
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* list = nullptr;
-  const int failed = getaddrinfo(bare.c_str(), std::to_string(port).c_str(), &hints, &list);
-  if (failed != 0) return gai_strerror(failed);
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(list, freeaddrinfo);
-  const int fd = socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, list->ai_protocol);
-  if (fd < 0) return std::generic_category().message(errno);
-  const int on = 1;  // as gRPC does: a port in TIME_WAIT is free
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const bool bound = bind(fd, list->ai_addr, list->ai_addrlen) == 0 && listen(fd, 1) == 0;
-  const std::string reason =
-      bound ? "refused by the system" : std::generic_category().message(errno);
-  close(fd);
-  return reason;
+bool ListenAddress::IsLoopback() const {
+  return absl::StartsWith(host, "127.") || host == "localhost" || host == "[::1]";
 }
 
 }  // namespace strata::server

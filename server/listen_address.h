@@ -14,9 +14,8 @@ struct ListenAddress {
   // INVALID_ARGUMENT naming value and limit.
   static absl::StatusOr<ListenAddress> Parse(const std::string& text);
 
-  // Why the system refuses to bind here, in its own words ("Address already in use"): gRPC only
-  // tells that it could not.
-  std::string WhyNotBound() const;
+  // Whether only this machine can reach it.
+  bool IsLoopback() const;
 };
 
 }  // namespace strata::server

@@ -35,6 +35,7 @@ struct Runner {
   int operator()(const PlanOptions& options) const { return ExitCode(RunPlan(options)); }
   int operator()(const EvalOptions& options) const { return ExitCode(RunEval(options)); }
   int operator()(const HealthOptions& options) const { return ExitCode(RunHealth(options)); }
+  int operator()(const KeyOptions& options) const { return ExitCode(RunKey(options)); }
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
+#include "server/error_field.h"
 #include "server/metric_gauges.h"
 
 namespace strata::server {
@@ -72,8 +73,10 @@ const char* RejectionOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
       return "invalid";
+    case absl::StatusCode::kUnauthenticated:
+      return "unauthenticated";
     case absl::StatusCode::kResourceExhausted:
-      return "queue_full";
+      return FieldOf(std::string(status.message())) == "api_key" ? "key_limit" : "queue_full";
     case absl::StatusCode::kUnavailable:
       return "draining";
     case absl::StatusCode::kAlreadyExists:

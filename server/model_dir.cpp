@@ -10,8 +10,12 @@ namespace strata::server {
 namespace fs = std::filesystem;
 
 absl::StatusOr<fs::path> FindModelDir(const std::string& flag) {
-  if (!flag.empty()) return fs::path(flag);
   std::error_code error;
+  if (!flag.empty() && fs::is_empty(flag, error) && !error) {
+    return absl::NotFoundError(
+        absl::StrCat("model: ", flag, " is empty; is what should be there mounted?"));
+  }
+  if (!flag.empty()) return fs::path(flag);
   const fs::path bin = fs::read_symlink("/proc/self/exe", error).parent_path();
   if (error) {
     return absl::NotFoundError("cannot find the default model: /proc is not there; give --model");

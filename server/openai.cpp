@@ -81,6 +81,7 @@ class OpenAi::Completion {
     auto generation = BlockingGeneration::Start(api_->context_, request_.generation);
     if (!generation.ok()) return generation.status();
     generation_ = *std::move(generation);
+    request_.generation.caller.reset();  // the generation's to end
     head_ = {.id = absl::StrCat("cmpl-", generation_->id()),
              .created = Now(),
              .model = api_->context_.engine->model().name};
@@ -214,7 +215,8 @@ HttpReply OpenAi::Model(const std::string& name) const {
   return {.body = ModelJson(model.name, created_, model.max_positions)};
 }
 
-absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Completion>* completion) {
+absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
+                           std::shared_ptr<Completion>* completion) {
   auto request = ParseCompletion(call.body);
   if (!request.ok()) return request.status();
   const std::string& name = context_.engine->model().name;
@@ -222,6 +224,7 @@ absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Completion>* co
     return NotServed(request->model, name);
   }
   request->generation.request_id = call.request_id;
+  request->generation.caller = std::move(caller);
   *completion = std::make_shared<Completion>(this, call);
   if (const int running = generations_.load(); running > max_generations_) {
     return absl::ResourceExhaustedError(absl::StrCat(
@@ -231,16 +234,19 @@ absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Completion>* co
 }
 
 HttpReply OpenAi::Complete(const HttpCall& call) {
+  std::shared_ptr<Caller> caller;
   std::shared_ptr<Completion> completion;
-  if (const absl::Status status = Begin(call, &completion); !status.ok()) {
-    RecordRefusal(context_, call.request_id, status);
+  absl::Status status = AdmitCaller(context_, call.authorization, &caller);
+  if (status.ok()) status = Begin(call, caller, &completion);
+  if (!status.ok()) {
+    RecordRefusal(context_, call.request_id, status, caller.get());
     return absl::IsNotFound(status) ? UnknownModel(status) : StatusReply(status);
   }
   if (!completion->streams()) return completion->Whole();
   // Until it is known that the request will run, an error can still be the answer's status.
   Completion::Event first = completion->Next();
-  if (const auto* status = std::get_if<absl::Status>(&first); status && !status->ok()) {
-    return StatusReply(*status);
+  if (const auto* ended = std::get_if<absl::Status>(&first); ended && !ended->ok()) {
+    return StatusReply(*ended);
   }
   return {.content_type = "text/event-stream",
           .stream = [completion, first = std::move(first)](const HttpReply::Write& write) {

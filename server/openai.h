@@ -24,7 +24,8 @@ class OpenAi {
 
  private:
   class Completion;
-  absl::Status Begin(const HttpCall& call, std::shared_ptr<Completion>* completion);
+  absl::Status Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
+                     std::shared_ptr<Completion>* completion);
 
   const GenerationContext context_;
   const int max_generations_;

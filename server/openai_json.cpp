@@ -47,6 +47,8 @@ int HttpStatusOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
       return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kAlreadyExists:
@@ -105,7 +107,8 @@ std::string ModelListJson(const std::string& model, int64_t created, int32_t max
 HttpReply StatusReply(const absl::Status& status) {
   const std::string message(status.message());
   const int code = HttpStatusOf(status.code());
-  HttpReply reply = HttpError(code, message, code == 400 ? FieldOf(message) : "");
+  HttpReply reply = HttpError(code, message, code == 400 ? FieldOf(message) : "",
+                              code == 401 ? "invalid_api_key" : "");
   if (const auto delay = engine::RetryAfterOf(status)) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay);
     reply.headers = {{"Retry-After", std::to_string(seconds.count())}};

@@ -40,9 +40,9 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
 std::string ModelJson(const std::string& model, int64_t created, int32_t max_positions);
 std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions);
 
-// INVALID_ARGUMENT 400, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED 429, UNAVAILABLE 503,
-// DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500; the field that the message
-// names is the error's param.
+// INVALID_ARGUMENT 400, UNAUTHENTICATED 401, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED
+// 429, UNAVAILABLE 503, DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500; the
+// field that the message names is the error's param.
 HttpReply StatusReply(const absl::Status& status);
 
 }  // namespace strata::server

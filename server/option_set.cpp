@@ -7,22 +7,15 @@
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "server/listen_address.h"
 #include "server/option_values.h"
+#include "server/variables.h"
 
 namespace strata::server {
 namespace {
-
-// STRATA_CACHE_BYTES of --cache-bytes.
-std::string VariableOf(const std::string& flag) {
-  const std::string name = absl::StrReplaceAll(flag.substr(2), {{"-", "_"}});
-  return absl::StrCat("STRATA_", absl::AsciiStrToUpper(name));
-}
 
 absl::Status NotA(const std::string& text, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not ", what));

@@ -6,6 +6,7 @@
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
 #include "server/option_set.h"
+#include "server/variables.h"
 
 namespace strata::server {
 namespace {
@@ -38,9 +39,53 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
              "On CUDA, in place of --cache-bytes: of the device's memory, for weights, working "
              "memory and cache together; 0: --cache-bytes says");
   set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
+  set->Bytes(
+      "--memory-limit", &engine->memory_limit,
+      "On the CPU: refuses to start where weights, cache and workspace are more; 0: what the "
+      "cgroup allows");
   set->Choice("--weights", {"auto", "f32", "bf16", "f16", "int8", "fp8"}, &engine->weights,
               "What they are kept as; auto: as the checkpoint; int8, fp8: quantised when loaded; "
               "f16 and fp8 are CUDA's");
+}
+
+// Who is served, and how much of the server one client may take.
+void AddSecurity(OptionSet* set, ServeOptions* options) {
+  set->Text("--tls-cert", "FILE", &options->tls.cert,
+            "PEM: the certificate of both fronts and those above it; no TLS if not given");
+  set->Text("--tls-key", "FILE", &options->tls.key, "PEM: its private key");
+  set->Text("--tls-client-ca", "FILE", &options->tls.client_ca,
+            "PEM: clients need a certificate of one of these; anybody if not given");
+  set->Text("--api-keys", "FILE", &options->api_keys,
+            "Whose keys are served, see strata key --help; everybody if not given");
+  LimitOptions& limits = options->limits;
+  set->Bytes("--max-message-bytes", &limits.message_bytes,
+             "A request's body; 0: ten bytes for each position of the model and 1 MiB");
+  set->Bytes("--max-header-bytes", &limits.header_bytes, "A request's headers");
+  set->Count("--max-prompt-tokens", 0, &limits.prompt_tokens, "0: what model and cache take");
+  set->Count("--max-streams", 1, &limits.streams, "Calls at a time of one gRPC connection");
+  set->Bytes("--grpc-memory", &limits.grpc_memory,
+             "For gRPC's connections and messages; idle ones are closed when it is short");
+  set->Duration("--request-timeout", &limits.request_timeout,
+                "An HTTP request has come whole by then, or is given up");
+  set->Duration("--handshake-timeout", &limits.handshake_timeout,
+                "A connection has agreed on TLS and HTTP/2 by then, or is closed");
+  set->Duration("--idle-timeout", &limits.idle_timeout,
+                "Closes a connection without a request; 0s: never");
+  set->Duration("--max-connection-age", &limits.connection_age,
+                "Then a connection takes no more requests, and ends with those it has; 0s: never");
+}
+
+// What a client of a server takes.
+void AddAccess(OptionSet* set, std::string* server, AccessOptions* access) {
+  set->Text("--server", "HOST:PORT", server, "Where the server listens");
+  set->Text("--tls-ca", "FILE", &access->tls_ca,
+            "PEM: whose servers are trusted; no TLS if not given");
+  set->Text("--tls-cert", "FILE", &access->tls_cert, "PEM: the client's own certificate");
+  set->Text("--tls-key", "FILE", &access->tls_key, "PEM: its private key");
+  set->Text("--tls-server-name", "NAME", &access->tls_server_name,
+            "What the server's certificate says, if not the host of its address");
+  set->Text("--api-key-file", "FILE", &access->api_key_file,
+            "The key to show; that in STRATA_API_KEY if not given");
 }
 
 void AddServe(CLI::App* app, ServeOptions* options) {
@@ -53,6 +98,7 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
                             "The same for HTTP: OpenAI's API, metrics; \"\" for none");
+  AddSecurity(&set, options);
   set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
   set.Duration("--max-step-time", &engine.max_step_time,
@@ -108,7 +154,7 @@ void AddSampling(OptionSet* set, GenerateOptions* options) {
 
 void AddGenerate(CLI::App* app, GenerateOptions* options) {
   OptionSet set(app);
-  set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
+  AddAccess(&set, &options->server, &options->access);
   set.Parameter("--prompt", &options->prompt, "Text to continue");
   set.Parameter("--prompt-file", &options->prompt_file, "The same from a file; - is stdin");
   AddSampling(&set, options);
@@ -145,9 +191,32 @@ void AddEval(CLI::App* app, EvalOptions* options) {
 
 void AddHealth(CLI::App* app, HealthOptions* options) {
   OptionSet set(app);
-  set.Text("--server", "HOST:PORT", &options->server, "Where the server listens");
+  AddAccess(&set, &options->server, &options->access);
   set.Text("--service", "NAME", &options->service,
            "Such as strata.v1.Inference; the server as a whole if not given");
+}
+
+void AddKey(CLI::App* app, KeyOptions* options) {
+  OptionSet set(app);
+  set.Parameter("--name", &options->name, "Whose it is, as the access log will say");
+  set.Parameter("--requests-per-second", &options->requests_per_second,
+                "That it may make; any number if not given");
+  set.Parameter("--concurrent", &options->concurrent,
+                "Requests of it that may run at a time; any number if not given");
+}
+
+// What the options are together. Empty where they are right.
+std::string CheckServe(const ServeOptions& serve) {
+  if (!serve.engine.shape.empty() && !serve.model_dir.empty()) {
+    return "--shape: not together with --model";
+  }
+  if (serve.tls.cert.empty() != serve.tls.key.empty()) {
+    return "--tls-cert: needs --tls-key, and --tls-key needs --tls-cert";
+  }
+  if (serve.tls.cert.empty() && !serve.tls.client_ca.empty()) {
+    return "--tls-client-ca: needs --tls-cert and --tls-key";
+  }
+  return "";
 }
 
 Answer Wrong(const std::string& text) { return {.exit_code = kUsageError, .text = text}; }
@@ -160,6 +229,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   PlanOptions plan;
   EvalOptions eval;
   HealthOptions health;
+  KeyOptions key;
   CLI::App app(
       "Strata: an inference server for transformers whose layers share keys, values or\n"
       "attention scores. An option --cache-bytes may also be given as the environment\n"
@@ -172,11 +242,16 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* plan_app = app.add_subcommand("plan", "Explain what a model's layers share");
   CLI::App* eval_app = app.add_subcommand("eval", "Measure a model's perplexity on a text");
   CLI::App* health_app = app.add_subcommand("health", "Exit with 0 if a server is serving");
+  CLI::App* key_app = app.add_subcommand(
+      "key",
+      "Make an API key: prints it, this once, and the line for --api-keys FILE, which\n"
+      "holds no more than its hash. The server reads the file again when it changes.");
   AddServe(serve_app, &serve);
   AddGenerate(generate_app, &generate);
   AddPlan(plan_app, &plan);
   AddEval(eval_app, &eval);
   AddHealth(health_app, &health);
+  AddKey(key_app, &key);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -187,8 +262,13 @@ Command ParseCommandLine(int argc, const char* const* argv) {
     return Wrong(error.what());
   }
   if (serve_app->parsed()) {
-    if (serve.engine.shape.empty() || serve.model_dir.empty()) return serve;
-    return Wrong("--shape: not together with --model");
+    if (std::string wrong = CheckServe(serve); !wrong.empty()) return Wrong(wrong);
+    serve.unknown_variables = UnknownVariables(app);
+    return serve;
+  }
+  if (key_app->parsed()) {
+    if (key.name) return key;
+    return Wrong("--name: whose key is it?");
   }
   if (plan_app->parsed()) return plan;
   if (health_app->parsed()) return health;

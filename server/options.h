@@ -9,11 +9,26 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/access.h"
+#include "server/tls.h"
 
 // The command line. Each option stands once: the flag --cache-bytes is the environment variable
 // STRATA_CACHE_BYTES, the flag wins. What describes one request (a prompt, its parameters) and how
 // to print has no variable.
 namespace strata::server {
+
+// What clients may take of a server, beside its queue and its cache.
+struct LimitOptions {
+  size_t message_bytes = 0;  // of a request; 0: ten bytes for each position of the model and 1 MiB
+  size_t header_bytes = size_t{16} << 10;            // of a request's headers
+  int32_t prompt_tokens = 0;                         // 0: what model and cache take
+  int32_t streams = 1024;                            // calls at a time of one gRPC connection
+  size_t grpc_memory = size_t{1} << 30;              // for connections, and messages on their way
+  std::chrono::milliseconds request_timeout{30000};  // until an HTTP request is there whole
+  std::chrono::milliseconds handshake_timeout{10000};
+  std::chrono::milliseconds idle_timeout{300000};  // of a connection; 0: none
+  std::chrono::milliseconds connection_age{};      // 0: any
+};
 
 struct ServeOptions {
   std::string model_dir;  // empty: the default model
@@ -21,19 +36,24 @@ struct ServeOptions {
   engine::EngineOptions engine = {.model_dir = {}, .max_step_time = std::chrono::milliseconds(100)};
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address = "127.0.0.1:8000";  // empty: no HTTP
-  std::string prefix_cache = "on";              // on, off
-  std::string pin_threads = "off";              // on, off
-  std::string batch_invariant = "off";          // on, off
+  TlsFiles tls = {};
+  std::string api_keys = {};  // a file; empty: everybody may ask
+  LimitOptions limits = {};
+  std::string prefix_cache = "on";      // on, off
+  std::string pin_threads = "off";      // on, off
+  std::string batch_invariant = "off";  // on, off
   std::chrono::milliseconds drain_timeout{30000};
   std::chrono::milliseconds write_timeout{60000};
   std::chrono::milliseconds watchdog{60000};
   std::string access_log = {};  // a file, "-" for stdout; empty: none
   std::string trace = {};       // a file; empty: none
   std::string log_level = "info";
+  std::vector<std::string> unknown_variables = {};  // STRATA_ something that no option has
 };
 
 struct GenerateOptions {
   std::string server = "127.0.0.1:50051";
+  AccessOptions access;
   std::optional<std::string> prompt;       // exactly one of these two
   std::optional<std::string> prompt_file;  // "-": standard input
   std::optional<int32_t> max_tokens;
@@ -83,7 +103,15 @@ struct EvalOptions {
 
 struct HealthOptions {
   std::string server = "127.0.0.1:50051";
+  AccessOptions access;
   std::string service;  // empty: the server as a whole
+};
+
+// A new key, and its line for the key file.
+struct KeyOptions {
+  std::optional<std::string> name;
+  std::optional<float> requests_per_second;
+  std::optional<int32_t> concurrent;
 };
 
 // The command line asks for nothing more than this: help, a version, or what is wrong with it.
@@ -92,8 +120,8 @@ struct Answer {
   std::string text;   // for stdout, or for stderr as "strata: text"
 };
 
-using Command =
-    std::variant<Answer, ServeOptions, GenerateOptions, PlanOptions, EvalOptions, HealthOptions>;
+using Command = std::variant<Answer, ServeOptions, GenerateOptions, PlanOptions, EvalOptions,
+                             HealthOptions, KeyOptions>;
 
 // Never exits and never prints.
 Command ParseCommandLine(int argc, const char* const* argv);

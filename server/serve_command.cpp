@@ -62,6 +62,9 @@ absl::Status RunServe(const ServeOptions& options) {
     if (!model_dir.ok()) return model_dir.status();
     found.model_dir = model_dir->string();
   }
+  for (const std::string& name : options.unknown_variables) {
+    spdlog::warn("environment: {} is set, but no option is called so", name);
+  }
   const auto server = Server::Start(found, [&stop] { stop.Set(); });
   if (!server.ok()) return server.status();
   if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());

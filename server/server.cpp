@@ -4,6 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "server/gates.h"
+#include "server/grpc_credentials.h"
+#include "server/listen_address.h"
 #include "server/shape_tokenizer.h"
 #include "spdlog/spdlog.h"
 
@@ -22,17 +25,68 @@ milliseconds TickOf(milliseconds write_timeout) {
 }
 
 // The longest prompt: ten bytes a token, or ten bytes of text for each.
-size_t ReceiveLimit(const engine::ModelInfo& model) {
-  const size_t limit = size_t{10} * static_cast<size_t>(model.max_positions) + (size_t{1} << 20);
+size_t ReceiveLimit(const LimitOptions& limits, const engine::ModelInfo& model) {
+  const size_t longest = size_t{10} * static_cast<size_t>(model.max_positions) + (size_t{1} << 20);
+  const size_t limit = limits.message_bytes > 0 ? limits.message_bytes : longest;
   return std::min<size_t>(limit, std::numeric_limits<int>::max());
+}
+
+// What is said where TLS or keys are missing from a port that others can reach.
+void WarnOfOpenDoors(const ServeOptions& options) {
+  for (const std::string& address : {options.grpc_address, options.http_address}) {
+    const auto listen = ListenAddress::Parse(address);
+    if (!listen.ok() || listen->IsLoopback()) continue;
+    if (options.tls.cert.empty()) {
+      spdlog::warn("{}: without TLS whoever is on the way reads prompts, answers and keys",
+                   address);
+    }
+    if (options.api_keys.empty() && options.tls.client_ca.empty()) {
+      spdlog::warn("{}: without --api-keys or --tls-client-ca everybody is served", address);
+    }
+  }
+}
+
+GrpcOptions GrpcOptionsOf(const ServeOptions& options, const engine::ModelInfo& model) {
+  const LimitOptions& limits = options.limits;
+  return {.address = options.grpc_address,
+          .max_receive_bytes = ReceiveLimit(limits, model),
+          .header_limit = limits.header_bytes,
+          .max_streams = limits.streams,
+          .memory = limits.grpc_memory,
+          .handshake_timeout = limits.handshake_timeout,
+          .idle_timeout = limits.idle_timeout,
+          .max_age = limits.connection_age};
+}
+
+HttpOptions HttpOptionsOf(const ServeOptions& options) {
+  const LimitOptions& limits = options.limits;
+  HttpOptions http;
+  http.address = options.http_address;
+  http.write_timeout = options.write_timeout;
+  http.idle_timeout = limits.idle_timeout;
+  http.request_timeout = limits.request_timeout;
+  http.handshake_timeout = limits.handshake_timeout;
+  http.max_age = limits.connection_age;
+  http.header_limit = limits.header_bytes;
+  return http;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options,
-                                                      std::function<void()> on_failure) {
+// All that can be refused before a model is loaded.
+absl::StatusOr<Server::Parts> Server::OpenFiles(const ServeOptions& options) {
   Parts parts;
   parts.metrics = std::make_unique<Metrics>();
+  if (!options.tls.cert.empty()) {
+    auto tls = TlsStore::Open(options.tls);
+    if (!tls.ok()) return tls.status();
+    parts.tls = *std::move(tls);
+  }
+  if (!options.api_keys.empty()) {
+    auto keys = ApiKeys::Open(options.api_keys);
+    if (!keys.ok()) return keys.status();
+    parts.keys = *std::move(keys);
+  }
   if (!options.access_log.empty()) {
     auto log = AccessLog::Open(options.access_log, parts.metrics.get());
     if (!log.ok()) return log.status();
@@ -43,8 +97,20 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
     if (!trace.ok()) return trace.status();
     parts.trace = *std::move(trace);
   }
+  return parts;
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options,
+                                                      std::function<void()> on_failure) {
+  auto opened = OpenFiles(options);
+  if (!opened.ok()) return opened.status();
+  Parts parts = *std::move(opened);
+  WarnOfOpenDoors(options);
   if (!options.http_address.empty()) {
-    auto http = HttpFront::Start(options.http_address, options.write_timeout, parts.metrics.get());
+    HttpOptions http_options = HttpOptionsOf(options);
+    http_options.tls = parts.tls.get();
+    http_options.gate = MakeHttpGate(ContextOf(parts, options, "http"));
+    auto http = HttpFront::Start(std::move(http_options), parts.metrics.get());
     if (!http.ok()) return http.status();
     parts.http = *std::move(http);
   }
@@ -76,12 +142,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   parts.engine = *std::move(engine);
   parts.pump = std::make_unique<StreamPump>(TickOf(options.write_timeout));
 
-  std::unique_ptr<Server> server(new Server(std::move(parts), options.write_timeout));
-  const size_t receive_limit = ReceiveLimit(model);
-  auto grpc = GrpcServer::Start(options.grpc_address, receive_limit, &server->service_);
+  GrpcOptions grpc_options = GrpcOptionsOf(options, model);
+  std::unique_ptr<Server> server(new Server(std::move(parts), options));
+  const Parts& own = server->parts_;
+  grpc_options.credentials =
+      MakeServerCredentials(own.tls.get(), MakeCallGate(ContextOf(own, options, "grpc")));
+  auto grpc = GrpcServer::Start(grpc_options, &server->service_);
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
-  if (server->parts_.http) server->parts_.http->Open(server->ContextFor("http"), receive_limit);
+  if (own.http) own.http->Open(ContextOf(own, options, "http"), grpc_options.max_receive_bytes);
   server->SetHealth(Health::kServing);
   server->watchdog_ = std::make_unique<Watchdog>(
       &server->engine(), options.watchdog,
@@ -92,8 +161,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   return server;
 }
 
-Server::Server(Parts parts, milliseconds write_timeout)
-    : parts_(std::move(parts)), write_timeout_(write_timeout), service_(ContextFor("grpc")) {}
+Server::Server(Parts parts, const ServeOptions& options)
+    : parts_(std::move(parts)), service_(ContextOf(parts_, options, "grpc")) {}
 
 // A handler that waits for the engine is let go before anything that it waits for is.
 Server::~Server() {
@@ -101,14 +170,17 @@ Server::~Server() {
   if (parts_.http) parts_.http->Stop(milliseconds(0));
 }
 
-GenerationContext Server::ContextFor(const char* front) const {
-  return {.engine = parts_.engine.get(),
-          .tokenizer = parts_.tokenizer.get(),
-          .pump = parts_.pump.get(),
-          .write_timeout = write_timeout_,
+GenerationContext Server::ContextOf(const Parts& parts, const ServeOptions& options,
+                                    const char* front) {
+  return {.engine = parts.engine.get(),
+          .tokenizer = parts.tokenizer.get(),
+          .pump = parts.pump.get(),
+          .write_timeout = options.write_timeout,
           .front = front,
-          .metrics = parts_.metrics.get(),
-          .access_log = parts_.access_log.get()};
+          .metrics = parts.metrics.get(),
+          .access_log = parts.access_log.get(),
+          .keys = parts.keys.get(),
+          .max_prompt_tokens = options.limits.prompt_tokens};
 }
 
 // Every front says the same; draining is for good.

@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/mutex.h"
 #include "server/access_log.h"
+#include "server/api_keys.h"
 #include "server/grpc_server.h"
 #include "server/grpc_service.h"
 #include "server/health.h"
@@ -16,6 +17,7 @@
 #include "server/metrics.h"
 #include "server/options.h"
 #include "server/stream_pump.h"
+#include "server/tls.h"
 #include "server/tokenizer.h"
 #include "server/trace.h"
 #include "server/watchdog.h"
@@ -44,20 +46,23 @@ class Server {
  private:
   // In order of dependence: what stands below may use what stands above.
   struct Parts {
+    std::unique_ptr<TlsStore> tls;  // may be null
     std::unique_ptr<Metrics> metrics;
     std::unique_ptr<AccessLog> access_log;  // may be null
     std::unique_ptr<Trace> trace;           // may be null
+    std::unique_ptr<ApiKeys> keys;          // may be null
     std::unique_ptr<engine::Engine> engine;
     std::unique_ptr<Tokenizer> tokenizer;
     std::unique_ptr<StreamPump> pump;
     std::unique_ptr<HttpFront> http;  // may be null
   };
-  Server(Parts parts, std::chrono::milliseconds write_timeout);
-  GenerationContext ContextFor(const char* front) const;
+  Server(Parts parts, const ServeOptions& options);
+  static absl::StatusOr<Parts> OpenFiles(const ServeOptions& options);
+  static GenerationContext ContextOf(const Parts& parts, const ServeOptions& options,
+                                     const char* front);
   void SetHealth(Health health);
 
   const Parts parts_;
-  const std::chrono::milliseconds write_timeout_;
   GrpcService service_;
   std::unique_ptr<GrpcServer> grpc_;  // constant after Start
   Mutex health_mutex_;

@@ -3,6 +3,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/cgroup.h"
 #include "kernels/cpu/cpu_count.h"
 #include "tests/kernels/kernel_testing.h"
 
@@ -113,6 +114,24 @@ TEST_F(CgroupTest, TightestParentCountsAndRoundsUp) {
   EXPECT_EQ(Limit(), 3);
   Write("a/b/cpu.max", "10000 100000\n");
   EXPECT_EQ(Limit(), 1);
+}
+
+TEST_F(CgroupTest, MemoryInBytes) {
+  const auto limit = [this] { return CgroupMemoryLimit(root_ / "proc", root_); };
+  Write("proc", "0::/a/b\n");
+  Write("a/b/memory.max", "max\n");
+  EXPECT_EQ(limit(), 0);
+  Write("a/memory.max", "1073741824\n");
+  EXPECT_EQ(limit(), 1 << 30);
+  Write("memory.max", "4096\n");
+  EXPECT_EQ(limit(), 4096);
+  Write("proc", "4:memory:/x\n3:cpu:/y\n");
+  Write("memory.max", "max\n");
+  Write("memory/x/memory.limit_in_bytes", "9223372036854771712\n");
+  Write("cpu/y/memory.limit_in_bytes", "1\n");
+  EXPECT_EQ(limit(), 0);
+  Write("memory/memory.limit_in_bytes", "5000000000\n");
+  EXPECT_EQ(limit(), 5'000'000'000);
 }
 
 TEST_F(CgroupTest, VersionOne) {

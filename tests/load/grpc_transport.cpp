@@ -28,12 +28,12 @@ gpr_timespec After(Time wait) {
                       gpr_time_from_nanos(wait.count(), GPR_TIMESPAN));
 }
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& address) {
+std::shared_ptr<grpc::Channel> Dial(const std::string& address, const server::Access& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);          // a server of one's own network
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return access.Dial(address, arguments);
 }
 
 Time ThreadTime() {
@@ -44,9 +44,10 @@ Time ThreadTime() {
 
 }  // namespace
 
-absl::StatusOr<v1::Model> AskModel(const std::string& address) {
-  const auto stub = v1::Inference::NewStub(Dial(address));
+absl::StatusOr<v1::Model> AskModel(const std::string& address, const server::Access& access) {
+  const auto stub = v1::Inference::NewStub(Dial(address, access));
   grpc::ClientContext context;
+  access.Authorize(&context);
   context.set_deadline(After(kAnswerTimeout));
   v1::Model model;
   const grpc::Status status = stub->GetModel(&context, {}, &model);
@@ -80,10 +81,11 @@ struct GrpcTransport::Call {
   grpc::Status status;
 };
 
-GrpcTransport::GrpcTransport(const std::string& address, int32_t connections, Clock* clock)
-    : clock_(clock), thread_began_(ThreadTime()) {
+GrpcTransport::GrpcTransport(const std::string& address, int32_t connections, Clock* clock,
+                             server::Access access)
+    : clock_(clock), access_(std::move(access)), thread_began_(ThreadTime()) {
   for (int32_t i = 0; i < connections; ++i) {
-    stubs_.push_back(v1::Inference::NewStub(Dial(address)));
+    stubs_.push_back(v1::Inference::NewStub(Dial(address, access_)));
   }
 }
 
@@ -106,6 +108,7 @@ void GrpcTransport::Start(uint64_t stream, const v1::GenerateRequest& request,
   call->stream = stream;
   call->context.set_deadline(After(limit));
   if (!session.empty()) call->context.AddMetadata(kSessionKey, session);
+  access_.Authorize(&call->context);
   v1::Inference::Stub* stub = stubs_[started_++ % stubs_.size()].get();
   call->reader = stub->PrepareAsyncGenerate(&call->context, request, &queue_);
   call->reader->StartCall(call.get());

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "grpcpp/grpcpp.h"
+#include "server/access.h"
 #include "strata/v1/inference.grpc.pb.h"
 #include "tests/load/clock.h"
 #include "tests/load/transport.h"
@@ -15,7 +16,7 @@ namespace strata::load {
 
 // What a server at HOST:PORT serves. One line where there is none (UNAVAILABLE), where it does not
 // answer within seconds (DEADLINE_EXCEEDED) or does not speak strata.v1 (UNIMPLEMENTED).
-absl::StatusOr<v1::Model> AskModel(const std::string& address);
+absl::StatusOr<v1::Model> AskModel(const std::string& address, const server::Access& access = {});
 
 // Streams over gRPC. One completion queue, polled by the one thread that calls, so that sockets,
 // parsing and bookkeeping are together on one core and a time is taken as soon as a message is out
@@ -23,7 +24,8 @@ absl::StatusOr<v1::Model> AskModel(const std::string& address);
 class GrpcTransport final : public Transport {
  public:
   // Streams take turns on `connections` connections. The clock outlives it.
-  GrpcTransport(const std::string& address, int32_t connections, Clock* clock);
+  GrpcTransport(const std::string& address, int32_t connections, Clock* clock,
+                server::Access access = {});
   ~GrpcTransport() override;  // ends every stream
 
   void Start(uint64_t stream, const v1::GenerateRequest& request, const std::string& session,
@@ -38,6 +40,7 @@ class GrpcTransport final : public Transport {
   void FinishLast();
 
   Clock* const clock_;
+  const server::Access access_;
   std::vector<std::unique_ptr<v1::Inference::Stub>> stubs_;  // one a connection
   grpc::CompletionQueue queue_;
   std::unordered_map<uint64_t, std::unique_ptr<Call>> calls_;

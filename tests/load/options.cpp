@@ -208,6 +208,15 @@ std::variant<Answer, Options> ParseCommandLine(int argc, const char* const* argv
   declare.Text("--server", "HOST:PORT", "Where the server listens for gRPC", &options.server);
   declare.Text("--metrics", "HOST:PORT", "Its HTTP address, for its queue and cache over time",
                &options.metrics);
+  declare.Text("--tls-ca", "FILE", "PEM: whose servers are trusted; no TLS if not given",
+               &options.access.tls_ca);
+  declare.Text("--tls-cert", "FILE", "PEM: the client's own certificate", &options.access.tls_cert);
+  declare.Text("--tls-key", "FILE", "PEM: its private key", &options.access.tls_key);
+  declare.Text("--tls-server-name", "NAME",
+               "What the server's certificate says, if not the host of its address",
+               &options.access.tls_server_name);
+  declare.Text("--api-key-file", "FILE", "The key to show; that in STRATA_API_KEY if not given",
+               &options.access.api_key_file);
   declare.Count("--connections", "To the server; requests take turns", 1, 10000,
                 &options.connections);
   app.add_option("--compare", options.compare,

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "server/access.h"
 #include "tests/load/lengths.h"
 #include "tests/load/statistics.h"
 #include "tests/load/workload.h"
@@ -18,7 +19,8 @@ using Milliseconds = std::chrono::milliseconds;
 // The command line of strata-loadtest, in the manner of `vllm bench serve`.
 struct Options {
   std::string server = "127.0.0.1:50051";
-  std::string metrics;  // the server's HTTP address; empty: not scraped
+  std::string metrics;           // the server's HTTP address; empty: not scraped
+  server::AccessOptions access;  // of every server
   int32_t connections = 8;
   std::vector<std::string> compare;  // "[LABEL=]WHAT": servers, each like "HOST:PORT[,HTTP]", and
                                      // earlier results, in place of --server

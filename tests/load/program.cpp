@@ -83,17 +83,20 @@ absl::Status Program::Prepare() {
   if (!inputs.ok()) return inputs.status();
   inputs_ = *std::move(inputs);
   for (const std::string& line : inputs_.complaints) Say(line);
+  const auto access = server::Access::Open(options_.access);
+  if (!access.ok()) return access.status();
   for (Subject& subject : subjects_) {
     if (!subject.what.file.empty()) continue;
     if (options_.users == 0 && options_.rate == 0 && options_.trace.empty()) {
       return absl::InvalidArgumentError("--users: give it, --rate or --trace to load a server");
     }
-    auto model = AskModel(subject.what.address);
+    auto model = AskModel(subject.what.address, *access);
     if (!model.ok()) return model.status();
     subject.target = {.label = subject.what.label,
                       .address = subject.what.address,
                       .metrics = subject.what.metrics,
-                      .model = *std::move(model)};
+                      .model = *std::move(model),
+                      .access = *access};
   }
   return absl::OkStatus();
 }

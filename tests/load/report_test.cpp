@@ -218,7 +218,7 @@ TEST(LoadReportTest, MetricsAreRead) {
   EXPECT_EQ(scrape->preemptions, 11);
   load::SteadyClock clock;
   EXPECT_THAT(
-      std::string(load::Scraper::Start("127.0.0.1:1", seconds(1), &clock).status().message()),
+      std::string(load::Scraper::Start("127.0.0.1:1", {}, seconds(1), &clock).status().message()),
       HasSubstr("http://127.0.0.1:1/metrics: "));
 }
 

@@ -39,33 +39,39 @@ absl::StatusOr<Scrape> ParseMetrics(const std::string& text) {
   return scrape;
 }
 
-absl::StatusOr<std::unique_ptr<Scraper>> Scraper::Start(const std::string& address, Time interval,
-                                                        Clock* clock) {
-  std::unique_ptr<Scraper> scraper(new Scraper(address, interval, clock));
+absl::StatusOr<std::unique_ptr<Scraper>> Scraper::Start(const std::string& address,
+                                                        const server::AccessOptions& access,
+                                                        Time interval, Clock* clock) {
+  std::unique_ptr<Scraper> scraper(new Scraper(address, access, interval, clock));
   if (absl::Status status = scraper->ScrapeOnce(); !status.ok()) return status;
   scraper->thread_ =
       std::jthread([self = scraper.get()](const std::stop_token& stop) { self->Loop(stop); });
   return scraper;
 }
 
-Scraper::Scraper(const std::string& address, Time interval, Clock* clock)
-    : address_(address), interval_(interval), clock_(clock) {}
+Scraper::Scraper(const std::string& address, const server::AccessOptions& access, Time interval,
+                 Clock* clock)
+    : url_(absl::StrCat(access.tls_ca.empty() ? "http://" : "https://", address)),
+      access_(access),
+      interval_(interval),
+      clock_(clock) {}
 
 absl::Status Scraper::ScrapeOnce() {
-  httplib::Client client("http://" + address_);
+  httplib::Client client(url_, access_.tls_cert, access_.tls_key);
+  if (!access_.tls_ca.empty()) client.set_ca_cert_path(access_.tls_ca);
   client.set_connection_timeout(kTimeoutSeconds);
   client.set_read_timeout(kTimeoutSeconds);
   const Time at = clock_->Now();
   const auto answer = client.Get("/metrics");
   if (!answer || answer->status != 200) {
     return absl::UnavailableError(absl::StrCat(
-        "http://", address_, "/metrics: ",
+        url_, "/metrics: ",
         answer ? absl::StrCat("status ", answer->status) : httplib::to_string(answer.error())));
   }
   auto scrape = ParseMetrics(answer->body);
   if (!scrape.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("http://", address_, "/metrics: ", std::string(scrape.status().message())));
+        absl::StrCat(url_, "/metrics: ", std::string(scrape.status().message())));
   }
   scrape->at = at;
   const MutexLock lock(mutex_);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/mutex.h"
+#include "server/access.h"
 #include "tests/load/clock.h"
 #include "tests/load/record.h"
 
@@ -18,13 +19,14 @@ namespace strata::load {
 // One answer of /metrics, without its time. INVALID_ARGUMENT naming a series that is not there.
 absl::StatusOr<Scrape> ParseMetrics(const std::string& text);
 
-// Asks the server's HTTP address for its gauges, on the clock of the run, until this object goes or
-// Stop. A thread of its own.
+// Asks the server's HTTP address, over TLS where `access` has a CA, for its gauges, on the clock of
+// the run, until this object goes or Stop. A thread of its own.
 class Scraper {
  public:
   // Has scraped once; one line where that failed. The clock outlives it.
-  static absl::StatusOr<std::unique_ptr<Scraper>> Start(const std::string& address, Time interval,
-                                                        Clock* clock);
+  static absl::StatusOr<std::unique_ptr<Scraper>> Start(const std::string& address,
+                                                        const server::AccessOptions& access,
+                                                        Time interval, Clock* clock);
   ~Scraper() { thread_.request_stop(); }
 
   std::optional<Scrape> latest() const;
@@ -32,11 +34,13 @@ class Scraper {
   std::vector<Scrape> Stop(int64_t* failed);
 
  private:
-  Scraper(const std::string& address, Time interval, Clock* clock);
+  Scraper(const std::string& address, const server::AccessOptions& access, Time interval,
+          Clock* clock);
   absl::Status ScrapeOnce();
   void Loop(const std::stop_token& stop);
 
-  const std::string address_;
+  const std::string url_;
+  const server::AccessOptions access_;
   const Time interval_;
   Clock* const clock_;
   mutable Mutex mutex_;

@@ -146,10 +146,10 @@ absl::StatusOr<RunResult> LoadServer(const Options& options, const Inputs& input
                                      const std::atomic<bool>& interrupted) {
   SteadyClock clock;
   Workload workload(MakeWorkload(options, inputs, target));
-  GrpcTransport transport(target.address, options.connections, &clock);
+  GrpcTransport transport(target.address, options.connections, &clock, target.access);
   std::unique_ptr<Scraper> scraper;
   if (!target.metrics.empty()) {
-    auto started = Scraper::Start(target.metrics, kScrapeInterval, &clock);
+    auto started = Scraper::Start(target.metrics, options.access, kScrapeInterval, &clock);
     if (!started.ok()) return started.status();
     scraper = *std::move(started);
   }

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "server/access.h"
 #include "strata/v1/inference.pb.h"
 #include "tests/load/clock.h"
 #include "tests/load/options.h"
@@ -22,6 +23,7 @@ struct Target {
   std::string address;
   std::string metrics;  // empty: not scraped
   v1::Model model;
+  server::Access access = {};
 };
 
 // What the files of the command line hold.

@@ -27,6 +27,7 @@ AccessLine Line(const std::string& id) {
   AccessLine line;
   line.front = "http";
   line.request_id = id;
+  line.key = "alice";
   line.reason = engine::FinishReason::kLength;
   line.metrics.prompt_tokens = 3;
   line.metrics.generated_tokens = 9;
@@ -49,6 +50,7 @@ TEST(AccessLogTest, WritesALineForEachRequestAndAppends) {
     const auto json = nlohmann::json::parse(text);
     EXPECT_EQ(json["request_id"].get<std::string>().rfind("r" + std::to_string(lines % 100), 0),
               0U);
+    EXPECT_EQ(json["key"], "alice");
     EXPECT_EQ(json["reason"], "length");
     EXPECT_EQ(json["status"], "OK");
     EXPECT_EQ(json["generated_tokens"], 9);

@@ -3,6 +3,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,7 +34,7 @@ class CommandLine(unittest.TestCase):
     def test_help_and_version(self):
         self.assertRegex(strata('--version').stdout, r'^strata \d+\.\d+\.\d+\n$')
         self.assertIn('serve', strata('--help').stdout)
-        for name in ('serve', 'generate', 'plan', 'eval', 'health'):
+        for name in ('serve', 'generate', 'plan', 'eval', 'health', 'key'):
             result = strata(name, '--help')
             self.assertEqual(result.returncode, 0)
             self.assertIn('--', result.stdout)
@@ -104,6 +106,25 @@ class CommandLine(unittest.TestCase):
         for command in ('plan', 'serve'):
             result = strata(command, '--model', '/no/such/model')
             self.assert_fails(result, 1, '/no/such/model')
+
+    def test_a_model_that_is_not_whole(self):
+        model = pathlib.Path(BINARY).resolve().parents[2] / 'deploy/models/svformer'
+        with tempfile.TemporaryDirectory() as folder:
+            self.assert_fails(strata('serve', '--model', folder), 1, folder, 'empty')
+            half = pathlib.Path(folder, 'half')
+            shutil.copytree(model, half)
+            with open(half / 'model.safetensors', 'r+b') as file:
+                file.truncate(1_000_000)
+            self.assert_fails(strata('serve', '--model', half), 1, 'model.safetensors',
+                              'truncated')
+            os.unlink(half / 'model.safetensors')
+            self.assert_fails(strata('serve', '--model', half), 1, 'model.safetensors')
+
+    def test_less_memory_than_it_takes(self):
+        result = strata('serve', '--memory-limit', '64MiB', '--cache-bytes', '1GiB')
+        self.assert_fails(result, 1, 'memory: weights 3.', '+ cache 1024.0 MiB + workspace ',
+                          'the limit, 64.0 MiB')
+        self.assert_fails(strata('eval', '--text', __file__, '--memory-limit', '1MiB'), 1, 'memory:')
 
     def test_no_server(self):
         with socket.socket() as unused:

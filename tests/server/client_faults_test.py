@@ -8,6 +8,7 @@ file descriptor; and each request that was accepted has ended exactly once.
 import asyncio
 import collections
 import contextlib
+import gzip
 import json
 import os
 import pathlib
@@ -242,6 +243,26 @@ class ClientFaults(unittest.TestCase):
         # Nobody fills the server's log from outside.
         self.assertEqual([line for line in server.log if 'proto' in line], [])
         self.assertLess(len(server.log), 12, server.log)
+
+    def test_compressed_bombs(self):
+        size = 64 << 20
+
+        def most_memory():
+            status = pathlib.Path(f'/proc/{server.pid}/status').read_text()
+            return int(re.search(r'VmHWM:\s+(\d+) kB', status).group(1)) << 10
+        with self.crowd() as server:
+            before = most_memory()
+            for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+                with grpc.insecure_channel(server.address, compression=compression) as channel, \
+                     self.assertRaises(grpc.RpcError) as raised:
+                    list(stub(channel).Generate(pb.GenerateRequest(text=' ' * size)))
+                self.assertEqual(raised.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+                self.assertIn('ompression', raised.exception.details())
+            body = gzip.compress(b'{"prompt": "' + b' ' * size)
+            status, _, text = call(server, 'POST', '/v1/completions', body,
+                                   {'Content-Encoding': 'gzip'})
+            self.assertEqual(status, 415, text)
+            self.assertLess(most_memory() - before, size / 2)
 
     def test_clients_that_leave_the_queue(self):
         with self.crowd('--max-running', '1') as server, contextlib.ExitStack() as stack:

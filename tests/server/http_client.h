@@ -31,6 +31,10 @@ class HttpClient {
     EXPECT_EQ(send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL),
               static_cast<ssize_t>(bytes.size()));
   }
+  // The server may have closed already.
+  void TrySend(const std::string& bytes) {
+    send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
   // Until `end` has come, or the connection has ended.
   std::string Read(const std::string& end) {
     std::string text;

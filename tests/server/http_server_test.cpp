@@ -23,6 +23,9 @@ class HttpServerTest : public ::testing::Test {
     options.address = "127.0.0.1:0";
     options.write_timeout = milliseconds(200);
     options.max_connections = max_connections;
+    options.request_timeout = request_timeout_;
+    options.max_age = max_age_;
+    options.gate = gate_;
     options.routes = {
         {"GET", "/ping", [](const HttpCall&) { return HttpReply{.body = "pong"}; }},
         {"POST", "/echo",
@@ -48,6 +51,9 @@ class HttpServerTest : public ::testing::Test {
     server_ = *std::move(server);
   }
 
+  milliseconds request_timeout_{30000};
+  milliseconds max_age_{};
+  HttpGate gate_;
   std::latch waiting_{1};
   std::latch released_{1};
   std::latch flood_ended_{1};
@@ -75,8 +81,69 @@ TEST_F(HttpServerTest, LimitsWhatARequestMaySend) {
   for (int i = 0; i < 10000; ++i) many += "A: 123456789\r\n";
   headers.Send(many + "\r\n");
   const std::string answer = headers.Read("never");  // to the end of the connection
-  EXPECT_EQ(answer.rfind("HTTP/1.1 400 ", 0), 0U);
+  EXPECT_EQ(answer.rfind("HTTP/1.1 431 ", 0), 0U) << answer;
   EXPECT_EQ(answer.find("HTTP/1.1 4", 1), std::string::npos);  // one answer
+}
+
+TEST_F(HttpServerTest, TakesNoCompressedBody) {
+  Serve(8);
+  Client client(server_->address());
+  client.Send("POST /echo HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nhi");
+  EXPECT_EQ(client.Read("never").rfind("HTTP/1.1 415 ", 0), 0U);  // and the connection ends
+}
+
+TEST_F(HttpServerTest, AGateIsAskedBeforeTheBodyIsRead) {
+  gate_ = [](std::string_view path, std::string_view authorization) -> std::optional<HttpReply> {
+    if (path == "/ping" || authorization == "yes") return std::nullopt;
+    return HttpError(401, "no");
+  };
+  Serve(8);
+  Client client(server_->address());
+  EXPECT_NE(client.Get("/ping", "pong").find(" 200 "), std::string::npos);
+  EXPECT_NE(client.Get("/none", "}}").find(" 401 "), std::string::npos);
+  client.Send("POST /echo HTTP/1.1\r\nAuthorization: yes\r\nContent-Length: 2\r\n\r\nhi");
+  EXPECT_NE(client.Read("hi").find(" 200 "), std::string::npos);
+  client.Send("POST /echo HTTP/1.1\r\nContent-Length: 100\r\n\r\n");  // nothing more
+  EXPECT_EQ(client.Read("never").rfind("HTTP/1.1 401 ", 0), 0U);
+}
+
+TEST_F(HttpServerTest, ARequestThatComesSlowlyIsGivenUp) {
+  request_timeout_ = milliseconds(200);
+  Serve(8);
+  Client slow(server_->address());
+  slow.Send("GET /ping HTTP/1.1\r\n");
+  const auto begin = std::chrono::steady_clock::now();
+  std::string answer;
+  std::thread reader([&] { answer = slow.Read("never"); });
+  for (int i = 0; i < 100; ++i) {  // a byte at a time, for ten times as long
+    slow.TrySend("A");
+    std::this_thread::sleep_for(milliseconds(20));
+  }
+  reader.join();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
+  EXPECT_EQ(answer.find("pong"), std::string::npos);
+  EXPECT_NE(Client(server_->address()).Get("/ping", "pong").find(" 200 "), std::string::npos);
+}
+
+TEST_F(HttpServerTest, SlowRequestsKeepNobodyOut) {
+  Serve(2);
+  Client first(server_->address());
+  Client second(server_->address());
+  for (Client* slow : {&first, &second}) slow->Send("GET /ping HTTP/1.1\r\nA: ");
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_NE(Client(server_->address()).Get("/ping", "pong").find(" 200 "), std::string::npos);
+  }
+  EXPECT_EQ(first.Read("never"), "");
+}
+
+TEST_F(HttpServerTest, AnOldConnectionEndsWithItsAnswer) {
+  max_age_ = milliseconds(1);
+  Serve(2);
+  Client client(server_->address());
+  std::this_thread::sleep_for(milliseconds(5));
+  const std::string answer = client.Get("/ping", "never");
+  EXPECT_NE(answer.find("Connection: close"), std::string::npos) << answer;
+  EXPECT_TRUE(answer.ends_with("pong")) << answer;
 }
 
 TEST_F(HttpServerTest, AnIdleConnectionGivesItsPlaceToANewOne) {

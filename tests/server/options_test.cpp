@@ -122,6 +122,35 @@ TEST(OptionsTest, AnOptionIsAlsoAnEnvironmentVariable) {
   EXPECT_EQ(std::get<GenerateOptions>(Parse({"generate", "--prompt", "a"})).seed, std::nullopt);
 }
 
+TEST(OptionsTest, AVariableThatNoOptionHasIsNamed) {
+  const ScopedVariable misspelt("STRATA_CACHE_BYTE", "2MiB");
+  const ScopedVariable of_another_command("STRATA_SERVER", "127.0.0.1:1");
+  const ScopedVariable key("STRATA_API_KEY", "secret");
+  const ScopedVariable host("STRATA_SERVICE_HOST", "10.0.0.1");
+  const ScopedVariable named_port("STRATA_SERVICE_PORT_GRPC", "50051");
+  const ScopedVariable port("STRATA_PORT", "tcp://10.0.0.1:50051");
+  const ScopedVariable part("STRATA_CPU_PORT_50051_TCP_ADDR", "10.0.0.1");
+  EXPECT_EQ(std::get<ServeOptions>(Parse({"serve"})).unknown_variables,
+            std::vector<std::string>{"STRATA_CACHE_BYTE"});
+}
+
+TEST(OptionsTest, TlsAndKeys) {
+  const auto serve = std::get<ServeOptions>(
+      Parse({"serve", "--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--api-keys",
+             "f", "--max-connection-age", "1m", "--max-message-bytes", "1MiB"}));
+  EXPECT_EQ(serve.tls.cert + serve.tls.key + serve.tls.client_ca + serve.api_keys, "ckaf");
+  EXPECT_EQ(serve.limits.connection_age, std::chrono::minutes(1));
+  EXPECT_EQ(serve.limits.message_bytes, size_t{1} << 20);
+  EXPECT_EQ(ErrorOf({"serve", "--tls-cert", "c"}),
+            "--tls-cert: needs --tls-key, and --tls-key needs --tls-cert");
+  EXPECT_EQ(ErrorOf({"serve", "--tls-client-ca", "c"}),
+            "--tls-client-ca: needs --tls-cert and --tls-key");
+  EXPECT_EQ(std::get<HealthOptions>(Parse({"health", "--tls-ca", "c"})).access.tls_ca, "c");
+  const auto key = std::get<KeyOptions>(Parse({"key", "--name", "a", "--concurrent", "3"}));
+  EXPECT_EQ(key.concurrent, 3);
+  EXPECT_EQ(ErrorOf({"key"}), "--name: whose key is it?");
+}
+
 TEST(OptionsTest, AVariableIsReadOnlyByItsSubcommand) {
   const ScopedVariable threads("STRATA_THREADS", "many");
   EXPECT_EQ(ErrorOf({"serve"}).rfind("--threads: 'many' is not ", 0), 0U);

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace strata::server {
+
+// A file whole. NOT_FOUND "option: cannot read PATH: the system's reason".
+absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path);
+
+}  // namespace strata::server

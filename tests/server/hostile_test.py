@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""A server among hostile clients: garbage, half-open and slow connections, floods of them, messages
+and headers of any size, compressed bombs, streams that are opened and left.
+
+    hostile_test.py BUILD/bin/strata [--seconds 5] [--connections 500]
+
+Afterwards nothing of them is left in the server; honest clients got their answers all the time, and
+what those took is printed beside what they take in quiet. By hand, which is to be done of a release
+and of an ASan build (with ASAN_OPTIONS=quarantine_size_mb=16, or its quarantine is what grows):
+
+    hostile_test.py BUILD/bin/strata --seconds 300 --connections 10000
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+
+from strata_grpc import pb, stub
+from strata_http import call, metrics, wait_for
+from strata_process import TIMEOUT, Served
+
+PROMPT = 'Once upon a time'
+SPARE_FILES = 16
+SPARE_THREADS = 16
+SPARE_BYTES = 48 << 20  # what allocators keep
+TRIES = 100
+
+
+def memory(server):
+    return int(pathlib.Path(f'/proc/{server.pid}/statm').read_text().split()[1]) * os.sysconf(
+        'SC_PAGESIZE')
+
+
+def count(server, what):
+    return len(os.listdir(f'/proc/{server.pid}/{what}'))
+
+
+class Honest:
+    """Clients that ask one after another; what their requests take, in seconds, and how often a
+    connection had to be made anew."""
+
+    def __init__(self, server):
+        self.server = server
+        self.seconds, self.again, self.failed = [], 0, []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._repeat, args=(ask,))
+                         for ask in (self._grpc, self._new_grpc, self._http)]
+
+    def __enter__(self):
+        self._channel = grpc.insecure_channel(self.server.address)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._channel.close()
+
+    def _grpc(self, channel=None):
+        request = pb.GenerateRequest(text=PROMPT, max_tokens=4, temperature=0)
+        events = list(stub(channel or self._channel).Generate(request, timeout=TIMEOUT))
+        assert events[-1].HasField('finished')
+
+    def _new_grpc(self):
+        own = [('grpc.use_local_subchannel_pool', 1)]
+        with grpc.insecure_channel(self.server.address, own) as channel:
+            self._grpc(channel)
+
+    def _http(self):
+        status, _, text = call(self.server, 'POST', '/v1/completions',
+                               {'prompt': PROMPT, 'max_tokens': 4, 'temperature': 0})
+        if status in (429, 503):
+            raise ConnectionError(text)
+        assert status == 200, text
+
+    def _repeat(self, ask):
+        while not self._stop.wait(0.05):
+            begin = time.monotonic()
+            for _ in range(TRIES):
+                try:
+                    ask()
+                    break
+                except (OSError, grpc.RpcError) as error:
+                    if isinstance(error, grpc.RpcError) and \
+                            error.code() != grpc.StatusCode.UNAVAILABLE:
+                        self.failed.append(str(error))
+                        return
+                    self.again += 1
+                    time.sleep(0.05)
+            else:
+                self.failed.append(f'{ask.__name__}: {TRIES} times refused')
+                return
+            self.seconds.append((time.monotonic() - begin, ask.__name__))
+
+    def report(self, when):
+        seconds = sorted(self.seconds)
+        percentiles = {name: seconds[int((len(seconds) - 1) * share)][0] * 1e3
+                       for name, share in (('p50', 0.5), ('p99', 0.99), ('most', 1))}
+        print(f'{when}: {len(seconds)} honest requests, ' +
+              ', '.join(f'{name} {value:.1f} ms' for name, value in percentiles.items()) +
+              f' (by {seconds[-1][1]}), {self.again} times asked again', flush=True)
+
+
+def attacked(server, seconds, options):
+    """What the attackers did in so many seconds."""
+    program = pathlib.Path(__file__).with_name('hostile_attacks.py')
+    attacker = subprocess.Popen([sys.executable, str(program), server.address, server.http_address,
+                                 str(options.connections), options.attacks], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL, text=True)
+    time.sleep(seconds)
+    return attacker.communicate(timeout=TIMEOUT)[0].strip()
+
+
+def settled(server, before):
+    """Memory, once the server is idle and all that the clients had is gone."""
+    limits = {'fd': before['fd'] + SPARE_FILES, 'task': before['task'] + SPARE_THREADS}
+    wait_for(lambda: all(count(server, what) <= limit for what, limit in limits.items()),
+             lambda: f'{before} before, {[(what, count(server, what)) for what in limits]} after')
+    wait_for(lambda: metrics(server)['vllm:num_requests_running'] == 0)
+    assert metrics(server)['strata_cache_blocks{state="used"}'] == 0
+    now = {what: count(server, what) for what in limits}
+    print(f'descriptors and threads: {before} before, {now} after; {memory(server) >> 20} MiB',
+          flush=True)
+    return memory(server)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('binary')
+    parser.add_argument('--seconds', type=float, default=5)
+    parser.add_argument('--connections', type=int, default=500)
+    parser.add_argument('--attacks', default='', help='such as flood,bombs; all if not given')
+    options = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    quiet_seconds = min(20, options.seconds / 2)
+    with Served(options.binary, '--handshake-timeout', '2s', '--request-timeout', '2s',
+                '--idle-timeout', '10s') as server:
+        with Honest(server) as honest:
+            time.sleep(quiet_seconds)
+        honest.report('quiet')
+        assert not honest.failed, honest.failed
+        before = {what: count(server, what) for what in ('fd', 'task')}
+        attacked(server, quiet_seconds, options)
+        first = settled(server, before)  # what a crowd takes once
+        with Honest(server) as honest:
+            print('attacks:', attacked(server, options.seconds, options))
+        honest.report('attacked')
+        assert not honest.failed, honest.failed
+        last = settled(server, before)
+        assert last <= first + SPARE_BYTES, f'{first >> 20} MiB became {last >> 20} MiB'
+        with Honest(server) as honest:
+            time.sleep(1)
+        honest.report('after')
+        assert not honest.failed, honest.failed
+    assert server.wait() == 0
+    with contextlib.suppress(ValueError):
+        print(f'{len(server.log)} lines in the log')
+    assert len(server.log) < 20 + options.seconds, server.log[:50]
+
+
+if __name__ == '__main__':
+    main()
