@@ -137,17 +137,6 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   return info;
 }
 
-// Before any of it is taken: what a cgroup does not allow would end in a kill, much later. A device
-// has memory of its own, and says itself when that is short.
-absl::Status CheckHostMemory(const EngineOptions& options, const LoadedModel& model,
-                             DType weights) {
-  const auto probe = model.backend->Allocate(1);
-  if (!probe.ok()) return probe.status();
-  if (!(*probe)->host_readable()) return absl::OkStatus();
-  return CheckMemory(NeedOf(model.config, model.plan, weights, options),
-                     options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
-}
-
 }  // namespace
 
 absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
@@ -185,7 +174,12 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
     return InvalidArgument("memory-share: ", model.backend->Describe(),
                            ", has no memory of its own; cache-bytes is for it");
   }
-  if (absl::Status status = CheckHostMemory(options, model, *dtype); !status.ok()) return status;
+  if (!memory) {  // what a cgroup does not allow would end in a kill, much later
+    absl::Status fits =
+        CheckMemory(NeedOf(model.config, model.plan, *dtype, options),
+                    options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
+    if (!fits.ok()) return fits;
+  }
   auto weights =
       LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
   if (!weights.ok()) return weights.status();
