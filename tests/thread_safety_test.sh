@@ -13,6 +13,9 @@ if [[ -z $clang ]]; then
 fi
 check=("$clang" -x c++ -std=c++20 -fsyntax-only -Wno-everything -Wthread-safety -Werror=thread-safety -pthread -I.)
 check+=(-DSTRATA_SOURCE_DIR='""' -DSTRATA_BINARY_DIR='""' -DSTRATA_VERSION='""')
+# Those of cpp-httplib say that it has TLS.
+read -ra httplib < <(pkg-config --cflags cpp-httplib)
+check+=("${httplib[@]}")
 for folder in "$@"; do check+=(-I "$folder"); done
 
 # Does this clang see it at all? Everything but the unlocked line is right.
