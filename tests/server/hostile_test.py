@@ -2,7 +2,7 @@
 """A server among hostile clients: garbage, half-open and slow connections, floods of them, messages
 and headers of any size, compressed bombs, streams that are opened and left.
 
-    hostile_test.py BUILD/bin/strata [--seconds 5] [--connections 500]
+    hostile_test.py BUILD/bin/strata [--seconds 3] [--connections 500]
 
 Afterwards nothing of them is left in the server; honest clients got their answers all the time, and
 what those took is printed beside what they take in quiet. By hand, which is to be done of a release
@@ -137,7 +137,7 @@ def settled(server, before):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('binary')
-    parser.add_argument('--seconds', type=float, default=5)
+    parser.add_argument('--seconds', type=float, default=3)
     parser.add_argument('--connections', type=int, default=500)
     parser.add_argument('--attacks', default='', help='such as flood,bombs; all if not given')
     options = parser.parse_args()
