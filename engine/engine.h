@@ -56,8 +56,8 @@ struct EngineOptions {
   size_t memory_limit = 0;          // on the CPU, for all; 0: what the cgroup allows
   int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
   int32_t max_prefill_chunk = 512;  // of one sequence in one step
-  // What a step may take while others are decoding: prompts get what fits, at least half. Zero:
-  // whatever it takes.
+  // What a step may take while others are decoding: prompts get what fits, and at least as many
+  // rows as decodes have. Zero: whatever it takes.
   std::chrono::milliseconds max_step_time{0};
   int32_t max_running = 256;  // sequences in the batch
   int32_t max_queue = 1024;   // requests waiting to be admitted

@@ -50,7 +50,8 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   }
   if (plan->preempted.empty()) AdmitWaiting(plan);
   if (plan->ranges.size() == running_.size()) return;
-  if (!plan->ranges.empty()) budget = std::min(budget, most_beside_decodes);
+  const auto decodes = static_cast<int32_t>(plan->ranges.size());
+  if (decodes > 0) budget = std::min(budget, std::max(most_beside_decodes, decodes));
   for (const auto& sequence : running_) {
     if (sequence->step == step_) continue;
     schedule(*sequence, sequence->state->owes_prompt_logprobs

@@ -66,8 +66,9 @@ class Scheduler {
 
   void Enqueue(std::unique_ptr<Sequence> sequence);
   // Decides the next step: decodes first, then chunks of prompts, up to max_batch_tokens rows, and
-  // up to `most_beside_decodes` rows of prompts where there are decodes; preempts and admits on the
-  // way. Empty when nothing is left to run. Takes the last plan, whose memory it uses again.
+  // up to `most_beside_decodes` rows of prompts where there are decodes, or as many as there are;
+  // preempts and admits on the way. Empty when nothing is left to run. Takes the last plan, whose
+  // memory it uses again.
   void Next(int32_t most_beside_decodes, StepPlan* plan);
   // REQUIRES: running, its prompt computed, not forked. Makes the sequences 1..n-1 of its request.
   // One for whose copied block there is no room waits as if it were preempted.

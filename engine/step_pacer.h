@@ -8,11 +8,12 @@ namespace strata::engine {
 // How many prompt tokens a step may hold while others are decoding, who wait for all of it: as many
 // as keep a step within a time, learnt from the steps before, whatever the machine and the model.
 //
-// Prompts get half of the time in any case: where decoding alone takes more than half of `limit`, a
-// step may take twice as long as that. One thread.
+// Prompts come to an end in any case: the scheduler gives them as many rows as there are decodes,
+// which is about half of the time where decoding alone takes longer than the limit. One thread.
 class StepPacer {
  public:
-  static constexpr int32_t kFewest = 16;  // tokens, so that prompts come to an end
+  static constexpr int32_t kFewest =
+      16;  // tokens: where decodes are few, weights are read for so many
 
   // `most` tokens at most, and as many with a limit of zero.
   StepPacer(std::chrono::duration<double> limit, int32_t most);
@@ -26,7 +27,6 @@ class StepPacer {
   const double limit_;  // seconds
   const int32_t most_;
   double tokens_;
-  double decode_seconds_ = 0;  // of steps without prompts, a moving average; 0: none yet
 };
 
 }  // namespace strata::engine

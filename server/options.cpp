@@ -101,9 +101,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   AddSecurity(&set, options);
   set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
-  set.Duration("--max-step-time", &engine.max_step_time,
-               "Of a step while answers are written: prompts get what fits, at least half; 0s: no "
-               "limit");
+  set.Duration(
+      "--max-step-time", &engine.max_step_time,
+      "Of a step while answers are written: prompts get what fits, or as many rows; 0s: no "
+      "limit");
   set.Count("--max-running", 1, &engine.max_running, "Sequences in the batch");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
   set.Choice(

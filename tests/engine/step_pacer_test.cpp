@@ -35,7 +35,6 @@ struct Machine {
     }
     return seconds;
   }
-  void Decode(StepPacer* pacer) const { pacer->Observe(decodes, 8, 0); }
 };
 
 TEST(StepPacerTest, StepsComeToTakeTheLimitOnEveryMachine) {
@@ -62,11 +61,7 @@ TEST(StepPacerTest, OneSlowStepCostsAFewOthersSomething) {
   EXPECT_NEAR(pacer.most_prompt_tokens(), before, 0.1 * before);
 }
 
-TEST(StepPacerTest, PromptsGetHalfOfTheTimeAndSomeTokensAtLeast) {
-  StepPacer pacer(milliseconds(100), kMost);
-  const Machine slow{.decodes = 0.5, .token = 0.01};
-  slow.Decode(&pacer);
-  EXPECT_NEAR(slow.Run(&pacer, 20), 1.0, 0.05);
+TEST(StepPacerTest, PromptsGetSomeTokensAtLeast) {
   StepPacer small(milliseconds(100), kMost);
   const Machine crawling{.decodes = 0.01, .token = 0.1};
   crawling.Run(&small, 20);
@@ -110,41 +105,68 @@ class StepKeeper final : public engine::EngineObserver {
   std::vector<int32_t> prompt_tokens;  // of each step
 };
 
-TEST(StepPacerTest, APromptIsCutWhereOthersDecodeAndOnlyThere) {
-  constexpr int32_t kPrompt = 400;
-  const ScratchDir scratch;
-  StepKeeper keeper;
-  engine::EngineOptions options;
-  options.model_dir = WriteModelDir(MakeTinyModel({.max_positions = 1024}), scratch.path());
-  options.max_step_time = milliseconds(10);  // 50 rows
-  options.prefix_cache = false;
-  options.observer = &keeper;
-  auto core = engine::EngineCore::Create(options, std::make_unique<SlowRows>());
-  ASSERT_TRUE(core.ok()) << core.status();
-  const auto add = [&](const std::string& id, int32_t max_tokens) {
+class PacedStepsTest : public ::testing::Test {
+ protected:
+  static constexpr int32_t kPrompt = 400;
+
+  void Start(milliseconds limit) {
+    engine::EngineOptions options;
+    options.model_dir = WriteModelDir(MakeTinyModel({.max_positions = 1024}), scratch_.path());
+    options.max_step_time = limit;
+    options.prefix_cache = false;
+    options.observer = &keeper_;
+    auto core = engine::EngineCore::Create(options, std::make_unique<SlowRows>());
+    ASSERT_TRUE(core.ok()) << core.status();
+    core_ = *std::move(core);
+  }
+  void Add(int32_t prompt, int32_t max_tokens) {
     engine::Request request;
-    request.id = id;
-    request.prompt = RandomPrompt(7, kPrompt, 96);
+    request.id = std::to_string(added_++);
+    request.prompt = RandomPrompt(7, prompt, 96);
     request.sampling = Greedy(max_tokens);
-    (*core)->Add(std::move(request), std::make_shared<Recording>(),
-                 std::chrono::steady_clock::now());
-  };
-  add("alone", 200);
-  (*core)->Step();
-  EXPECT_EQ(keeper.prompt_tokens.back(), kPrompt);
+    core_->Add(std::move(request), std::make_shared<Recording>(), std::chrono::steady_clock::now());
+  }
+  // Prompt tokens of a step.
+  int32_t Step() {
+    core_->Step();
+    return keeper_.prompt_tokens.back();
+  }
+
+  const ScratchDir scratch_;
+  StepKeeper keeper_;
+  std::unique_ptr<engine::EngineCore> core_;
+  int added_ = 0;
+};
+
+TEST_F(PacedStepsTest, APromptIsCutWhereOthersDecodeAndOnlyThere) {
+  Start(milliseconds(10));  // 50 rows
+  Add(kPrompt, 200);
+  EXPECT_EQ(Step(), kPrompt);
   for (int i = 0; i < 3; ++i) {
-    add(std::to_string(i), 100);
-    do {
-      (*core)->Step();
-    } while (keeper.prompt_tokens.back() > 0);
+    Add(kPrompt, 100);
+    while (Step() > 0) {
+    }
   }
   int32_t cut = 0;
   // Beside decodes 400, then 256, 128 and 64, each cut in half at most.
-  for (size_t i = 8; i < keeper.prompt_tokens.size(); ++i) {
-    EXPECT_LE(keeper.prompt_tokens[i], 55) << i;
-    if (keeper.prompt_tokens[i] > 0) ++cut;
+  for (size_t i = 8; i < keeper_.prompt_tokens.size(); ++i) {
+    EXPECT_LE(keeper_.prompt_tokens[i], 55) << i;
+    if (keeper_.prompt_tokens[i] > 0) ++cut;
   }
   EXPECT_GE(cut, (kPrompt - 64) / 55);
+}
+
+TEST_F(PacedStepsTest, PromptsGetAsManyRowsAsDecodes) {
+  constexpr int32_t kDecodes = 40;
+  Start(milliseconds(1));  // 5 rows
+  for (int32_t i = 0; i < kDecodes; ++i) Add(2, 100);
+  while (Step() > 0) {
+  }
+  Add(900, 2);
+  while (Step() > 0) {  // 472, 256, 128 and 44
+  }
+  Add(900, 2);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(Step(), kDecodes) << i;
 }
 
 }  // namespace
