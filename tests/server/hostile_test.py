@@ -29,7 +29,7 @@ from strata_process import TIMEOUT, Served
 
 PROMPT = 'Once upon a time'
 SPARE_FILES = 16
-SPARE_THREADS = 16
+SPARE_THREADS = 48  # gRPC's pools stay as large as a crowd has once made them; not one a client
 # What allocators keep: all of it has been taken once when a minute has passed.
 SPARE_BYTES, SPARE_AT_FIRST = 48 << 20, 160 << 20
 TRIES = 100
