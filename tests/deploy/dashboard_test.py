@@ -2,9 +2,9 @@
 """The dashboard and the alerts against a loaded server: dashboard_test.py BUILD/bin/strata
 BUILD/bin/strata-loadtest
 
-Debian's Prometheus scrapes it under deploy/prometheus/; then every query of deploy/grafana/strata.json
-and every series that an alert reads must be there, with numbers. Skips itself where prometheus is
-not installed (deploy/install_packages.sh --deploy).
+Debian's Prometheus scrapes it under deploy/prometheus/; then every query of the dashboard
+(deploy/grafana/strata.json) and every series that an alert reads must be there, with numbers. Skips
+itself where prometheus is not installed (deploy/install_packages.sh --deploy).
 """
 
 import json
@@ -122,7 +122,8 @@ class DashboardTest(unittest.TestCase):
                    '--prefix-groups', '2', '--prefix-tokens', '64', '--input-tokens', '40',
                    '--output-tokens', '150', '--cancel-share', '0.1', '--quiet')
         assert done.returncode == 0, done.stdout + done.stderr
-        status, _, _ = call(cls.server, 'POST', '/v1/completions', {'temperature': -1, 'prompt': 'x'})
+        status, _, _ = call(cls.server, 'POST', '/v1/completions',
+                            {'temperature': -1, 'prompt': 'x'})
         assert status == 400
         seen = metrics(cls.server)
         for event in ('preemptions', 'rejections', 'cached_tokens', 'recomputed_tokens'):

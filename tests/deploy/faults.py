@@ -27,8 +27,8 @@ class Fault:
 
     @property
     def refused(self):
-        """Streams that the replica had not answered with a byte when its connection was lost. HAProxy
-        refuses them, so that the client may ask again, and writes no line for them."""
+        """Streams that the replica had not answered with a byte when its connection was lost.
+        HAProxy refuses them, so that the client may ask again, and writes no line for them."""
         return sum(error['count'] for error in self.result['errors_by_message']
                    if 'RST_STREAM with error code 7' in error['message'])
 
@@ -53,7 +53,8 @@ def under_load(replicas, flags, act):
     done_at = time.monotonic()
     result = replicas.finish_load(process)
     time.sleep(0.3)  # the log's last lines
-    return Fault(victim, streams, result, replicas.load_rows(), replicas.log[begin:], done_at, codes)
+    return Fault(victim, streams, result, replicas.load_rows(), replicas.log[begin:], done_at,
+                 codes)
 
 
 def kill(replicas, victim):
@@ -84,9 +85,9 @@ def roll(replicas, _):
 
 
 def affinity(binary, loadtest, serve, load):
-    """{'affinity': ..., 'random': ...}: a load of sessions that share prefixes under deploy/haproxy.cfg
-    and with sessions sent anywhere, each on replicas that start empty: strata-loadtest's result with
-    `hit_share`, of the tokens of all prompts."""
+    """{'affinity': ..., 'random': ...}: a load of sessions that share prefixes under
+    deploy/haproxy.cfg and with sessions sent anywhere, each on replicas that start empty:
+    strata-loadtest's result with `hit_share`, of the tokens of all prompts."""
     outcome = {}
     for name, config in (('affinity', None), ('random', random_routing())):
         with ReplicaSet(binary, loadtest, *serve, config=config) as replicas:

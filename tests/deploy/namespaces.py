@@ -21,8 +21,8 @@ def missing():
     made = _ip('netns', 'add', name, check=False)
     if made.returncode != 0:
         return f'no network namespaces here: {made.stderr.strip()}'
-    pair = _ip('-n', name, 'link', 'add', 'name', 'probe0', 'type', 'veth', 'peer', 'name', 'probe1',
-               check=False)
+    pair = _ip('-n', name, 'link', 'add', 'name', 'probe0', 'type', 'veth', 'peer', 'name',
+               'probe1', check=False)
     _ip('netns', 'del', name, check=False)
     return f'no virtual network devices here: {pair.stderr.strip()}' if pair.returncode else None
 
@@ -30,7 +30,7 @@ def missing():
 class Network:
     """`with Network(['a', 'b']) as network: network.start('a', [program, ...])`
 
-    Each host has an address, network.address['a'], which the others reach and this machine does not.
+    Each host has an address, network.address['a'], which the others reach; this machine does not.
     """
 
     def __init__(self, hosts):

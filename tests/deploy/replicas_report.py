@@ -3,8 +3,8 @@
 
     tests/deploy/replicas_report.py BUILD/bin/strata BUILD/bin/strata-loadtest [faults|affinity]
 
-By hand, as root; some four minutes each on two cores. Prints tables in Markdown. replicas_test.py is the
-same in short.
+By hand, as root; some four minutes each on two cores. Prints tables in Markdown. replicas_test.py
+is the same in short.
 """
 
 import sys
@@ -31,8 +31,8 @@ def row(*cells):
 
 
 def report_faults(binary, loadtest):
-    row('fault', 'routing', 'streams on it before', 'lost', 'cut off on other replicas', 'completed',
-        'statuses')
+    row('fault', 'routing', 'streams on it before', 'lost', 'cut off on other replicas',
+        'completed', 'statuses')
     row(*['---'] * 7)
     with ReplicaSet(binary, loadtest, '--threads', '1', '--cache-bytes', '16MiB') as replicas:
         for name, act in FAULTS:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Three replicas behind HAProxy, in short: replicas_test.py BUILD/bin/strata BUILD/bin/strata-loadtest
+"""Three replicas behind HAProxy, in short: replicas_test.py BUILD/bin/strata
+BUILD/bin/strata-loadtest
 
 On hosts of a network of their own; skips itself, with the reason, where none can be made or HAProxy
 is not installed. replicas_report.py is the same at length, with figures.
