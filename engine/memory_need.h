@@ -10,8 +10,8 @@
 
 namespace strata::engine {
 
-// What serving a model comes to on the CPU under full load, in bytes, before any of it is taken. What
-// is small beside these is left out: norms, tables of blocks, the threads' tiles.
+// What serving a model comes to on the CPU under full load, in bytes, before any of it is taken.
+// What is small beside these is left out: norms, tables of blocks, the threads' tiles.
 struct MemoryNeed {
   size_t weights = 0;    // matrices that the plan needs
   size_t cache = 0;      // all that it may take

@@ -15,8 +15,8 @@ __device__ __forceinline__ T* SharedMemory() {
   return reinterpret_cast<T*>(strata_shared_memory);
 }
 
-// x itself. What is computed from it is computed there and then: it is not made before a loop and kept
-// in registers all through it.
+// x itself. What is computed from it is computed there and then: it is not made before a loop and
+// kept in registers all through it.
 __device__ __forceinline__ int Anew(int x) {
   asm volatile("" : "+r"(x));
   return x;
