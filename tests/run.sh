@@ -31,7 +31,7 @@ build_and_test() {
     exit 1
   fi
   echo "== $label: testing"
-  ctest --test-dir "$dir" --output-on-failure -j "$jobs"
+  ctest --test-dir "$dir" --output-on-failure -j "$jobs" -E "${left_out:-^$}"
 }
 
 # Little optimisation and line tables only: the code of the sanitizers is slow to compile.
@@ -40,6 +40,8 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 if [[ $mode == sanitize ]]; then
   build_and_test build-asan "whole suite, ASan + UBSan" \
     "${sanitized[@]}" -DSTRATA_SANITIZE=address,undefined
+  # What holds the numbers of one thread against an oracle would take an hour.
+  left_out='^fuzz/|^kernels/(attention|matmul|stored_scores)|^engine/(plans_vs_naive|golden|sampl)'
   build_and_test build-tsan "core, TSan" \
     "${sanitized[@]}" -DSTRATA_SANITIZE=thread -DSTRATA_SERVER=OFF
 else
