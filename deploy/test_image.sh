@@ -95,8 +95,9 @@ box run "$container" -- /usr/bin/strata plan >/dev/null
 
 # The container: process 1 of its own process and mount namespaces, the root read-only, the image's
 # user, no capability and no way to one. The network is the machine's, on ports of our own.
-export STRATA_SERVER=127.0.0.1:51051 STRATA_GRPC_ADDRESS=127.0.0.1:51051
-export STRATA_HTTP_ADDRESS=127.0.0.1:51080
+# Not from the range that connections are given theirs from.
+export STRATA_SERVER=127.0.0.1:18051 STRATA_GRPC_ADDRESS=127.0.0.1:18051
+export STRATA_HTTP_ADDRESS=127.0.0.1:18080
 url=http://$STRATA_HTTP_ADDRESS
 mkdir -p "$root"/{proc,dev}
 # $0: the root; $@: what runs there.
