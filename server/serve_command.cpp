@@ -1,7 +1,10 @@
 #include <sys/resource.h>
 
+#include <chrono>
+
 #include "engine/mutex.h"
 #include "server/commands.h"
+#include "server/free_memory.h"
 #include "server/model_dir.h"
 #include "server/server.h"
 #include "server/signal_watch.h"
@@ -20,9 +23,13 @@ class Event {
     }
     changed_.NotifyAll();
   }
-  void Wait() {
+  // Whether it was set before so much time had passed.
+  bool WaitFor(std::chrono::seconds time) {
+    const auto limit = std::chrono::steady_clock::now() + time;
     const MutexLock lock(mutex_);
-    while (!set_) changed_.Wait(mutex_);
+    while (!set_ && changed_.WaitUntil(mutex_, limit)) {
+    }
+    return set_;
   }
 
  private:
@@ -51,6 +58,7 @@ absl::Status RunServe(const ServeOptions& options) {
   LogToStderr(options.log_level);
   RouteLibraryLogs();
   RaiseFileLimit();
+  FreeMemory free_memory;
   Event stop;
   const SignalWatch signals([&stop] {
     spdlog::info("shutting down; a second signal ends at once");
@@ -69,7 +77,7 @@ absl::Status RunServe(const ServeOptions& options) {
   if (!server.ok()) return server.status();
   if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());
   spdlog::info("listening on {}", (*server)->address());
-  stop.Wait();
+  while (!stop.WaitFor(std::chrono::seconds(10))) free_memory.Return();
   (*server)->Drain(options.drain_timeout);
   // The process ends with an error: whoever watches over it starts it again.
   if (absl::Status failure = (*server)->engine().failure(); !failure.ok()) return failure;
