@@ -137,7 +137,8 @@ class TileCopier {
 
   // 8 numbers of a row at a time.
   __device__ __forceinline__ void WidenPlane(const std::byte* from, std::byte* to) const {
-    for (int i = static_cast<int>(threadIdx.x); i < kTilePositions * kDim / 8; i += kTileThreads) {
+    for (int i = ptx::Anew(static_cast<int>(threadIdx.x)); i < kTilePositions * kDim / 8;
+         i += kTileThreads) {
       const uint2 numbers = *reinterpret_cast<const uint2*>(from + i * 8);
       const auto number = [](uint32_t word, int k) {
         return ToFloat(Stored{static_cast<uint8_t>(word >> 8 * k)});
