@@ -34,7 +34,9 @@ void EngineCore::Execute() {
   first_token_seconds_.clear();
   inter_token_seconds_.clear();
   const kernels::BackendCounters before = model_.backend->counters();
-  const auto logits = model_.decoder->Forward(batch_, model_.cache->arena());
+  const absl::Status started = model_.decoder->Start(batch_, model_.cache->arena());
+  const absl::StatusOr<std::span<const float>> logits =
+      started.ok() ? model_.decoder->Finish(batch_) : started;
   const Request::Time forwarded = Clock::now();
   if (logits.ok()) {
     Commit(*logits);

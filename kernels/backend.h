@@ -97,10 +97,13 @@ struct Projections {
   std::span<const int32_t> positions = {};  // [num_rows]
   const float* rope_table = nullptr;
   std::span<const ValueMix> mixes = {};
-  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
+  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens;
+  // that of kNoSlot, which pads a step (Backend::PaddedRows), goes nowhere.
   std::span<const PlaneWrite> writes = {};
   std::span<const int64_t> slots = {};  // [num_rows]
 };
+
+constexpr int64_t kNoSlot = -1;
 
 // RMSNorm of what goes into a product: x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight.
 struct RmsNorm {
@@ -110,7 +113,7 @@ struct RmsNorm {
 
 // The rows of one sequence in a batch: row `first_row + i` stands at position
 // `first_position + i` and attends to positions [0, first_position + i]. What the tables hold stays
-// until the next Synchronize() or CopyToHost().
+// as long as the step: up to the next BeginStep(), ChooseTokens(), Synchronize() or CopyToHost().
 struct SequenceRows {
   int64_t first_row = 0;
   int64_t num_rows = 0;
@@ -197,9 +200,13 @@ class Backend {
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
   // Within the backend's memory; the two do not overlap.
   virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
-  // What follows, up to the next Synchronize() or CopyToHost(), is likely to come again, the same
-  // operations on the same memory, as decode steps do: it may be held back to be run as a whole.
-  virtual void BeginStep() {}
+  // A step begins: what follows, up to the next ChooseTokens(), CopyToHost() or Synchronize(), may
+  // be held back to be run as a whole. `repeats`: it is likely to come again, the same operations
+  // on the same memory, as decode steps do.
+  virtual void BeginStep(bool /*repeats*/) {}
+  // How many rows a step of so many decodes had better have, so that few kinds of steps come again
+  // and again. Those added belong to no sequence; their slots are kNoSlot.
+  virtual int64_t PaddedRows(int64_t decodes) const { return decodes; }
   // Waits for all work. An error is the end of the device: nothing runs after it, and every later
   // call says it again.
   virtual absl::Status Synchronize() = 0;
@@ -219,7 +226,8 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate,
                                                             const HostRows& up, DType stored) = 0;
 
-  // out[i, :] = table[ids[i], :]
+  // out[i, :] = table[ids[i], :]; an id below 0, ~i: the token of choices[i] of the last
+  // ChooseTokens().
   virtual void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
   // With n = norm(x), out[i, j]  = sum_k n[i, k] * w[j, k]        (kSet)
   //                   out[i, j] += sum_k n[i, k] * w[j, k]        (kAdd: one addition, last)
@@ -247,9 +255,12 @@ class Backend {
 
   // Whether tokens can be chosen where the logits are. Else logits are read by the host.
   virtual bool chooses_tokens() const { return false; }
-  // chosen[i] by choices[i] from its row of `logits`, [rows, vocab]. Waits, as CopyToHost does.
-  // REQUIRES: chooses_tokens().
-  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>, std::span<ChosenToken>) {}
+  // Chooses a token by each of the choices from its row of `logits`, [rows, vocab], and does not
+  // wait: TakeChosen() does, and tells what the oldest choices that were not taken came to, or that
+  // the device has failed. At most kMostUntaken may be open. REQUIRES: chooses_tokens().
+  static constexpr int kMostUntaken = 2;
+  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>) {}
+  virtual absl::Status TakeChosen(std::span<ChosenToken> /*[choices]*/) { return absl::OkStatus(); }
 };
 
 struct BackendOptions {

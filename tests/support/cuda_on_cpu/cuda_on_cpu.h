@@ -17,6 +17,9 @@ void SetMemory(size_t bytes);
 int64_t Allocations();
 int64_t Launches();
 int64_t GraphLaunches();  // each of them the work that was captured
+int64_t GraphsMade();
+int64_t CopiesIn();  // from the host to the device
+int64_t CopiesOut();
 // Bytes of device memory that are allocated.
 size_t BytesInUse();
 

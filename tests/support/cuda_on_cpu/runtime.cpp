@@ -50,6 +50,9 @@ struct Device {
   int64_t allocations = 0;
   int64_t launches = 0;
   int64_t graph_launches = 0;
+  int64_t graphs_made = 0;
+  int64_t copies_in = 0;
+  int64_t copies_out = 0;
   size_t bytes = 0;
   std::map<const std::byte*, size_t> memory;  // of the device, by address
   std::map<const std::byte*, size_t> pinned;
@@ -106,6 +109,9 @@ void SetMemory(size_t bytes) { TheDevice().total_bytes = bytes; }
 int64_t Allocations() { return TheDevice().allocations; }
 int64_t Launches() { return TheDevice().launches; }
 int64_t GraphLaunches() { return TheDevice().graph_launches; }
+int64_t GraphsMade() { return TheDevice().graphs_made; }
+int64_t CopiesIn() { return TheDevice().copies_in; }
+int64_t CopiesOut() { return TheDevice().copies_out; }
 size_t BytesInUse() { return TheDevice().bytes; }
 
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
@@ -255,6 +261,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return Result(*graph == nullptr ? cudaErrorInvalidValue : cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  ++TheDevice().graphs_made;
   *made = new GraphOnCpu(*graph);
   return Result();
 }
@@ -278,6 +285,8 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
                               cudaStream_t stream) {
   if (width == 0 || height == 0) return Result();
   if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
+  if (kind == cudaMemcpyHostToDevice) ++TheDevice().copies_in;
+  if (kind == cudaMemcpyDeviceToHost) ++TheDevice().copies_out;
   const size_t to_bytes = (height - 1) * to_pitch + width;
   const size_t from_bytes = (height - 1) * from_pitch + width;
   if (kind != cudaMemcpyDeviceToHost) RequireDevice(to, to_bytes, "copy to");
