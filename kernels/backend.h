@@ -139,6 +139,9 @@ struct HeadAttention {
   float* lse = nullptr;  // out, may be null: [num_rows], rows `lse_stride` apart
   int64_t lse_stride = 0;
   int32_t score_slot = -1;  // where the scores are kept, or with reused_lse found; -1: nowhere
+  // Whether other layers of the step read the same plane: worth keeping in a cache.
+  bool keys_again = false;
+  bool values_again = false;
   float* output = nullptr;  // [num_rows, head_dim], rows `output_stride` floats apart
   int64_t output_stride = 0;
 };
@@ -150,6 +153,9 @@ struct BackendCounters {
   int64_t cache_bytes_read = 0;  // by attention: every plane row a query's span reads, once a group
   int64_t score_bytes_written = 0;
   int64_t score_bytes_read = 0;
+  // What steps whose tokens were taken took the device from the first operation to the last, by its
+  // own clock, where BackendOptions::times_steps asks for it.
+  double step_seconds = 0;
 };
 
 // Of a device that has memory of its own, in bytes.
@@ -269,6 +275,9 @@ struct BackendOptions {
   bool pin_threads = false;     // CPU: each thread stays on a core of its own
   // CUDA: a row's bits do not depend on how many rows are computed with it. The CPU's never do.
   bool batch_invariant = false;
+  // CUDA: planes that several layers read stay in the second cache, where they fit. Off to compare.
+  bool keep_shared_planes = true;
+  bool times_steps = false;  // CUDA: BackendCounters::step_seconds
 };
 
 // INVALID_ARGUMENT for an unknown device, FAILED_PRECONDITION where the device is missing or the

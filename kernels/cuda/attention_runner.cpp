@@ -81,6 +81,7 @@ void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& 
     if (args.num_heads > 0) Launch(stream, args);
     args.num_heads = args.num_groups = 0;
   };
+  const bool keeps = KeepsSharedPlanes(cache);
   size_t begin = 0;
   for (const size_t end : group_ends_) {
     while (begin < end) {
@@ -96,7 +97,9 @@ void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& 
       group = {.key_offset = heads_[begin]->key_offset,
                .value_offset = heads_[begin]->value_offset,
                .first_head = args.num_heads,
-               .num_heads = static_cast<int32_t>(count)};
+               .num_heads = static_cast<int32_t>(count),
+               .keep_keys = keeps && heads_[begin]->keys_again,
+               .keep_values = keeps && heads_[begin]->values_again};
       for (size_t i = 0; i < count; ++i) {
         args.heads[args.num_heads++] = EntryOf(*heads_[begin + i]);
       }
@@ -104,6 +107,18 @@ void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& 
     }
   }
   flush();
+}
+
+// Where not all of them fit, none would be there when it is read again.
+bool AttentionRunner::KeepsSharedPlanes(const PagedArena& cache) const {
+  size_t token_bytes = 0;
+  size_t begin = 0;
+  for (const size_t end : group_ends_) {
+    if (heads_[begin]->keys_again) token_bytes += cache.TokenBytes(PlaneKind::kKey);
+    if (heads_[begin]->values_again) token_bytes += cache.TokenBytes(PlaneKind::kValue);
+    begin = end;
+  }
+  return token_bytes * sent_.num_positions <= kept_bytes_;
 }
 
 size_t AttentionRunner::MostStateBytes(const StepLimits& limits) {
@@ -200,6 +215,7 @@ void AttentionRunner::PutSequences(StepInputs& inputs, const PagedArena& cache,
       }
       entries_.push_back(entry);
       sent_.most_rows = std::max(sent_.most_rows, sequence.num_rows);
+      sent_.num_positions += static_cast<size_t>(context);
       if (single) {
         ++sent_.num_single;
         sent_.longest_single = std::max(sent_.longest_single, context);

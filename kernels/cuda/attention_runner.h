@@ -15,7 +15,9 @@ namespace strata::kernels::cuda {
 // once a step, chooses kernels and cuts the work. How it is cut changes no bit. One thread.
 class AttentionRunner {
  public:
-  explicit AttentionRunner(int multiprocessors) : multiprocessors_(multiprocessors) {}
+  // `kept_bytes`: of planes that several layers read, to be kept in the second cache.
+  AttentionRunner(int multiprocessors, size_t kept_bytes)
+      : multiprocessors_(multiprocessors), kept_bytes_(kept_bytes) {}
 
   // Of states between a launch and its merge, in device memory.
   static size_t MostStateBytes(const StepLimits& limits);
@@ -41,16 +43,19 @@ class AttentionRunner {
     int32_t longest_single = 0;  // context
     int64_t most_rows = 0;       // of a sequence
     int64_t num_states = 0;      // spans of all single rows
+    size_t num_positions = 0;    // of all contexts
   };
   void PutSequences(StepInputs& inputs, const PagedArena& cache,
                     std::span<const SequenceRows> sequences);
   void GroupHeads(std::span<const HeadAttention> heads);
+  bool KeepsSharedPlanes(const PagedArena& cache) const;
   void Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
              BackendCounters* counters) const;
   void Launch(Stream& stream, AttentionArgs& args);
   void LaunchSingleRows(Stream& stream, AttentionArgs args, int32_t most_heads);
 
   const int multiprocessors_;
+  const size_t kept_bytes_;
   std::vector<SequenceRows> known_;  // what `sent_` was made of, of which inputs
   int64_t known_generation_ = -1;
   int32_t known_block_tokens_ = 0;

@@ -46,11 +46,12 @@ bool Overlap(ConstRows x, Rows out) {
 absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const BackendOptions& options) {
   auto info = OpenDevice();
   if (!info.ok()) return info.status();
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(info), options.batch_invariant));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(info), options));
   backend->stream_.Open();
   backend->staging_.Open(backend->stream_);
   backend->inputs_.Open(&backend->stream_, &backend->staging_);
   backend->sampler_.Open(backend->stream_);
+  if (options.times_steps) backend->clock_.Open(backend->stream_);
   if (absl::Status status = backend->cublas_.Open(backend->stream_); !status.ok()) return status;
   if (absl::Status status = StatusOf(backend->stream_); !status.ok()) return status;
   return backend;
@@ -120,6 +121,7 @@ void CudaBackend::BeginStep(bool repeats) {
   stream_.EndStep();
   inputs_.Begin();
   stream_.BeginStep(repeats);
+  clock_.Begin(stream_);
 }
 
 // The tensor cores of Ada have e4m3 too; it is Hopper's that this is for.
@@ -297,12 +299,13 @@ void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> ch
     STRATA_CHECK(choice.row >= 0 && choice.row < logits.num_rows, "rows are rows of the logits");
     STRATA_CHECK(choice.num_logprobs <= kMaxLogprobs, "as many as there is room for");
   }
-  sampler_.Choose(stream_, inputs_, logits, choices);
+  sampler_.Choose(stream_, inputs_, logits, choices, clock_);
   attention_.ForgetTables();
 }
 
 absl::Status CudaBackend::TakeChosen(std::span<ChosenToken> chosen) {
   sampler_.Take(stream_, chosen);
+  counters_.step_seconds += clock_.Take(stream_);
   return StatusOf(stream_);
 }
 

@@ -17,6 +17,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/product_kernels.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/step_clock.h"
 #include "kernels/cuda/step_inputs.h"
 
 namespace strata::kernels::cuda {
@@ -66,10 +67,10 @@ class CudaBackend final : public Backend {
   absl::Status TakeChosen(std::span<ChosenToken> chosen) override;
 
  private:
-  CudaBackend(DeviceInfo info, bool batch_invariant)
+  CudaBackend(DeviceInfo info, const BackendOptions& options)
       : info_(std::move(info)),
-        batch_invariant_(batch_invariant),
-        attention_(info_.multiprocessors) {}
+        batch_invariant_(options.batch_invariant),
+        attention_(info_.multiprocessors, options.keep_shared_planes ? info_.kept_bytes : 0) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
   void MultiplyByCublas(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
@@ -82,6 +83,7 @@ class CudaBackend final : public Backend {
   Staging staging_;
   StepInputs inputs_;
   CublasProducts cublas_;
+  StepClock clock_;
   AttentionRunner attention_;
   TokenSampler sampler_;
   BackendCounters counters_;

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "kernels/backend.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/step_clock.h"
 #include "kernels/cuda/step_inputs.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
@@ -50,7 +51,7 @@ class TokenSampler {
 
   // Ends the stream's step; does not wait.
   void Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
-              std::span<const TokenChoice> choices);
+              std::span<const TokenChoice> choices, StepClock& clock);
   // Waits for the oldest that were not taken. [choices]
   void Take(Stream& stream, std::span<ChosenToken> chosen);
 

@@ -97,6 +97,8 @@ class Stream {
     EndStep();
     if (ok()) Check(cudaStreamSynchronize(handle_), "waiting for the device");
   }
+  // Recorded once, before the first work that goes to the device from now on.
+  void set_begin(cudaEvent_t event) { begin_ = event; }
   // Called before work goes to the device: puts what the work reads into the stream.
   void set_before_work(std::function<void()> hook) { before_work_ = std::move(hook); }
   void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -107,6 +109,8 @@ class Stream {
   void Flush() {
     if (held_.empty()) return;
     if (before_work_) before_work_();
+    if (begin_ != nullptr)
+      Check(cudaEventRecord(std::exchange(begin_, nullptr), handle_), "timing");
     if (ok()) {
       const WorkResult result = graphs_.Run(handle_, repeats_, &held_);
       Check(result.error, result.what);
@@ -136,6 +140,7 @@ class Stream {
   cudaStream_t handle_ = nullptr;
   bool holding_ = false;
   bool repeats_ = false;
+  cudaEvent_t begin_ = nullptr;
   std::function<void()> before_work_;
   std::vector<std::unique_ptr<Work>> held_;
   StepGraphs graphs_;

@@ -30,7 +30,7 @@ size_t TokenSampler::MostBytes(const StepLimits& limits) {
 }
 
 void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
-                          std::span<const TokenChoice> choices) {
+                          std::span<const TokenChoice> choices, StepClock& clock) {
   STRATA_CHECK(num_chosen_ - num_taken_ < Backend::kMostUntaken, "answers are taken in time");
   entries_.clear();
   seen_.clear();
@@ -58,6 +58,7 @@ void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
   num_tokens_ = std::ssize(choices);
   SampleTokens(stream, args, std::ssize(entries_));
   stream.EndStep();
+  clock.End(stream);
   Answer& answer = answers_[num_chosen_++ % Backend::kMostUntaken];
   answer.count = num_tokens_;
   answer.ids_only = std::all_of(choices.begin(), choices.end(),

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <span>
@@ -66,9 +68,14 @@ class ProfilingBackend : public kernels::Backend {
   void ChooseTokens(kernels::ConstRows logits,
                     std::span<const kernels::TokenChoice> choices) override {
     Timed("sampling", [&] { inner_->ChooseTokens(logits, choices); });
+    chosen_asleep_.push_back(asleep_);
   }
   absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {
-    return inner_->TakeChosen(chosen);
+    const bool asleep = chosen_asleep_.front();
+    chosen_asleep_.pop_front();
+    if (!asleep) return inner_->TakeChosen(chosen);
+    std::fill(chosen.begin(), chosen.end(), kernels::ChosenToken());
+    return inner_->Synchronize();
   }
   absl::Status CheckWeights(kernels::DType stored) const override {
     return inner_->CheckWeights(stored);
@@ -154,6 +161,7 @@ class ProfilingBackend : public kernels::Backend {
   const bool waits_;
   std::map<std::string, Work> work_;
   bool asleep_ = false;
+  std::deque<bool> chosen_asleep_;  // of choices that were not taken
 };
 
 }  // namespace strata::testing

@@ -53,6 +53,9 @@ struct Device {
   int64_t graphs_made = 0;
   int64_t copies_in = 0;
   int64_t copies_out = 0;
+  int64_t kept_bytes = 0;
+  int64_t passed_bytes = 0;
+  int kept_cache = 1 << 20;
   size_t bytes = 0;
   std::map<const std::byte*, size_t> memory;  // of the device, by address
   std::map<const std::byte*, size_t> pinned;
@@ -112,6 +115,12 @@ int64_t GraphLaunches() { return TheDevice().graph_launches; }
 int64_t GraphsMade() { return TheDevice().graphs_made; }
 int64_t CopiesIn() { return TheDevice().copies_in; }
 int64_t CopiesOut() { return TheDevice().copies_out; }
+int64_t KeptBytes() { return TheDevice().kept_bytes; }
+int64_t PassedBytes() { return TheDevice().passed_bytes; }
+void SetKeptCache(int bytes) { TheDevice().kept_cache = bytes; }
+void CountHinted(bool kept, int64_t bytes) {
+  (kept ? TheDevice().kept_bytes : TheDevice().passed_bytes) += bytes;
+}
 size_t BytesInUse() { return TheDevice().bytes; }
 
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
@@ -190,7 +199,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
                  .minor = TheDevice().minor,
                  .multiProcessorCount = 4,
                  .sharedMemPerBlockOptin = cuda_on_cpu::kSharedBytes,
-                 .totalGlobalMem = TheDevice().total_bytes};
+                 .totalGlobalMem = TheDevice().total_bytes,
+                 .persistingL2CacheMaxSize = TheDevice().kept_cache};
   return Result();
 }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
@@ -247,6 +257,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->stream != nullptr) event->stream->RunTo(event->place);
+  return Result();
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (begin->stream == nullptr || begin->stream != end->stream || end->place > end->stream->done) {
+    return Result(cudaErrorInvalidValue);
+  }
+  *milliseconds = static_cast<float>(end->place - begin->place);
   return Result();
 }
 
