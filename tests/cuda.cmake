@@ -23,7 +23,7 @@ set_property(TARGET strata_cuda_on_cpu PROPERTY UNITY_BUILD OFF)  # kernels have
 # Fibers and ThreadSanitizer do not go together.
 if(NOT STRATA_SANITIZE MATCHES thread)
   set(files cuda_faults_test cuda_memory_test cuda_on_cpu_test cuda_rows_test)
-  set(long_files cuda_attention_test cuda_graphs_test cuda_memory_share_test cuda_product_test
+  set(long_files cuda_ahead_test cuda_attention_test cuda_graphs_test cuda_memory_share_test cuda_product_test
     cuda_sampling_test cuda_shared_planes_test)
   if(NOT STRATA_SANITIZE)
     list(APPEND files ${long_files})

@@ -45,6 +45,7 @@ class CudaGraphsTest : public ::testing::Test {
 
 TEST_F(CudaGraphsTest, AStepThatCameTwiceIsOneLaunch) {
   const auto core = Make(kernels::MakeCuda());
+  core->set_runs_ahead(false);  // one step of the device is one of the core
   Recordings recordings;
   Add(core.get(), 7, 12, &recordings);
   for (int i = 0; i < 3; ++i) core->Step();  // the prompt, then a step that is new, then known
@@ -62,6 +63,7 @@ TEST_F(CudaGraphsTest, AStepThatCameTwiceIsOneLaunch) {
 // came to in another.
 TEST_F(CudaGraphsTest, AStepIsOneCopyInAndOneOut) {
   const auto core = Make(kernels::MakeCuda());
+  core->set_runs_ahead(false);
   Recordings recordings;
   Add(core.get(), 7, 20, &recordings);
   Add(core.get(), 30, 20, &recordings);
@@ -147,6 +149,7 @@ TEST_F(CudaGraphsTest, RowsThatPadWriteNothing) {
   options_.cross_layer = "reuse";
   options_.score_reuse = "store";
   const auto core = Make(kernels::MakeCuda());
+  core->set_runs_ahead(false);
   const kernels::PagedArena arena = core->cache().arena();
   const auto blocks = static_cast<size_t>(core->cache().usage().blocks_total);
   const size_t score_block =
