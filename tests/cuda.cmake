@@ -61,7 +61,8 @@ endif()
 # the engine's tests as well.
 if(TARGET strata_cuda)
   add_executable(cuda_gpu_tests
-    kernels/cuda/cuda_attention_test.cpp kernels/cuda/cuda_memory_test.cpp
+    kernels/cuda/cuda_ahead_test.cpp kernels/cuda/cuda_attention_test.cpp
+    kernels/cuda/cuda_memory_test.cpp
     kernels/cuda/cuda_product_test.cpp kernels/cuda/cuda_rows_test.cpp
     kernels/cuda/cuda_sampling_test.cpp
     kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_device.cpp)

@@ -91,6 +91,7 @@ case $phase in
     tests products 120 '*CudaProduct*'
     tests sampling 60 '*CudaSampling*'
     tests attention 200 '*CudaAttention*'
+    tests ahead 60 '*CudaAhead*'
     # Instruction sets are the CPU's, and so is the order of sums in 8 bits that goldens hold.
     tests plans 300 'PlansVsNaive*-*Int8*'
     tests goldens 120 '*GoldenTest*-*Int8*'

@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/cuda/cuda_testing.h"
-#include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
@@ -53,7 +52,7 @@ std::vector<Visit> Visits(uint64_t seed, int count) {
   return visits;
 }
 
-class CudaAheadTest : public ::testing::Test {
+class CudaAheadTest : public kernels::CudaTest {
  protected:
   CudaAheadTest() {
     const kvcache::AttentionShape shape = {
@@ -151,31 +150,6 @@ TEST_F(CudaAheadTest, NobodyCanTell) {
   }
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(stopped, 0);
-}
-
-// When a token is told, the step that runs it is in the stream already.
-TEST_F(CudaAheadTest, TheDeviceHasWorkWhileTokensAreHandedOut) {
-  struct Watch final : engine::RequestSink {
-    void OnStarted(const engine::StartedEvent&) override {}
-    void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
-    void OnToken(const engine::TokenEvent&) override {
-      graphs.push_back(cuda_on_cpu::GraphLaunches());
-    }
-    void OnFinished(const engine::FinishedEvent&) override {}
-    std::vector<int64_t> graphs;
-  };
-  const auto core = Make(true);
-  const auto watch = std::make_shared<Watch>();
-  core->Add({.id = "a", .prompt = RandomPrompt(1, 3, kVocab), .sampling = Greedy(12)}, watch,
-            std::chrono::steady_clock::now());
-  const int64_t before = cuda_on_cpu::GraphLaunches();
-  while (core->HasWork()) core->Step();
-  ASSERT_EQ(watch->graphs.size(), 12U);
-  // Token 0 is the prompt's. Step i makes token i; the second step of its kind is the first graph.
-  for (size_t i = 2; i + 1 < watch->graphs.size(); ++i) {
-    EXPECT_EQ(watch->graphs[i] - before, static_cast<int64_t>(i)) << i;
-  }
-  EXPECT_EQ(core->steps_ahead(), 10) << "all but the prompt's and the first decode";
 }
 
 }  // namespace
