@@ -188,7 +188,9 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
       WorstCaseBlocks(sequence.state->prompt_size, sequence.sampling().max_tokens, 1));
   const int32_t shared = sequence.computed / cache_->planes().block_tokens();
   const int32_t reserve = Protected(sequence) ? worst - shared : 0;
-  const int32_t reserve_scores = sequence.blocks.num_reserved_scores() / n;
+  // Of those that were promised to all the last row of the prompt may have taken some.
+  const int32_t reserve_scores =
+      (sequence.blocks.num_reserved_scores() + sequence.blocks.num_score_blocks()) / n;
   std::vector<Sequence*> forks;
   for (int32_t index = 1; index < n; ++index) {
     auto fork = std::make_unique<Sequence>();
