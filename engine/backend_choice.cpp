@@ -2,13 +2,13 @@
 
 namespace strata::engine {
 
-double UniformFor(const Sequence& sequence, int32_t index) {
+double UniformFor(const Sequence& sequence, int32_t index, int32_t position) {
   if (sequence.sampling().temperature == 0) return 0;  // greedy: asks for none
   return UniformAt(sequence.sampling().seed, static_cast<uint32_t>(index),
-                   static_cast<uint64_t>(sequence.size()));
+                   static_cast<uint64_t>(position));
 }
 
-kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index,
+kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index, int32_t position,
                               std::span<const int32_t> eos_ids,
                               std::vector<std::vector<kernels::TokenBias>>* biases) {
   const SamplingParams& params = sequence.sampling();
@@ -20,9 +20,9 @@ kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index,
                                  .frequency_penalty = params.frequency_penalty,
                                  .presence_penalty = params.presence_penalty,
                                  .seen = sequence.history.entries(),
-                                 .uniform = UniformFor(sequence, index),
+                                 .uniform = UniformFor(sequence, index, position),
                                  .num_logprobs = params.logprobs.value_or(-1)};
-  const bool bars = sequence.num_generated() < params.min_tokens;
+  const bool bars = position - sequence.state->prompt_size < params.min_tokens;
   if (params.logit_bias.empty() && !bars) return choice;
   std::vector<kernels::TokenBias>& list = biases->emplace_back();
   for (const LogitBias& bias : params.logit_bias) list.push_back({bias.id, bias.bias});

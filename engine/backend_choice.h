@@ -10,13 +10,13 @@
 
 namespace strata::engine {
 
-// The random number of the next token of sequence `index` of the request, which `sequence` is, or
-// stands for.
-double UniformFor(const Sequence& sequence, int32_t index);
+// The random number of the token at `position` of sequence `index` of the request, which `sequence`
+// is, or stands for.
+double UniformFor(const Sequence& sequence, int32_t index, int32_t position);
 
-// What Sampler::Sample would be asked, as a backend is asked; but for its row. What it points to is
-// the sequence's, or appended to `biases`.
-kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index,
+// What Sampler::Sample would be asked of the token at `position`, as a backend is asked; but for
+// its row. What it points to is the sequence's, or appended to `biases`.
+kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index, int32_t position,
                               std::span<const int32_t> eos_ids,
                               std::vector<std::vector<kernels::TokenBias>>* biases);
 

@@ -37,18 +37,18 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& conf
   return decoder;
 }
 
-absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
-                                                        const kernels::PagedArena& cache) {
+absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& cache) {
   STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
   if (absl::Status status = PrepareProbes(batch); !status.ok()) return status;
 
   const bool decodes = batch.num_rows() == std::ssize(batch.sequences);
-  if (decodes) backend_->BeginStep();
-  const StepBatch* rows = &batch;
-  backend_->Embed(*weights_->embedding, batch.token_ids, First(residual_, batch.num_rows()));
+  backend_->BeginStep(/*repeats=*/decodes);
+  const StepBatch& whole = decodes ? Padded(batch) : batch;
+  const StepBatch* rows = &whole;
+  backend_->Embed(*weights_->embedding, whole.token_ids, First(residual_, whole.num_rows()));
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     Project(*rows, cache, layer);
-    if (layer == last_writer_) rows = &KeepWantedRows(batch);
+    if (layer == last_writer_) rows = &KeepWantedRows(whole);
     const int64_t num_rows = rows->num_rows();
     if (num_rows == 0) break;
     Attend(*rows, cache, layer);
@@ -61,9 +61,18 @@ absl::StatusOr<std::span<const float>> Decoder::Forward(const StepBatch& batch,
     backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
                          probabilities_->data());
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
+  chosen_.resize(batch.choices.size());
+  if (!batch.choices.empty()) {
+    if (absl::Status status = backend_->TakeChosen(chosen_); !status.ok()) return status;
+    return std::span<const float>();
+  }
   if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
   const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
-  if (count == 0 || !batch.choices.empty()) return std::span<const float>();
+  if (count == 0) return std::span<const float>();
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
 }
 
@@ -83,6 +92,24 @@ size_t Decoder::WorkingBytes(int64_t max_sequences, int32_t block_tokens) const 
                                  .vocab_size = config_.vocab_size,
                                  .heads = shape.num_query_heads,
                                  .head_dim = shape.head_dim});
+}
+
+// The batch with as many rows as the backend would have in a step of decodes, if there is scratch
+// for them.
+const StepBatch& Decoder::Padded(const StepBatch& batch) {
+  const int64_t rows = std::min(backend_->PaddedRows(batch.num_rows()), max_rows_);
+  if (rows <= batch.num_rows() || std::ssize(batch.logit_rows) < batch.num_rows()) return batch;
+  const auto count = static_cast<size_t>(rows);
+  padded_.token_ids = batch.token_ids;
+  padded_.token_ids.resize(count, 0);
+  padded_.positions = batch.positions;
+  padded_.positions.resize(count, 0);
+  padded_.slots = batch.slots;
+  padded_.slots.resize(count, kernels::kNoSlot);
+  padded_.sequences = batch.sequences;
+  padded_.logit_rows.assign(all_rows_.begin(), all_rows_.begin() + rows);
+  padded_.probes = batch.probes;
+  return padded_;
 }
 
 // What later layers still read of the rows whose logits are wanted moves to the front of its
@@ -205,11 +232,9 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
 }
 
-// Leaves [rows, vocab] in logits_; where the host is to choose from them and cannot read that, in
-// host_logits_, and where the backend chooses the tokens in chosen_. `rows`: where the batch's
-// logit rows stand by now.
+// Leaves [rows, vocab] in logits_, and where the host is to choose from them and cannot read that,
+// in host_logits_. `rows`: where the batch's logit rows stand by now, and those that pad it.
 absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
-  chosen_.resize(batch.choices.size());
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
   const size_t bytes = rows.size() * static_cast<size_t>(config_.vocab_size) * sizeof(float);
@@ -225,10 +250,11 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
   backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
   if (!batch.choices.empty()) {
-    backend_->ChooseTokens(logits, batch.choices, chosen_);
+    backend_->ChooseTokens(logits, batch.choices);
   } else if (!logits_->host_readable()) {
-    host_logits_.resize(std::max(host_logits_.size(), bytes / sizeof(float)));
-    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)).first(bytes),
+    const size_t wanted_logits = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
+    host_logits_.resize(std::max(host_logits_.size(), wanted_logits));
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted_logits)),
                          logits_->data());
   }
   return absl::OkStatus();

@@ -36,17 +36,20 @@ class Decoder {
       const ModelConfig& config, const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
       const Weights* weights, kernels::Backend* backend, int32_t max_rows);
 
-  // Writes the rows' planes to the cache and returns the logits of batch.logit_rows:
-  // [logit_rows, vocab], valid until the next call; none where the backend chooses from them
-  // (batch.choices). REQUIRES: 1 <= num_rows <= max_rows. An error is the device's.
-  absl::StatusOr<std::span<const float>> Forward(const StepBatch& batch,
-                                                 const kernels::PagedArena& cache);
+  // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. Where the
+  // backend chooses from them (batch.choices) it returns when that is under way: another batch may
+  // be started before the first is finished, kMostUntaken at a time; else that is the end of it.
+  // REQUIRES: 1 <= num_rows <= max_rows.
+  absl::Status Start(const StepBatch& batch, const kernels::PagedArena& cache);
+  // Waits for the oldest batch that was started. Returns its logits, [logit_rows, vocab], valid
+  // until the next Start; none where the backend chose from them. An error is the device's.
+  absl::StatusOr<std::span<const float>> Finish(const StepBatch& batch);
   // Device memory that steps of up to `max_sequences` may still allocate, at most.
   size_t WorkingBytes(int64_t max_sequences, int32_t block_tokens) const;
 
-  // What the last batch's choices came to, until the next Forward.
+  // What the choices of the batch that was finished last came to.
   std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
-  // What the last batch's probes asked for, until the next Forward.
+  // What the last batch's probes asked for, until the next Start.
   std::span<const float> probabilities() const { return host_probabilities_; }
 
  private:
@@ -73,6 +76,7 @@ class Decoder {
   void Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   void FeedForward(int64_t num_rows, size_t layer);
   kernels::RmsNorm Norm(const std::unique_ptr<kernels::Buffer>& weight) const;
+  const StepBatch& Padded(const StepBatch& batch);
   const StepBatch& KeepWantedRows(const StepBatch& batch);
   absl::Status PrepareProbes(const StepBatch& batch);
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
@@ -93,6 +97,7 @@ class Decoder {
   std::vector<kernels::Rows> kept_rows_;     // what later layers read of earlier ones, then
   std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
   std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
+  StepBatch padded_;                         // a step of decodes with rows that nobody has
   StepBatch wanted_;                         // the rows of a step whose logits are wanted
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;

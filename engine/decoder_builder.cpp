@@ -269,6 +269,8 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
         .value_offset = planes_.ValueOffset(sources.values),
         .lse_stride = log_sum_exp_[static_cast<size_t>(owner.layer)].stride,
         .score_slot = plan_.ScoreSlot(owner.layer, owner.head),
+        .keys_again = ReadAgain(layer, sources.keys, &HeadSources::keys),
+        .values_again = ReadAgain(layer, sources.values, &HeadSources::values),
         .output = output.data,
         .output_stride = output.stride};
     if (work == HeadWork::kOwn) {
@@ -280,6 +282,19 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
       decoder_->layers_[layer].reusers.push_back(attention);
     }
   }
+}
+
+bool Decoder::Builder::ReadAgain(size_t layer, HeadRef plane, HeadRef HeadSources::*kind) const {
+  for (size_t other = 0; other < num_layers_; ++other) {
+    for (size_t head = 0; head < work_[other].size() && other != layer; ++head) {
+      const HeadWork work = work_[other][head];
+      if (work == HeadWork::kInPlace || work == HeadWork::kCopy) continue;
+      const HeadSources& sources =
+          plan_.sources(static_cast<int32_t>(other), static_cast<int32_t>(head));
+      if (sources.*kind == plane) return true;
+    }
+  }
+  return false;
 }
 
 void Decoder::Builder::ResolveCopies(size_t layer) {

@@ -44,6 +44,9 @@ class Decoder::Builder {
   kernels::Rows ValueColumns(kvcache::HeadRef kv_head) const;
   float* LogSumExp(kvcache::HeadRef query_head) const;
   kernels::Rows OutputColumns(int32_t head) const;
+  // Whether a head of another layer reads the plane, its keys or its values.
+  bool ReadAgain(size_t layer, kvcache::HeadRef plane,
+                 kvcache::HeadRef kvcache::HeadSources::*kind) const;
 
   const kvcache::SharingPlan& plan_;
   const kvcache::PlaneMap& planes_;

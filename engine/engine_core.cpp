@@ -93,6 +93,11 @@ void EngineCore::FinishAll(FinishReason reason, const absl::Status& status) {
 }
 
 void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status& status) {
+  if (ahead_.is_under_way) {
+    for (ScheduledRange& range : ahead_.plan.ranges) {
+      if (range.sequence == &sequence) range.sequence = nullptr;
+    }
+  }
   const std::unique_ptr<Sequence> owned = scheduler_.Remove(sequence);
   RequestState& state = *owned->state;
   FinishedEvent event = {

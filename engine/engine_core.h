@@ -42,10 +42,17 @@ class EngineCore {
   // Ends every request.
   void FinishAll(FinishReason reason, const absl::Status& status);
 
-  bool HasWork() const { return !scheduler_.waiting().empty() || !scheduler_.running().empty(); }
+  bool HasWork() const {
+    return !scheduler_.waiting().empty() || !scheduler_.running().empty() || ahead_.is_under_way;
+  }
   // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
   // decides what runs; Execute runs it and hands out the tokens. Where memory is short in a step
   // its requests end with INTERNAL and the core goes on. Where the device has failed all do.
+  //
+  // Where the backend chooses tokens, Execute puts the next step under way before it waits for this
+  // one's, if that is more of the same (Scheduler::NextAhead): so the device has work while the
+  // host hands out tokens. What a sequence that ends meanwhile computes there is dropped. Plan then
+  // finds that step, and who waits to run is in the one after it.
   void Plan();
   void Execute();
   void Step() {
@@ -64,6 +71,10 @@ class EngineCore {
   using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
   void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
 
+  // Whether it may do so: for tests and benchmarks.
+  void set_runs_ahead(bool runs_ahead) { runs_ahead_ = runs_ahead; }
+  int64_t steps_ahead() const { return steps_ahead_; }  // that were put under way so
+
   const ModelInfo& model() const { return model_.info; }
   const Scheduler& scheduler() const { return scheduler_; }
   const kvcache::CacheManager& cache() const { return *model_.cache; }
@@ -72,11 +83,26 @@ class EngineCore {
 
  private:
   EngineCore(LoadedModel model, const EngineOptions& options);
+  // A step: who runs, as rows, and what is told of it.
+  struct StepRun {
+    StepPlan plan;  // a range whose sequence has ended under way has none
+    StepBatch batch;
+    StepStats stats;  // its spans are of the two members below
+    absl::Status started;
+    bool is_under_way = false;
+  };
+
   void Expire(Request::Time now);
   void Flatten();
+  void FlattenAhead();
+  void AddSequence(const ScheduledRange& range, StepBatch* batch);
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
   bool BackendChooses() const;
-  void AddChoices(const Sequence& sequence);
+  void AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch);
+  void Start(StepRun* step);
+  void RunAhead();
+  void Fail(const absl::Status& status);
+  void TellStep(Request::Time begin, Request::Time forwarded);
   const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit(std::span<const float> logits);
   void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
@@ -97,10 +123,11 @@ class EngineCore {
   Scheduler scheduler_;
   StepPacer pacer_;
   Sampler sampler_;
-  StepPlan plan_;
-  StepBatch batch_;
+  StepRun now_;
+  StepRun ahead_;  // the one after it, where it is under way
+  bool runs_ahead_ = true;
+  int64_t steps_ahead_ = 0;
   size_t num_accepted_ = 0;  // of the step's choices
-  StepStats stats_;          // of the step under way; its spans are of the two below
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;

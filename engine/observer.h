@@ -12,9 +12,9 @@ namespace strata::engine {
 struct StepStats {
   int64_t number = 0;  // from 1
   Request::Time begin;
-  double plan_seconds = 0;  // admission, scheduling, flattening
+  double plan_seconds = 0;  // admission, scheduling, flattening; not while the last step ran
   Request::Time forward_begin;
-  double forward_seconds = 0;  // the model
+  double forward_seconds = 0;  // the model, and the next step's plan where that is made meanwhile
   double commit_seconds = 0;   // sampling and handing over, right after it
   double sample_seconds = 0;   // of commit_seconds, spread over it; 0 unless TimesSampling()
   int32_t sequences = 0;

@@ -60,6 +60,35 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   }
 }
 
+bool Scheduler::NextAhead(const StepPlan& now, StepPlan* ahead) {
+  ahead->Clear();
+  size_t alive = 0;
+  for (const ScheduledRange& range : now.ranges) {
+    const Sequence* const sequence = range.sequence;
+    if (sequence == nullptr) continue;
+    ++alive;
+    const bool decodes = sequence->forked && IsDecode(*sequence) && range.end == sequence->size();
+    if (!decodes || sequence->state->wants_attention || sequence->history.enabled()) return false;
+  }
+  if (alive != running_.size()) return false;
+  if (!waiting_.empty()) {
+    const Sequence& first = **waiting_.begin();
+    if (HasPlace(first) && RoomFor(first).is_there) return false;
+  }
+  for (const ScheduledRange& range : now.ranges) {
+    Sequence* const sequence = range.sequence;
+    if (sequence == nullptr) continue;
+    if (sequence->num_generated() + 1 == sequence->sampling().max_tokens) continue;
+    const int32_t end = range.end + 1;
+    // What it got it needs in any case, now or when it is its turn to preempt.
+    if (!cache_->Grow(sequence->blocks, end) || !cache_->GrowScores(sequence->blocks, end)) {
+      return false;
+    }
+    ahead->ranges.push_back({sequence, range.end, end});
+  }
+  return !ahead->ranges.empty();
+}
+
 // Gives running_[place] the blocks of its newest token, scores included, if need be at the cost of
 // the last. False when it was itself the last.
 bool Scheduler::GrowOrPreempt(size_t place, StepPlan* plan) {
@@ -89,13 +118,17 @@ void Scheduler::Preempt(size_t place, StepPlan* plan) {
 void Scheduler::AdmitWaiting(StepPlan* plan) {
   while (!waiting_.empty()) {
     Sequence& first = **waiting_.begin();
-    // A wide request runs alone if it must.
-    if (!running_.empty() && running_width_ + first.width() > options_.max_running) return;
+    if (!HasPlace(first)) return;
     // Strictly in order: a small request behind a large one waits with it, so that the large one
     // is served in the end.
     if (!Admit(first, plan)) return;
     InsertRunning(std::move(waiting_.extract(waiting_.begin()).value()));
   }
+}
+
+// A wide request runs alone if it must.
+bool Scheduler::HasPlace(const Sequence& first) const {
+  return running_.empty() || running_width_ + first.width() <= options_.max_running;
 }
 
 // Whether what is known of its prefix may stand in for computing it.
@@ -104,27 +137,37 @@ bool Scheduler::Reads(const Sequence& sequence) const {
          !sequence.state->owes_prompt_logprobs;
 }
 
-bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
-  const std::string& salt = sequence.request().cache_salt;
-  const bool reads = Reads(sequence);
-  const auto hit = reads ? cache_->FindPrefix(sequence.tokens, salt) : kvcache::CacheManager::Hit();
+Scheduler::Room Scheduler::RoomFor(const Sequence& sequence) const {
+  Room room;
+  if (Reads(sequence)) {
+    room.hit = cache_->FindPrefix(sequence.tokens, sequence.request().cache_salt);
+  }
   const int32_t width = sequence.width();
-  int32_t needed = cache_->BlocksFor(sequence.size());
-  int32_t needed_scores = cache_->stores_scores() ? width * needed : 0;
+  room.blocks = cache_->BlocksFor(sequence.size());
+  room.score_blocks = cache_->stores_scores() ? width * room.blocks : 0;
   if (Protected(sequence)) {
     const int32_t prompt = sequence.state->prompt_size;
     const int32_t max_tokens = sequence.sampling().max_tokens;
-    needed = static_cast<int32_t>(WorstCaseBlocks(prompt, max_tokens, width));
-    needed_scores = static_cast<int32_t>(WorstCaseScoreBlocks(prompt, max_tokens, width));
+    room.blocks = static_cast<int32_t>(WorstCaseBlocks(prompt, max_tokens, width));
+    room.score_blocks = static_cast<int32_t>(WorstCaseScoreBlocks(prompt, max_tokens, width));
   }
   const int32_t spare = running_.empty() ? 0 : cache_->usage().blocks_total / kFreeShare;
-  if (needed - hit.blocks + spare > cache_->available() - hit.idle) return false;
-  if (needed_scores + (needed_scores > 0 ? spare : 0) > cache_->available_scores()) return false;
+  const int32_t spare_scores = room.score_blocks > 0 ? spare : 0;
+  room.is_there = room.blocks - room.hit.blocks + spare <= cache_->available() - room.hit.idle &&
+                  room.score_blocks + spare_scores <= cache_->available_scores();
+  return room;
+}
 
-  if (reads) sequence.computed = cache_->AttachPrefix(sequence.blocks, sequence.tokens, salt);
-  const int32_t reserved = Protected(sequence) ? needed - hit.blocks : 0;
-  STRATA_CHECK(cache_->Reserve(sequence.blocks, reserved, needed_scores), "counted above");
-  STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted above");
+bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
+  const Room room = RoomFor(sequence);
+  if (!room.is_there) return false;
+  if (Reads(sequence)) {
+    sequence.computed =
+        cache_->AttachPrefix(sequence.blocks, sequence.tokens, sequence.request().cache_salt);
+  }
+  const int32_t reserved = Protected(sequence) ? room.blocks - room.hit.blocks : 0;
+  STRATA_CHECK(cache_->Reserve(sequence.blocks, reserved, room.score_blocks), "counted before");
+  STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted before");
   plan->cached_tokens += sequence.computed;
   if (!sequence.state->has_started()) sequence.state->cached_tokens = sequence.computed;
   plan->admitted.push_back(&sequence);
@@ -145,7 +188,9 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
       WorstCaseBlocks(sequence.state->prompt_size, sequence.sampling().max_tokens, 1));
   const int32_t shared = sequence.computed / cache_->planes().block_tokens();
   const int32_t reserve = Protected(sequence) ? worst - shared : 0;
-  const int32_t reserve_scores = sequence.blocks.num_reserved_scores() / n;
+  // Of those that were promised to all the last row of the prompt may have taken some.
+  const int32_t reserve_scores =
+      (sequence.blocks.num_reserved_scores() + sequence.blocks.num_score_blocks()) / n;
   std::vector<Sequence*> forks;
   for (int32_t index = 1; index < n; ++index) {
     auto fork = std::make_unique<Sequence>();

@@ -70,6 +70,12 @@ class Scheduler {
   // preempts and admits on the way. Empty when nothing is left to run. Takes the last plan, whose
   // memory it uses again.
   void Next(int32_t most_beside_decodes, StepPlan* plan);
+  // The step after `now` before anybody knows the tokens that `now` makes: one more row of each of
+  // its sequences, but of those that end with this token by its number. False, and nobody is
+  // preempted or admitted, where that is not what Next would do, as far as can be told: where
+  // somebody else runs or could be admitted, a sequence needs its token for more than being run, or
+  // a block is missing. A range of `now` with no sequence is of one that has ended.
+  bool NextAhead(const StepPlan& now, StepPlan* ahead);
   // REQUIRES: running, its prompt computed, not forked. Makes the sequences 1..n-1 of its request.
   // One for whose copied block there is no room waits as if it were preempted.
   std::vector<Sequence*> Fork(Sequence& sequence);
@@ -93,6 +99,15 @@ class Scheduler {
 
  private:
   bool Reads(const Sequence& sequence) const;
+  // What admitting a sequence takes, and what the prefix cache has of it.
+  struct Room {
+    kvcache::CacheManager::Hit hit;
+    int32_t blocks = 0;
+    int32_t score_blocks = 0;
+    bool is_there = false;
+  };
+  Room RoomFor(const Sequence& sequence) const;
+  bool HasPlace(const Sequence& first) const;
   bool Admit(Sequence& sequence, StepPlan* plan);
   void AdmitWaiting(StepPlan* plan);
   bool GrowOrPreempt(size_t place, StepPlan* plan);

@@ -10,7 +10,7 @@ namespace strata::engine {
 // One step's work, flattened: row i is one token of one sequence. Prefill and decode are the same
 // thing, a range of positions of a sequence.
 //
-//   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Forward ─ logits ─► Sampler
+//   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Start ─ logits ─► Sampler
 //                                 (host, engine thread)      (backend)
 struct StepBatch {
   // Attention probabilities that are wanted of a row whose logits are wanted.
@@ -22,7 +22,7 @@ struct StepBatch {
     size_t offset = 0;  // into Decoder::probabilities(): one for each position up to the row's own
   };
 
-  std::vector<int32_t> token_ids;                // [num_rows]
+  std::vector<int32_t> token_ids;                // [num_rows], or as Backend::Embed has them
   std::vector<int32_t> positions;                // [num_rows] in the row's own sequence
   std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps

@@ -20,6 +20,8 @@ class TokenHistory {
   TokenHistory() = default;
   TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);
 
+  // Whether the parameters ask for it at all.
+  bool enabled() const { return enabled_; }
   // A token was appended to the output.
   void AddOutput(int32_t token);
 

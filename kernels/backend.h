@@ -97,10 +97,13 @@ struct Projections {
   std::span<const int32_t> positions = {};  // [num_rows]
   const float* rope_table = nullptr;
   std::span<const ValueMix> mixes = {};
-  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens.
+  // Row i of every write goes to token slots[i] % block_tokens of block slots[i] / block_tokens;
+  // that of kNoSlot, which pads a step (Backend::PaddedRows), goes nowhere.
   std::span<const PlaneWrite> writes = {};
   std::span<const int64_t> slots = {};  // [num_rows]
 };
+
+constexpr int64_t kNoSlot = -1;
 
 // RMSNorm of what goes into a product: x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight.
 struct RmsNorm {
@@ -110,7 +113,7 @@ struct RmsNorm {
 
 // The rows of one sequence in a batch: row `first_row + i` stands at position
 // `first_position + i` and attends to positions [0, first_position + i]. What the tables hold stays
-// until the next Synchronize() or CopyToHost().
+// as long as the step: up to the next BeginStep(), ChooseTokens(), Synchronize() or CopyToHost().
 struct SequenceRows {
   int64_t first_row = 0;
   int64_t num_rows = 0;
@@ -136,6 +139,9 @@ struct HeadAttention {
   float* lse = nullptr;  // out, may be null: [num_rows], rows `lse_stride` apart
   int64_t lse_stride = 0;
   int32_t score_slot = -1;  // where the scores are kept, or with reused_lse found; -1: nowhere
+  // Whether other layers of the step read the same plane: worth keeping in a cache.
+  bool keys_again = false;
+  bool values_again = false;
   float* output = nullptr;  // [num_rows, head_dim], rows `output_stride` floats apart
   int64_t output_stride = 0;
 };
@@ -147,6 +153,9 @@ struct BackendCounters {
   int64_t cache_bytes_read = 0;  // by attention: every plane row a query's span reads, once a group
   int64_t score_bytes_written = 0;
   int64_t score_bytes_read = 0;
+  // What steps whose tokens were taken took the device from the first operation to the last, by its
+  // own clock, where BackendOptions::times_steps asks for it.
+  double step_seconds = 0;
 };
 
 // Of a device that has memory of its own, in bytes.
@@ -197,9 +206,13 @@ class Backend {
   virtual void CopyToHost(std::span<std::byte> destination, const std::byte* source) = 0;
   // Within the backend's memory; the two do not overlap.
   virtual void Copy(std::byte* destination, const std::byte* source, size_t bytes) = 0;
-  // What follows, up to the next Synchronize() or CopyToHost(), is likely to come again, the same
-  // operations on the same memory, as decode steps do: it may be held back to be run as a whole.
-  virtual void BeginStep() {}
+  // A step begins: what follows, up to the next ChooseTokens(), CopyToHost() or Synchronize(), may
+  // be held back to be run as a whole. `repeats`: it is likely to come again, the same operations
+  // on the same memory, as decode steps do.
+  virtual void BeginStep(bool /*repeats*/) {}
+  // How many rows a step of so many decodes had better have, so that few kinds of steps come again
+  // and again. Those added belong to no sequence; their slots are kNoSlot.
+  virtual int64_t PaddedRows(int64_t decodes) const { return decodes; }
   // Waits for all work. An error is the end of the device: nothing runs after it, and every later
   // call says it again.
   virtual absl::Status Synchronize() = 0;
@@ -219,7 +232,8 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate,
                                                             const HostRows& up, DType stored) = 0;
 
-  // out[i, :] = table[ids[i], :]
+  // out[i, :] = table[ids[i], :]; an id below 0, ~i: the token of choices[i] of the last
+  // ChooseTokens().
   virtual void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
   // With n = norm(x), out[i, j]  = sum_k n[i, k] * w[j, k]        (kSet)
   //                   out[i, j] += sum_k n[i, k] * w[j, k]        (kAdd: one addition, last)
@@ -247,9 +261,12 @@ class Backend {
 
   // Whether tokens can be chosen where the logits are. Else logits are read by the host.
   virtual bool chooses_tokens() const { return false; }
-  // chosen[i] by choices[i] from its row of `logits`, [rows, vocab]. Waits, as CopyToHost does.
-  // REQUIRES: chooses_tokens().
-  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>, std::span<ChosenToken>) {}
+  // Chooses a token by each of the choices from its row of `logits`, [rows, vocab], and does not
+  // wait: TakeChosen() does, and tells what the oldest choices that were not taken came to, or that
+  // the device has failed. At most kMostUntaken may be open. REQUIRES: chooses_tokens().
+  static constexpr int kMostUntaken = 2;
+  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>) {}
+  virtual absl::Status TakeChosen(std::span<ChosenToken> /*[choices]*/) { return absl::OkStatus(); }
 };
 
 struct BackendOptions {
@@ -258,6 +275,9 @@ struct BackendOptions {
   bool pin_threads = false;     // CPU: each thread stays on a core of its own
   // CUDA: a row's bits do not depend on how many rows are computed with it. The CPU's never do.
   bool batch_invariant = false;
+  // CUDA: planes that several layers read stay in the second cache, where they fit. Off to compare.
+  bool keep_shared_planes = true;
+  bool times_steps = false;  // CUDA: BackendCounters::step_seconds
 };
 
 // INVALID_ARGUMENT for an unknown device, FAILED_PRECONDITION where the device is missing or the

@@ -5,7 +5,7 @@
 set(cuda_sources
   attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
   cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu finish_sums.cu many_rows.cu
-  projection_tasks.cpp sampling.cu step_graphs.cpp token_sampler.cpp)
+  projection_tasks.cpp sampling.cu step_graphs.cpp step_inputs.cpp token_sampler.cpp)
 list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
@@ -23,8 +23,8 @@ set_property(TARGET strata_cuda_on_cpu PROPERTY UNITY_BUILD OFF)  # kernels have
 # Fibers and ThreadSanitizer do not go together.
 if(NOT STRATA_SANITIZE MATCHES thread)
   set(files cuda_faults_test cuda_memory_test cuda_on_cpu_test cuda_rows_test)
-  set(long_files cuda_attention_test cuda_graphs_test cuda_memory_share_test cuda_product_test
-    cuda_sampling_test)
+  set(long_files cuda_ahead_test cuda_attention_test cuda_graphs_test cuda_memory_share_test cuda_product_test
+    cuda_sampling_test cuda_shared_planes_test)
   if(NOT STRATA_SANITIZE)
     list(APPEND files ${long_files})
   endif()
@@ -61,7 +61,8 @@ endif()
 # the engine's tests as well.
 if(TARGET strata_cuda)
   add_executable(cuda_gpu_tests
-    kernels/cuda/cuda_attention_test.cpp kernels/cuda/cuda_memory_test.cpp
+    kernels/cuda/cuda_ahead_test.cpp kernels/cuda/cuda_attention_test.cpp
+    kernels/cuda/cuda_memory_test.cpp
     kernels/cuda/cuda_product_test.cpp kernels/cuda/cuda_rows_test.cpp
     kernels/cuda/cuda_sampling_test.cpp
     kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_device.cpp)

@@ -35,12 +35,15 @@ struct HeadEntry {
   friend bool operator==(const HeadEntry&, const HeadEntry&) = default;
 };
 
-// Heads [first_head, first_head + num_heads) read one pair of planes.
+// Heads [first_head, first_head + num_heads) read one pair of planes, which are kept in the second
+// cache or not.
 struct GroupEntry {
   size_t key_offset = 0;
   size_t value_offset = 0;
   int32_t first_head = 0;
   int32_t num_heads = 0;
+  bool keep_keys = false;
+  bool keep_values = false;
 
   friend bool operator==(const GroupEntry&, const GroupEntry&) = default;
 };

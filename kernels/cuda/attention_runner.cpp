@@ -28,6 +28,14 @@ bool SamePlanes(const HeadAttention& a, const HeadAttention& b) {
   return a.key_offset == b.key_offset && a.value_offset == b.value_offset;
 }
 
+// Spans of a context, or up to a quarter more: few different numbers, so that a context that grows
+// changes the cut of a step's work, and with it the graph, a few times only.
+int32_t RoundedSpans(int32_t spans) {
+  const auto step =
+      std::max(1, static_cast<int32_t>(std::bit_floor(static_cast<uint32_t>(spans))) / 4);
+  return (spans + step - 1) / step * step;
+}
+
 bool FindsScores(const SequenceRows& sequence, const HeadAttention& head) {
   return sequence.score_table != nullptr && head.reused_lse != nullptr && head.score_slot >= 0;
 }
@@ -59,13 +67,13 @@ HeadEntry EntryOf(const HeadAttention& head) {
 
 }  // namespace
 
-void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& cache,
+void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                           std::span<const SequenceRows> sequences,
                           std::span<const HeadAttention> heads, BackendCounters* counters) {
   if (heads.empty() || sequences.empty()) return;
   GroupHeads(heads);
   Count(cache, sequences, counters);
-  SendSequences(stream, staging, cache, sequences);
+  PutSequences(inputs, cache, sequences);
   // Groups go into launches of at most kMaxHeads heads; a larger group is cut.
   AttentionArgs args = ArgsFor(cache);
   args.tables = sent_.tables;
@@ -73,6 +81,7 @@ void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& ca
     if (args.num_heads > 0) Launch(stream, args);
     args.num_heads = args.num_groups = 0;
   };
+  const bool keeps = KeepsSharedPlanes(cache);
   size_t begin = 0;
   for (const size_t end : group_ends_) {
     while (begin < end) {
@@ -88,7 +97,9 @@ void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& ca
       group = {.key_offset = heads_[begin]->key_offset,
                .value_offset = heads_[begin]->value_offset,
                .first_head = args.num_heads,
-               .num_heads = static_cast<int32_t>(count)};
+               .num_heads = static_cast<int32_t>(count),
+               .keep_keys = keeps && heads_[begin]->keys_again,
+               .keep_values = keeps && heads_[begin]->values_again};
       for (size_t i = 0; i < count; ++i) {
         args.heads[args.num_heads++] = EntryOf(*heads_[begin + i]);
       }
@@ -96,6 +107,18 @@ void AttentionRunner::Run(Stream& stream, Staging& staging, const PagedArena& ca
     }
   }
   flush();
+}
+
+// Where not all of them fit, none would be there when it is read again.
+bool AttentionRunner::KeepsSharedPlanes(const PagedArena& cache) const {
+  size_t token_bytes = 0;
+  size_t begin = 0;
+  for (const size_t end : group_ends_) {
+    if (heads_[begin]->keys_again) token_bytes += cache.TokenBytes(PlaneKind::kKey);
+    if (heads_[begin]->values_again) token_bytes += cache.TokenBytes(PlaneKind::kValue);
+    begin = end;
+  }
+  return token_bytes * sent_.num_positions <= kept_bytes_;
 }
 
 size_t AttentionRunner::MostStateBytes(const StepLimits& limits) {
@@ -134,7 +157,7 @@ void AttentionRunner::LaunchSingleRows(Stream& stream, AttentionArgs args, int32
   args.num_sequences = static_cast<int32_t>(sent_.num_single);
   TensorLaunch launch = {.shares_queries = true,
                          .query_tiles = (most_heads + kSharedQueries - 1) / kSharedQueries};
-  const int32_t spans = SpansOf(sent_.longest_single);
+  const int32_t spans = RoundedSpans(SpansOf(sent_.longest_single));
   const int32_t units = launch.query_tiles * args.num_groups * args.num_sequences;
   int32_t runs = std::clamp((kBlocksEach * multiprocessors_ + units - 1) / units, 1, spans);
   const auto floats =
@@ -149,13 +172,13 @@ void AttentionRunner::LaunchSingleRows(Stream& stream, AttentionArgs args, int32
   if (launch.runs > 1) MergeSpans(stream, args, /*most_rows=*/1);
 }
 
-void AttentionRunner::Probabilities(Stream& stream, Staging& staging, const PagedArena& cache,
+void AttentionRunner::Probabilities(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                                     const SequenceRows& sequence, const HeadAttention& head,
                                     float* out) {
   SequenceRows row = sequence;
   row.num_rows = 1;
   row.score_table = nullptr;
-  SendSequences(stream, staging, cache, {&row, 1});
+  PutSequences(inputs, cache, {&row, 1});
   AttentionArgs args = ArgsFor(cache);
   args.sequences = sent_.entries;
   args.tables = sent_.tables;
@@ -166,9 +189,9 @@ void AttentionRunner::Probabilities(Stream& stream, Staging& staging, const Page
   FindProbabilities(stream, args, static_cast<int32_t>(row.first_position + 1), out);
 }
 
-void AttentionRunner::SendSequences(Stream& stream, Staging& staging, const PagedArena& cache,
-                                    std::span<const SequenceRows> sequences) {
-  if (known_block_tokens_ == cache.block_tokens &&
+void AttentionRunner::PutSequences(StepInputs& inputs, const PagedArena& cache,
+                                   std::span<const SequenceRows> sequences) {
+  if (known_generation_ == inputs.generation() && known_block_tokens_ == cache.block_tokens &&
       std::equal(sequences.begin(), sequences.end(), known_.begin(), known_.end(), Same)) {
     return;
   }
@@ -192,6 +215,7 @@ void AttentionRunner::SendSequences(Stream& stream, Staging& staging, const Page
       }
       entries_.push_back(entry);
       sent_.most_rows = std::max(sent_.most_rows, sequence.num_rows);
+      sent_.num_positions += static_cast<size_t>(context);
       if (single) {
         ++sent_.num_single;
         sent_.longest_single = std::max(sent_.longest_single, context);
@@ -201,9 +225,14 @@ void AttentionRunner::SendSequences(Stream& stream, Staging& staging, const Page
       }
     }
   }
-  sent_.entries = sent_entries_.Send(stream, staging, entries_);
-  sent_.tables = sent_tables_.Send(stream, staging, tables_);
+  if (sent_.num_chunks == 0) {
+    sent_.num_single = GraphRows(sent_.num_single);
+    entries_.resize(static_cast<size_t>(sent_.num_single));
+  }
+  sent_.entries = inputs.Put(StepInputs::kSequences, std::span<const SequenceEntry>(entries_));
+  sent_.tables = inputs.Put(StepInputs::kTables, std::span<const int32_t>(tables_));
   known_.assign(sequences.begin(), sequences.end());
+  known_generation_ = inputs.generation();
   known_block_tokens_ = cache.block_tokens;
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/step_inputs.h"
 
 namespace strata::kernels::cuda {
 
@@ -14,20 +15,22 @@ namespace strata::kernels::cuda {
 // once a step, chooses kernels and cuts the work. How it is cut changes no bit. One thread.
 class AttentionRunner {
  public:
-  explicit AttentionRunner(int multiprocessors) : multiprocessors_(multiprocessors) {}
+  // `kept_bytes`: of planes that several layers read, to be kept in the second cache.
+  AttentionRunner(int multiprocessors, size_t kept_bytes)
+      : multiprocessors_(multiprocessors), kept_bytes_(kept_bytes) {}
 
   // Of states between a launch and its merge, in device memory.
   static size_t MostStateBytes(const StepLimits& limits);
 
   // Adds to the counters what is read and written under the context of each (sequence, planes)
   // pair.
-  void Run(Stream& stream, Staging& staging, const PagedArena& cache,
+  void Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
            std::span<const SequenceRows> sequences, std::span<const HeadAttention> heads,
            BackendCounters* counters);
-  void Probabilities(Stream& stream, Staging& staging, const PagedArena& cache,
+  void Probabilities(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                      const SequenceRows& sequence, const HeadAttention& head, float* out);
   // Block tables may have changed.
-  void ForgetTables() { known_.clear(); }
+  void ForgetTables() { known_generation_ = -1; }
 
  private:
   // Sequences of one row first, then the others: the former are attended by kernels that share
@@ -35,28 +38,30 @@ class AttentionRunner {
   struct Sequences {
     const SequenceEntry* entries = nullptr;  // on the device
     const int32_t* tables = nullptr;
-    int64_t num_single = 0;
+    int64_t num_single = 0;  // in a step of nothing else with empty ones behind them (GraphRows)
     int64_t num_chunks = 0;
     int32_t longest_single = 0;  // context
     int64_t most_rows = 0;       // of a sequence
     int64_t num_states = 0;      // spans of all single rows
+    size_t num_positions = 0;    // of all contexts
   };
-  void SendSequences(Stream& stream, Staging& staging, const PagedArena& cache,
-                     std::span<const SequenceRows> sequences);
+  void PutSequences(StepInputs& inputs, const PagedArena& cache,
+                    std::span<const SequenceRows> sequences);
   void GroupHeads(std::span<const HeadAttention> heads);
+  bool KeepsSharedPlanes(const PagedArena& cache) const;
   void Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
              BackendCounters* counters) const;
   void Launch(Stream& stream, AttentionArgs& args);
   void LaunchSingleRows(Stream& stream, AttentionArgs args, int32_t most_heads);
 
   const int multiprocessors_;
-  std::vector<SequenceRows> known_;  // what `sent_` was made of; empty: nothing
+  const size_t kept_bytes_;
+  std::vector<SequenceRows> known_;  // what `sent_` was made of, of which inputs
+  int64_t known_generation_ = -1;
   int32_t known_block_tokens_ = 0;
   Sequences sent_;
   std::vector<SequenceEntry> entries_;
   std::vector<int32_t> tables_;
-  SentList<SequenceEntry> sent_entries_;
-  SentList<int32_t> sent_tables_;
   std::vector<const HeadAttention*> heads_;  // group by group
   std::vector<size_t> group_ends_;           // into heads_
   DeviceArray<float> states_;

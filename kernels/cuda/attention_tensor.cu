@@ -22,7 +22,7 @@ constexpr int kScoreStride = kTilePositions + 8;
 template <class Stored, int kDim, bool kShared>
 class Attender {
  public:
-  using Copier = TileCopier<Stored, kDim>;
+  using Copier = TileCopier<Stored, kDim, /*kHints=*/kShared>;
   using Number = typename Copier::Number;
   static constexpr int kQueries = static_cast<int>(kShared ? kSharedQueries : kTileQueries);
   static constexpr int kChunks = kShared ? kDim / 8 / kTileWarps : kDim / 8;  // of a warp

@@ -28,8 +28,10 @@ struct TileLayout {
   }
 };
 
-// What is copied of 64 positions: keys and values as the cache holds them.
-template <class Stored, int kDim>
+// What is copied of 64 positions: keys and values as the cache holds them. kHints: a plane that is
+// to be kept in the second cache is read so that it stays there, and the other so that it goes
+// first.
+template <class Stored, int kDim, bool kHints>
 class TileCopier {
  public:
   static constexpr bool kScaled = kHasScale<Stored>;
@@ -52,6 +54,9 @@ class TileCopier {
         values_(args.arena + group.value_offset),
         table_(block_table),
         wants_keys_(wants_keys),
+        hints_(kHints && (group.keep_keys || group.keep_values)),
+        key_policy_(hints_ ? ptx::CachePolicy(group.keep_keys) : 0),
+        value_policy_(hints_ ? ptx::CachePolicy(group.keep_values) : 0),
         shared_(shared) {}
 
   // Looks up where positions [begin, min(begin + 64, end)) are, for an Ask after the next barrier.
@@ -77,8 +82,8 @@ class TileCopier {
                                       static_cast<size_t>(place.token * kRowBytes + chunk * 16)
                                 : 0;
       const int offset = StageOffset(row, chunk);
-      if (wants_keys_) ptx::CopyAsync16(to + offset, keys_ + from, valid);
-      ptx::CopyAsync16(to + kPlaneBytes + offset, values_ + from, valid);
+      if (wants_keys_) Copy(to + offset, keys_ + from, valid, key_policy_);
+      Copy(to + kPlaneBytes + offset, values_ + from, valid, value_policy_);
     }
     if constexpr (kScaled) {
       const bool is_key = thread < kTilePositions;
@@ -120,6 +125,16 @@ class TileCopier {
   }
 
  private:
+  __device__ __forceinline__ void Copy(std::byte* to, const std::byte* from, bool valid,
+                                       uint64_t policy) const {
+    if constexpr (kHints) {
+      if (hints_) {
+        ptx::CopyAsync16(to, from, valid, policy);
+        return;
+      }
+    }
+    ptx::CopyAsync16(to, from, valid);
+  }
   static __device__ __forceinline__ int StageOffset(int row, int chunk) {
     return kScaled ? row * kRowBytes + chunk * 16 : TileLayout<kDim>::Offset(row, chunk);
   }
@@ -137,7 +152,8 @@ class TileCopier {
 
   // 8 numbers of a row at a time.
   __device__ __forceinline__ void WidenPlane(const std::byte* from, std::byte* to) const {
-    for (int i = static_cast<int>(threadIdx.x); i < kTilePositions * kDim / 8; i += kTileThreads) {
+    for (int i = ptx::Anew(static_cast<int>(threadIdx.x)); i < kTilePositions * kDim / 8;
+         i += kTileThreads) {
       const uint2 numbers = *reinterpret_cast<const uint2*>(from + i * 8);
       const auto number = [](uint32_t word, int k) {
         return ToFloat(Stored{static_cast<uint8_t>(word >> 8 * k)});
@@ -156,6 +172,9 @@ class TileCopier {
   const std::byte* values_;
   const int32_t* table_;
   bool wants_keys_;
+  bool hints_;
+  uint64_t key_policy_;
+  uint64_t value_policy_;
   std::byte* shared_;
 };
 

@@ -46,9 +46,12 @@ bool Overlap(ConstRows x, Rows out) {
 absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(const BackendOptions& options) {
   auto info = OpenDevice();
   if (!info.ok()) return info.status();
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(info), options.batch_invariant));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(*std::move(info), options));
   backend->stream_.Open();
   backend->staging_.Open(backend->stream_);
+  backend->inputs_.Open(&backend->stream_, &backend->staging_);
+  backend->sampler_.Open(backend->stream_);
+  if (options.times_steps) backend->clock_.Open(backend->stream_);
   if (absl::Status status = backend->cublas_.Open(backend->stream_); !status.ok()) return status;
   if (absl::Status status = StatusOf(backend->stream_); !status.ok()) return status;
   return backend;
@@ -75,7 +78,9 @@ size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
   const int64_t width = limits.product_width + kGroupBytes;
   const int64_t inputs = limits.rows * (width + 1) * 4;
   const int64_t sums = limits.rows * std::max(width, limits.vocab_size + kOutputGroup) * 4;
-  const int64_t rows = 2 * limits.rows * 20;  // ids, gathered rows, positions, slots
+  // Lists that do not fit where those of a step stand: ids, gathered rows, positions, slots;
+  // tables.
+  const int64_t rows = 2 * limits.rows * 20;
   const int64_t tables = limits.sequences * (2 * 2 * limits.table_entries * 4 + 2 * 64);
   constexpr int64_t kPieces = 16 * (int64_t{2} << 20);
   return static_cast<size_t>(inputs + sums + rows + tables + kPieces) +
@@ -99,7 +104,7 @@ void CudaBackend::CopyFromHost(std::byte* destination, std::span<const std::byte
 void CudaBackend::CopyToHost(std::span<std::byte> destination, const std::byte* source) {
   stream_.Copy(destination.data(), source, destination.size(), cudaMemcpyDeviceToHost);
   stream_.Wait();
-  attention_.ForgetTables();
+  inputs_.Begin();
 }
 
 void CudaBackend::Copy(std::byte* destination, const std::byte* source, size_t bytes) {
@@ -108,8 +113,15 @@ void CudaBackend::Copy(std::byte* destination, const std::byte* source, size_t b
 
 absl::Status CudaBackend::Synchronize() {
   stream_.Wait();
-  attention_.ForgetTables();
+  inputs_.Begin();
   return StatusOf(stream_);
+}
+
+void CudaBackend::BeginStep(bool repeats) {
+  stream_.EndStep();
+  inputs_.Begin();
+  stream_.BeginStep(repeats);
+  clock_.Begin(stream_);
 }
 
 // The tensor cores of Ada have e4m3 too; it is Hopper's that this is for.
@@ -143,10 +155,11 @@ void CudaBackend::Embed(const Matrix& table, std::span<const int32_t> ids, Rows 
   STRATA_CHECK(std::ssize(ids) == out.num_rows, "an id for every row");
   STRATA_CHECK(rows.num_inputs() == out.num_cols, "rows are as wide as the table");
   for (const int32_t id : ids) {
-    STRATA_CHECK(id >= 0 && id < rows.num_outputs(), "ids are rows of the table");
+    STRATA_CHECK(id < rows.num_outputs() && ~id < sampler_.num_tokens(),
+                 "ids are rows of the table, or numbers of choices");
   }
   EmbedRows(stream_, rows.rows(), rows.gated() ? rows.num_results() : 0,
-            ids_.Send(stream_, staging_, ids), out);
+            inputs_.Put(StepInputs::kIds, ids), sampler_.tokens(), out);
 }
 
 void CudaBackend::MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) {
@@ -167,7 +180,7 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
   ++counters_.matrix_products;
   if (x.num_rows == 0) return;
   const StoredRows& weights = w.rows();
-  std::byte* const inputs = inputs_.Reserve(
+  std::byte* const inputs = product_inputs_.Reserve(
       stream_, static_cast<size_t>(x.num_rows * weights.stride) * DTypeSize(weights.dtype));
   float* scales = nullptr;
   if (HasScale(weights.dtype)) {
@@ -216,7 +229,7 @@ void CudaBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows ou
   for (const int32_t row : rows) {
     STRATA_CHECK(row >= 0 && row < x.num_rows, "rows are rows of x");
   }
-  Gather(stream_, x, gathered_.Send(stream_, staging_, rows), out, Overlap(x, out));
+  Gather(stream_, x, inputs_.Put(StepInputs::kGathered, rows), out, Overlap(x, out));
 }
 
 void CudaBackend::PrepareAttention(const PagedArena& cache, const Projections& projections) {
@@ -247,8 +260,8 @@ void CudaBackend::RunTasks(const PagedArena& cache, const Projections& projectio
                            std::span<const ProjectionTask> tasks) {
   ProjectionTasks list;
   list.num_rows = std::ssize(projections.slots);
-  list.positions = positions_.Send(stream_, staging_, projections.positions);
-  list.slots = slots_.Send(stream_, staging_, projections.slots);
+  list.positions = inputs_.Put(StepInputs::kPositions, projections.positions);
+  list.slots = inputs_.Put(StepInputs::kSlots, projections.slots);
   list.rope_table = projections.rope_table;
   list.arena = cache.arena;
   list.block_bytes = cache.block_bytes;
@@ -271,24 +284,29 @@ void CudaBackend::Attention(const PagedArena& cache, std::span<const SequenceRow
         sequence.score_table == nullptr || (sequence.num_rows <= 1 && cache.scores != nullptr),
         "scores are kept for one row of a sequence, where they have memory");
   }
-  attention_.Run(stream_, staging_, cache, sequences, heads, &counters_);
+  attention_.Run(stream_, inputs_, cache, sequences, heads, &counters_);
 }
 
 void CudaBackend::AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                                          const HeadAttention& head, float* out) {
   CheckArena(cache);
-  attention_.Probabilities(stream_, staging_, cache, sequence, head, out);
+  attention_.Probabilities(stream_, inputs_, cache, sequence, head, out);
 }
 
-void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
-                               std::span<ChosenToken> chosen) {
-  STRATA_CHECK(choices.size() == chosen.size(), "a token for every choice");
+void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) {
+  STRATA_CHECK(!choices.empty(), "there is something to choose");
   for (const TokenChoice& choice : choices) {
     STRATA_CHECK(choice.row >= 0 && choice.row < logits.num_rows, "rows are rows of the logits");
     STRATA_CHECK(choice.num_logprobs <= kMaxLogprobs, "as many as there is room for");
   }
-  if (!choices.empty()) sampler_.Choose(stream_, staging_, logits, choices, chosen);
+  sampler_.Choose(stream_, inputs_, logits, choices, clock_);
   attention_.ForgetTables();
+}
+
+absl::Status CudaBackend::TakeChosen(std::span<ChosenToken> chosen) {
+  sampler_.Take(stream_, chosen);
+  counters_.step_seconds += clock_.Take(stream_);
+  return StatusOf(stream_);
 }
 
 }  // namespace strata::kernels::cuda

@@ -17,11 +17,13 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/product_kernels.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/step_clock.h"
+#include "kernels/cuda/step_inputs.h"
 
 namespace strata::kernels::cuda {
 
 // The backend of one CUDA device. Operations are put into a stream and run in order; the host waits
-// in CopyToHost(), ChooseTokens() and Synchronize() alone. Working memory grows to what the largest
+// in CopyToHost(), TakeChosen() and Synchronize() alone. Working memory grows to what the largest
 // call needed.
 // The first error of the device stays: nothing runs after it, and Synchronize() says it every time.
 class CudaBackend final : public Backend {
@@ -40,7 +42,8 @@ class CudaBackend final : public Backend {
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
-  void BeginStep() override { stream_.BeginStep(); }
+  void BeginStep(bool repeats) override;
+  int64_t PaddedRows(int64_t decodes) const override { return GraphRows(decodes); }
   absl::Status Synchronize() override;
 
   absl::Status CheckWeights(DType stored) const override;
@@ -60,14 +63,14 @@ class CudaBackend final : public Backend {
                               const HeadAttention& head, float* out) override;
 
   bool chooses_tokens() const override { return true; }
-  void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices,
-                    std::span<ChosenToken> chosen) override;
+  void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) override;
+  absl::Status TakeChosen(std::span<ChosenToken> chosen) override;
 
  private:
-  CudaBackend(DeviceInfo info, bool batch_invariant)
+  CudaBackend(DeviceInfo info, const BackendOptions& options)
       : info_(std::move(info)),
-        batch_invariant_(batch_invariant),
-        attention_(info_.multiprocessors) {}
+        batch_invariant_(options.batch_invariant),
+        attention_(info_.multiprocessors, options.keep_shared_planes ? info_.kept_bytes : 0) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
   void MultiplyByCublas(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
@@ -78,17 +81,15 @@ class CudaBackend final : public Backend {
   // The stream goes last: whatever is freed may still be in use until it has ended.
   Stream stream_;
   Staging staging_;
+  StepInputs inputs_;
   CublasProducts cublas_;
+  StepClock clock_;
   AttentionRunner attention_;
   TokenSampler sampler_;
   BackendCounters counters_;
-  DeviceArray<std::byte> inputs_;    // of a product, as the matrix is stored
-  DeviceArray<float> input_scales_;  // of their rows, in 8 bits
-  DeviceArray<float> sums_;          // of cuBLASLt, where something is left to do to them
-  SentList<int32_t> ids_;
-  SentList<int32_t> gathered_;
-  SentList<int32_t> positions_;
-  SentList<int64_t> slots_;
+  DeviceArray<std::byte> product_inputs_;  // of a product, as the matrix is stored
+  DeviceArray<float> input_scales_;        // of their rows, in 8 bits
+  DeviceArray<float> sums_;                // of cuBLASLt, where something is left to do to them
   std::vector<ProjectionTask> tasks_;
 };
 

@@ -24,7 +24,8 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
                                                       ".", properties.minor, ", 8.0 is the least"));
   }
   return DeviceInfo{properties.name, properties.major, properties.minor,
-                    properties.multiProcessorCount};
+                    properties.multiProcessorCount,
+                    static_cast<size_t>(properties.persistingL2CacheMaxSize)};
 }
 
 absl::Status StatusOf(const Stream& stream) {

@@ -16,6 +16,7 @@ struct DeviceInfo {
   int major = 0;  // of the compute capability
   int minor = 0;
   int multiprocessors = 0;
+  size_t kept_bytes = 0;  // that the second cache may be asked to keep
 };
 
 // FAILED_PRECONDITION, one line, where there is no driver or device, or one before 8.0.

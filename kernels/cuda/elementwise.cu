@@ -13,8 +13,10 @@ constexpr int kThreads = 256;
 
 // A block a row.
 template <class T>
-__global__ void EmbedKernel(StoredRows table, int64_t num_gates, const int32_t* ids, Rows out) {
+__global__ void EmbedKernel(StoredRows table, int64_t num_gates, const int32_t* ids,
+                            const int32_t* chosen, Rows out) {
   int64_t row = ids[blockIdx.x];
+  if (row < 0) row = chosen[~row];
   if (num_gates > 0) {
     const int64_t up = row < num_gates ? 0 : 1;
     const int64_t result = row - up * num_gates;
@@ -125,6 +127,7 @@ __global__ void ProjectionKernel(const __grid_constant__ ProjectionTasks tasks) 
   if (!task.write) return;
   __syncwarp();
   const int64_t slot = tasks.slots[row];
+  if (slot < 0) return;
   const int64_t token = slot % tasks.block_tokens;
   std::byte* const plane = tasks.arena +
                            static_cast<size_t>(slot / tasks.block_tokens) * tasks.block_bytes +
@@ -141,11 +144,11 @@ uint32_t Blocks(int64_t count, int64_t each) {
 }  // namespace
 
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
-               Rows out) {
+               const int32_t* chosen, Rows out) {
   if (out.num_rows == 0) return;
   WithNumbers(table.dtype, [&]<class T>() {
     stream.Launch("Embed", dim3(static_cast<uint32_t>(out.num_rows)), dim3(kThreads), 0,
-                  EmbedKernel<T>, table, num_gates, ids, out);
+                  EmbedKernel<T>, table, num_gates, ids, chosen, out);
   });
 }
 

@@ -21,9 +21,10 @@ struct StoredRows {
   friend bool operator==(const StoredRows&, const StoredRows&) = default;
 };
 
-// out[i, :] = table[row of ids[i], :]; of a gated table id j is a gate below num_gates, else an up.
+// out[i, :] = table[row of ids[i], :], of chosen[~ids[i]] where the id is below 0; of a gated table
+// id j is a gate below num_gates, else an up.
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
-               Rows out);
+               const int32_t* chosen, Rows out);
 
 // What a product reads: x, normalised where `weight` is not null, as `dtype` in rows of `stride`
 // numbers, the rest of a row zeros; in 8 bits `scales`, [num_rows], are written too.
@@ -57,7 +58,7 @@ struct ProjectionTasks {
   int32_t count = 0;
   int64_t num_rows = 0;
   const int32_t* positions = nullptr;  // [num_rows]
-  const int64_t* slots = nullptr;      // [num_rows]
+  const int64_t* slots = nullptr;      // [num_rows], below 0: nothing is written
   const float* rope_table = nullptr;
   // The cache, of tasks that write.
   std::byte* arena = nullptr;

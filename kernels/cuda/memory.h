@@ -1,11 +1,8 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstring>
-#include <span>
-#include <vector>
 
 #include "kernels/cuda/stream.h"
 
@@ -43,6 +40,35 @@ class DeviceArray {
       data_ = nullptr;
       return nullptr;
     }
+    size_ = count;
+    return data_;
+  }
+  T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Pinned host memory that grows likewise; when it does nothing may be under way to it.
+template <class T>
+class PinnedArray {
+ public:
+  PinnedArray() = default;
+  PinnedArray(const PinnedArray&) = delete;
+  PinnedArray& operator=(const PinnedArray&) = delete;
+  ~PinnedArray() {
+    if (data_ != nullptr) cudaFreeHost(data_);
+  }
+
+  // At least `count` elements, or null after an error.
+  T* Reserve(Stream& stream, size_t count) {
+    if (count <= size_) return data_;
+    if (data_ != nullptr) stream.Check(cudaFreeHost(data_), "freeing pinned memory");
+    data_ = nullptr;
+    size_ = 0;
+    stream.Check(cudaMallocHost(&data_, count * sizeof(T)), "allocating pinned memory");
+    if (!stream.ok()) return nullptr;
     size_ = count;
     return data_;
   }
@@ -109,30 +135,6 @@ class Staging {
   cudaEvent_t read_[2] = {};
   int half_ = 0;
   size_t used_ = 0;  // of the half
-};
-
-// A list that calls hand over in host memory and kernels read in device memory. It is sent only
-// when it is not what was sent last: within a step all layers have the same positions.
-template <class T>
-class SentList {
- public:
-  // `values` on the device, until the next call; null where there are none.
-  const T* Send(Stream& stream, Staging& staging, std::span<const T> values) {
-    if (values.empty()) return nullptr;
-    if (valid_ && std::equal(values.begin(), values.end(), sent_.begin(), sent_.end())) {
-      return device_.data();
-    }
-    T* const to = device_.Reserve(stream, std::bit_ceil(values.size()));  // contexts grow
-    sent_.assign(values.begin(), values.end());
-    staging.Send(stream, to, values.data(), values.size_bytes());
-    valid_ = stream.ok();
-    return to;
-  }
-
- private:
-  DeviceArray<T> device_;
-  std::vector<T> sent_;
-  bool valid_ = false;
 };
 
 }  // namespace strata::kernels::cuda

@@ -121,7 +121,23 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                : "r"(address), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
-// The same for 4 bytes.
+// How long the second cache is to hold what is read so: longer than all else, or less long.
+__device__ __forceinline__ uint64_t CachePolicy(bool keep) {
+  uint64_t last;
+  uint64_t first;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(last));
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  return keep ? last : first;
+}
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bool valid,
+                                            uint64_t policy) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;"
+               :
+               : "r"(address), "l"(global), "r"(valid ? 16 : 0), "l"(policy)
+               : "memory");
+}
+// The first for 4 bytes.
 __device__ __forceinline__ void CopyAsync4(void* shared, const void* global, bool valid) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"

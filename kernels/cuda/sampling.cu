@@ -266,6 +266,7 @@ __device__ void TellLogprobs(const Row& row, int32_t num_top, Shared* shared, Ch
 __global__ void __launch_bounds__(kThreads)
     SampleKernel(const __grid_constant__ SamplingArgs args) {
   const ChoiceEntry& choice = args.choices[blockIdx.x];
+  if (choice.how.row < 0) return;
   const int64_t vocab = args.logits.num_cols;
   const float* const logits = args.logits.data + choice.how.row * args.logits.stride;
   ChosenToken& chosen = args.chosen[blockIdx.x];
@@ -280,7 +281,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint64_t likeliest = row.Likeliest();
   int32_t token = likeliest == kNoKey ? 0 : IdOf(likeliest);
   if (choice.how.temperature != 0 && likeliest != kNoKey) token = Draw(row, choice.how, likeliest);
-  if (threadIdx.x == 0) chosen.token = token;
+  if (threadIdx.x == 0) chosen.token = args.tokens[blockIdx.x] = token;
   __syncthreads();
   if (choice.how.num_logprobs < 0) return;
   TellLogprobs(Row(logits, vocab, shared), choice.how.num_logprobs, shared, &chosen);

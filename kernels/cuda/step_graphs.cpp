@@ -10,8 +10,8 @@ StepGraphs::~StepGraphs() {
   }
 }
 
-WorkResult StepGraphs::Run(cudaStream_t stream, WorkList* works) {
-  if (works->size() < kFewWorks) return RunEach(stream, *works);
+WorkResult StepGraphs::Run(cudaStream_t stream, bool repeats, WorkList* works) {
+  if (!repeats || works->size() < kFewWorks) return RunEach(stream, *works);
   const auto found = std::find_if(known_.begin(), known_.end(),
                                   [&](const Known& known) { return Same(known.works, *works); });
   if (found == known_.end()) {

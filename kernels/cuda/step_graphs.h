@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <memory>
 #include <vector>
@@ -30,8 +31,16 @@ struct WorkResult {
   const char* what = "";
 };
 
-// Decode steps do the same work on the same memory, where other numbers stand each time: between
-// two changes of the batch, or of the number of runs that contexts are cut into, nothing differs. A
+// Rows that a decode step of so many sequences has: 1, 2, 4, a multiple of 8, from 256 on of 16. So
+// there are few kinds of steps, whoever comes and goes.
+constexpr int64_t GraphRows(int64_t count) {
+  if (count <= 2) return count;
+  const int64_t step = count <= 4 ? 4 : count <= 256 ? 8 : 16;
+  return (count + step - 1) / step * step;
+}
+
+// Decode steps do the same work on the same memory, where other numbers stand each time: while
+// neither GraphRows nor the number of runs that contexts are cut into changes, nothing differs. A
 // list that comes for the second time becomes a graph; from then on it is one launch. The lists
 // that were used last are known.
 class StepGraphs {
@@ -41,12 +50,12 @@ class StepGraphs {
   StepGraphs& operator=(const StepGraphs&) = delete;
   ~StepGraphs();
 
-  // Takes what it has to remember out of `works`.
-  WorkResult Run(cudaStream_t stream, WorkList* works);
+  // Takes what it has to remember out of `works`, where they are likely to come again.
+  WorkResult Run(cudaStream_t stream, bool repeats, WorkList* works);
 
  private:
   static constexpr size_t kFewWorks = 16;  // are put into the stream one by one
-  static constexpr size_t kMostKnown = 32;
+  static constexpr size_t kMostKnown = 64;
   struct Known {
     WorkList works;
     cudaGraphExec_t graph = nullptr;  // null: came once

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -79,14 +80,27 @@ class Stream {
   cudaError_t error() const { return error_; }
   const char* what() const { return what_; }  // was being done when the error came
 
-  // From here to the next Wait work is held back, up to what cannot be (a copy, memory that is
-  // freed), and what was there before, work for work, goes to the device at once (StepGraphs).
-  void BeginStep() { holding_ = true; }
-  void Wait() {
+  // From here to EndStep or the next Wait work is held back, up to what cannot be (a copy, memory
+  // that is freed); what `repeats` goes to the device at once where it was there before, work for
+  // work (StepGraphs).
+  void BeginStep(bool repeats) {
+    Flush();
+    holding_ = true;
+    repeats_ = repeats;
+  }
+  void EndStep() {
     Flush();
     holding_ = false;
+  }
+  bool holding() const { return holding_; }
+  void Wait() {
+    EndStep();
     if (ok()) Check(cudaStreamSynchronize(handle_), "waiting for the device");
   }
+  // Recorded once, before the first work that goes to the device from now on.
+  void set_begin(cudaEvent_t event) { begin_ = event; }
+  // Called before work goes to the device: puts what the work reads into the stream.
+  void set_before_work(std::function<void()> hook) { before_work_ = std::move(hook); }
   void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     Flush();
     if (ok() && bytes > 0) Check(cudaMemcpyAsync(to, from, bytes, kind, handle_), "a copy");
@@ -94,8 +108,11 @@ class Stream {
   // Hands over what was held back.
   void Flush() {
     if (held_.empty()) return;
+    if (before_work_) before_work_();
+    if (begin_ != nullptr)
+      Check(cudaEventRecord(std::exchange(begin_, nullptr), handle_), "timing");
     if (ok()) {
-      const WorkResult result = graphs_.Run(handle_, &held_);
+      const WorkResult result = graphs_.Run(handle_, repeats_, &held_);
       Check(result.error, result.what);
     }
     held_.clear();
@@ -113,14 +130,18 @@ class Stream {
     if (!ok()) return;
     if (holding_) {
       held_.push_back(std::make_unique<SomeWork>(std::move(work)));
-    } else {
-      Check(work.Run(handle_), work.what());
+      return;
     }
+    if (before_work_) before_work_();
+    if (ok()) Check(work.Run(handle_), work.what());
   }
 
  private:
   cudaStream_t handle_ = nullptr;
   bool holding_ = false;
+  bool repeats_ = false;
+  cudaEvent_t begin_ = nullptr;
+  std::function<void()> before_work_;
   std::vector<std::unique_ptr<Work>> held_;
   StepGraphs graphs_;
   cudaError_t error_ = cudaSuccess;

@@ -1,5 +1,6 @@
 // What single operations of a backend reach of its device's ceilings, which are measured in the
-// same run: products of few and many rows, attention of a decode step and of a prompt.
+// same run: products of few and many rows, attention of a decode step and of a prompt, and of
+// layers that read the same values, with these kept in the second cache and not.
 //
 //   build/bin/strata-devicebench --device cuda --context 8192 --batch 16
 //
@@ -33,6 +34,9 @@ struct Options {
   int32_t context = 8192;
   int32_t batch = 16;
   int32_t prompt = 2048;
+  int32_t layers = 16;  // that share values
+  int32_t shared_context = 2048;
+  int32_t shared_batch = 4;
   int32_t block_tokens = 32;
   int64_t width = 4096;
   int64_t intermediate = 14336;
@@ -48,10 +52,7 @@ DType DTypeNamed(const std::string& name) {
 class DeviceBench {
  public:
   explicit DeviceBench(const Options& options) : options_(options) {
-    auto backend = kernels::CreateBackend(
-        {.device = options.device, .batch_invariant = options.batch_invariant});
-    if (!backend.ok()) throw std::runtime_error(std::string(backend.status().message()));
-    backend_ = *std::move(backend);
+    backend_ = Make(/*keep_shared_planes=*/true);
     ceilings_ = MeasureDeviceCeilings(*backend_, size_t{64} << 20, options.width);
     Print({{"operation", "ceilings"},
            {"device", backend_->Describe()},
@@ -87,17 +88,33 @@ class DeviceBench {
   }
 
   // One layer: each sequence's row attends to its whole context.
-  void DecodeAttention() { Attend("decode attention", options_.batch, options_.context, 1); }
-  void PromptAttention() { Attend("prompt attention", 1, options_.prompt, options_.prompt); }
+  void DecodeAttention() { Attend("decode attention", options_.batch, options_.context, 1, 1); }
+  void PromptAttention() { Attend("prompt attention", 1, options_.prompt, options_.prompt, 1); }
+  // A decode step's attention where every layer has keys of its own and all have the same values.
+  void SharedValues() {
+    for (const bool keep : {false, true}) {
+      backend_ = Make(keep);
+      Attend(keep ? "shared values, kept" : "shared values, not kept", options_.shared_batch,
+             options_.shared_context, 1, options_.layers);
+    }
+  }
 
  private:
+  std::unique_ptr<Backend> Make(bool keep_shared_planes) const {
+    auto backend = kernels::CreateBackend({.device = options_.device,
+                                           .batch_invariant = options_.batch_invariant,
+                                           .keep_shared_planes = keep_shared_planes});
+    if (!backend.ok()) throw std::runtime_error(std::string(backend.status().message()));
+    return *std::move(backend);
+  }
   std::unique_ptr<kernels::Buffer> Allocate(size_t bytes) {
     auto buffer = backend_->Allocate(bytes);
     if (!buffer.ok()) throw std::runtime_error(buffer.status().ToString());
     return *std::move(buffer);
   }
 
-  void Attend(const char* name, int32_t batch, int32_t context, int32_t rows) {
+  // `layers` after each other, with the values of the first.
+  void Attend(const char* name, int32_t batch, int32_t context, int32_t rows, int32_t layers) {
     const DType dtype = DTypeNamed(options_.cache_dtype);
     kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
                                  .head_dim = options_.head_dim,
@@ -105,7 +122,8 @@ class DeviceBench {
                                  .value_dtype = dtype};
     const size_t plane =
         cache.TokenBytes(kernels::PlaneKind::kKey) * static_cast<size_t>(options_.block_tokens);
-    cache.block_bytes = 2 * plane * static_cast<size_t>(options_.kv_heads);
+    const auto kv_heads = static_cast<size_t>(options_.kv_heads);
+    cache.block_bytes = (static_cast<size_t>(layers) + 1) * plane * kv_heads;
     const int32_t blocks = (context + options_.block_tokens - 1) / options_.block_tokens;
     const auto memory =
         Allocate(cache.block_bytes * static_cast<size_t>(blocks) * static_cast<size_t>(batch));
@@ -126,24 +144,33 @@ class DeviceBench {
     const auto floats = static_cast<size_t>(batch * int64_t{rows} * width) * sizeof(float);
     const auto queries = Allocate(floats);
     const auto outputs = Allocate(floats);
-    std::vector<kernels::HeadAttention> heads;
-    for (int32_t h = 0; h < options_.heads; ++h) {
-      const auto group = static_cast<size_t>(h / (options_.heads / options_.kv_heads));
-      heads.push_back({.query = queries->floats() + int64_t{h} * options_.head_dim,
-                       .query_stride = width,
-                       .key_offset = 2 * group * plane,
-                       .value_offset = (2 * group + 1) * plane,
-                       .output = outputs->floats() + int64_t{h} * options_.head_dim,
-                       .output_stride = width});
+    std::vector<std::vector<kernels::HeadAttention>> heads(static_cast<size_t>(layers));
+    for (size_t layer = 0; layer < heads.size(); ++layer) {
+      for (int32_t h = 0; h < options_.heads; ++h) {
+        const auto group = static_cast<size_t>(h / (options_.heads / options_.kv_heads));
+        heads[layer].push_back({.query = queries->floats() + int64_t{h} * options_.head_dim,
+                                .query_stride = width,
+                                .key_offset = ((layer + 1) * kv_heads + group) * plane,
+                                .value_offset = group * plane,
+                                .values_again = layers > 1,
+                                .output = outputs->floats() + int64_t{h} * options_.head_dim,
+                                .output_stride = width});
+      }
     }
-    const double seconds =
-        SecondsOf(*backend_, [&] { backend_->Attention(cache, sequences, heads); });
+    const auto attend = [&] {
+      for (const auto& of_layer : heads) backend_->Attention(cache, sequences, of_layer);
+    };
+    const double seconds = SecondsOf(*backend_, attend);
     const int64_t before = backend_->counters().cache_bytes_read;
-    backend_->Attention(cache, sequences, heads);
+    attend();
     const auto bytes = static_cast<double>(backend_->counters().cache_bytes_read - before);
-    const double pairs = batch * (rows * (context - rows) + 0.5 * rows * (rows + 1.0));
+    const double pairs =
+        double{1} * layers * batch * (rows * (context - rows) + 0.5 * rows * (rows + 1.0));
     Report(name, seconds, bytes, 4.0 * pairs * static_cast<double>(width),
-           {{"batch", batch}, {"context", context}, {"cache", options_.cache_dtype}});
+           {{"batch", batch},
+            {"context", context},
+            {"layers", layers},
+            {"cache", options_.cache_dtype}});
   }
 
   void Report(const char* name, double seconds, double bytes, double operations,
@@ -180,6 +207,9 @@ int Main(int argc, char** argv) {
   app.add_option("--context", options.context, "Of a decode step");
   app.add_option("--batch", options.batch, "Sequences of a decode step");
   app.add_option("--prompt", options.prompt, "Tokens of the prompt");
+  app.add_option("--layers", options.layers, "Layers that share values");
+  app.add_option("--shared-context", options.shared_context, "Context of what they attend to");
+  app.add_option("--shared-batch", options.shared_batch, "Sequences that do");
   app.add_option("--block-tokens", options.block_tokens, "Tokens in a block of the cache");
   app.add_option("--width", options.width, "Inputs of a product");
   app.add_option("--intermediate", options.intermediate, "Outputs of a product");
@@ -188,6 +218,7 @@ int Main(int argc, char** argv) {
   bench.Products();
   bench.DecodeAttention();
   bench.PromptAttention();
+  bench.SharedValues();
   return 0;
 }
 

@@ -6,6 +6,9 @@
 // A row (with --json an object) for each batch size. Prompts are read, then all sequences write
 // together for `gen` steps, of whose figures medians are taken. --decode-only leaves out the
 // prompts' computation: planes hold what memory held, as good as anything to read.
+//
+// --fill BYTES in their place: how many sequences of `prompt` tokens are in a cache of so many
+// bytes.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -42,6 +45,9 @@ struct BenchOptions {
   bool decode_only = false;
   bool json = false;
   bool profile = false;
+  bool forget_shared_planes = false;
+  bool in_step = false;
+  size_t fill = 0;
 };
 
 class Ignore final : public engine::RequestSink {
@@ -55,6 +61,7 @@ class Ignore final : public engine::RequestSink {
 // One step's seconds and what was done in it.
 struct StepFigures {
   double seconds = 0;
+  double device_seconds = 0;  // of them by the device's own clock, where it has one
   std::map<std::string, Work> work;
   int32_t prefill_tokens = 0;
 };
@@ -78,6 +85,12 @@ double Median(const std::vector<StepFigures>& steps, Value value) {
   return *middle;
 }
 
+double Sum(const std::vector<StepFigures>& steps, double StepFigures::*value) {
+  double sum = 0;
+  for (const StepFigures& step : steps) sum += step.*value;
+  return sum;
+}
+
 class EngineBench {
  public:
   explicit EngineBench(const BenchOptions& options) : options_(options) {
@@ -93,7 +106,7 @@ class EngineBench {
     engine_options.threads = threads_;
     engine_options.block_tokens = options.block_tokens;
     engine_options.prefix_cache = false;
-    engine_options.max_running = most;
+    engine_options.max_running = options.fill > 0 ? kMostFilling : most;
     engine_options.max_batch_tokens = kPromptTokens + most;
     engine_options.observer = &recorder_;
     // Room for the largest batch: what a token holds is known once the plan is.
@@ -105,7 +118,10 @@ class EngineBench {
         token_bytes * ((tokens + static_cast<size_t>(options.block_tokens)) *
                            static_cast<size_t>(most) * 33 / 32 +
                        256);
+    if (options.fill > 0) engine_options.cache_bytes = options.fill;
     core_ = Make(engine_options);
+    if (options.fill > 0) return;
+    core_->set_runs_ahead(!options.in_step);
     const kernels::PagedArena arena = core_->cache().arena();
     const std::vector<std::byte> block(arena.block_bytes, std::byte{0x3c});
     for (int32_t i = 0; i < core_->cache().usage().blocks_total; ++i) {
@@ -140,11 +156,36 @@ class EngineBench {
                                                 usage.score_bytes_used) /
                             (static_cast<double>(usage.blocks_used) * model().block_tokens);
     core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
+    while (core_->HasWork()) core_->Step();  // what is under way
     return Report(batch, ceilings, prefill, decode);
+  }
+
+  // All that have room are admitted in the first step.
+  ordered_json Fill() {
+    const kvcache::CacheManager& cache = core_->cache();
+    const int64_t blocks = cache.BlocksFor(options_.prompt);
+    const int64_t most = cache.usage().blocks_total / blocks + 1;
+    for (int32_t i = 0; i < std::min<int64_t>(most, kMostFilling); ++i) {
+      core_->Add(RequestOf(i, 2), std::make_shared<Ignore>(), std::chrono::steady_clock::now());
+    }
+    backend_->set_asleep(true);
+    core_->Step();
+    const size_t sequences = core_->scheduler().running().size();
+    core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("counted"));
+    const size_t held = model().plan.held_bytes_per_token();
+    const auto tokens = static_cast<size_t>(blocks * options_.block_tokens);
+    return {{"plan", options_.plan},
+            {"prompt", options_.prompt},
+            {"cache_bytes", options_.fill},
+            {"held_bytes_per_token", held},
+            {"sequences", sequences},
+            {"share_of_cache",
+             static_cast<double>(sequences * tokens * held) / static_cast<double>(options_.fill)}};
   }
 
  private:
   static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
+  static constexpr int32_t kMostFilling = 8192;  // sequences
 
   // What multiplies the weights at hand.
   double MatrixRate(const Ceilings& ceilings) const {
@@ -162,7 +203,9 @@ class EngineBench {
   std::unique_ptr<engine::EngineCore> Make(const engine::EngineOptions& options) {
     auto inner = kernels::CreateBackend({.device = options_.device,
                                          .threads = options.threads,
-                                         .batch_invariant = options_.batch_invariant});
+                                         .batch_invariant = options_.batch_invariant,
+                                         .keep_shared_planes = !options_.forget_shared_planes,
+                                         .times_steps = true});
     if (!inner.ok()) throw std::runtime_error(inner.status().ToString());
     auto backend = std::make_unique<ProfilingBackend>(*std::move(inner), options_.profile);
     backend_ = backend.get();
@@ -192,10 +235,12 @@ class EngineBench {
 
   StepFigures Step() {
     backend_->TakeWork();
+    const double before = backend_->counters().step_seconds;
     core_->Step();
     const engine::StepStats& stats = recorder_.last;
     StepFigures figures;
     figures.seconds = stats.plan_seconds + stats.forward_seconds + stats.commit_seconds;
+    figures.device_seconds = backend_->counters().step_seconds - before;
     figures.work = backend_->TakeWork();
     figures.work["sampling"].seconds = stats.commit_seconds;
     figures.prefill_tokens = stats.prefill_tokens;
@@ -242,6 +287,10 @@ class EngineBench {
                            {"bf16_gflops", ceilings.bf16_gflops},
                            {"int8_gops", ceilings.int8_gops},
                            {"weight_bytes", weight_bytes}};
+    if (const double busy = Sum(decode, &StepFigures::device_seconds); busy > 0) {
+      report["device_seconds_per_step"] = busy / static_cast<double>(decode.size());
+      report["device_idle_share"] = 1 - busy / Sum(decode, &StepFigures::seconds);
+    }
     if (options_.profile) {
       report["prefill_profile"] = Profile(prefill, ceilings);
       report["decode_profile"] = Profile(decode, ceilings);
@@ -289,6 +338,11 @@ void Print(const ordered_json& row) {
       row["decode_tokens_per_second"].get<double>(), 1e3 * row["step_seconds"].get<double>(),
       100 * row["floor_seconds"].get<double>() / row["step_seconds"].get<double>(), 1e3 * attention,
       1e-9 * bytes / attention, 1e-7 * bytes / attention / read);
+  if (row.contains("device_idle_share")) {
+    std::printf("  the device takes %.3f ms of a step and idles %.1f %% of the time\n",
+                1e3 * row["device_seconds_per_step"].get<double>(),
+                100 * row["device_idle_share"].get<double>());
+  }
   for (const char* const phase : {"prefill_profile", "decode_profile"}) {
     if (!row.contains(phase) || row[phase].empty()) continue;
     std::printf("  %s, of a step:\n", phase);
@@ -327,10 +381,19 @@ int Main(int argc, char** argv) {
   app.add_flag("--decode-only", options.decode_only, "Prompts are not computed");
   app.add_flag("--profile", options.profile,
                "What each kind of operation takes, and its share of the ceiling");
+  app.add_flag("--forget-shared-planes", options.forget_shared_planes,
+               "CUDA: planes that several layers read are not kept in the second cache");
+  app.add_flag("--in-step", options.in_step,
+               "CUDA: no step is under way before the last one's tokens are known");
+  app.add_option("--fill", options.fill, "Bytes of a cache to be filled: nothing else is measured");
   app.add_flag("--json", options.json, "A list of objects");
   CLI11_PARSE(app, argc, argv);
 
   EngineBench bench(options);
+  if (options.fill > 0) {
+    std::printf("%s\n", bench.Fill().dump().c_str());
+    return 0;
+  }
   const Ceilings ceilings = bench.MeasureMachine();
   if (!options.json) {
     std::printf(

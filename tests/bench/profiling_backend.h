@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <span>
@@ -30,7 +32,7 @@ struct Work {
 // Another backend, with the work of each kind of operation. While `asleep` nothing that computes
 // is run: what stands in memory is taken for its result. With `waits` each operation is waited for
 // before and after it, so that its time is its own where operations run asynchronously.
-class ProfilingBackend final : public kernels::Backend {
+class ProfilingBackend : public kernels::Backend {
  public:
   explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner, bool waits = false)
       : inner_(std::move(inner)), waits_(waits) {}
@@ -53,18 +55,27 @@ class ProfilingBackend final : public kernels::Backend {
   void Copy(std::byte* to, const std::byte* from, size_t bytes) override {
     inner_->Copy(to, from, bytes);
   }
-  void BeginStep() override {
-    if (!waits_) inner_->BeginStep();
+  void BeginStep(bool repeats) override {
+    if (!waits_) inner_->BeginStep(repeats);
   }
+  int64_t PaddedRows(int64_t decodes) const override { return inner_->PaddedRows(decodes); }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
   std::optional<kernels::DeviceMemory> device_memory() override { return inner_->device_memory(); }
   size_t WorkingBytes(const kernels::StepLimits& limits) const override {
     return inner_->WorkingBytes(limits);
   }
   bool chooses_tokens() const override { return inner_->chooses_tokens(); }
-  void ChooseTokens(kernels::ConstRows logits, std::span<const kernels::TokenChoice> choices,
-                    std::span<kernels::ChosenToken> chosen) override {
-    Timed("sampling", [&] { inner_->ChooseTokens(logits, choices, chosen); });
+  void ChooseTokens(kernels::ConstRows logits,
+                    std::span<const kernels::TokenChoice> choices) override {
+    Timed("sampling", [&] { inner_->ChooseTokens(logits, choices); });
+    chosen_asleep_.push_back(asleep_);
+  }
+  absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {
+    const bool asleep = chosen_asleep_.front();
+    chosen_asleep_.pop_front();
+    if (!asleep) return inner_->TakeChosen(chosen);
+    std::fill(chosen.begin(), chosen.end(), kernels::ChosenToken());
+    return inner_->Synchronize();
   }
   absl::Status CheckWeights(kernels::DType stored) const override {
     return inner_->CheckWeights(stored);
@@ -150,6 +161,7 @@ class ProfilingBackend final : public kernels::Backend {
   const bool waits_;
   std::map<std::string, Work> work_;
   bool asleep_ = false;
+  std::deque<bool> chosen_asleep_;  // of choices that were not taken
 };
 
 }  // namespace strata::testing

@@ -1,8 +1,11 @@
 // Random traffic on a pool far too small, against a model of what must hold. The backend's tokens
 // are a hash of all tokens before them as the cache gives them back, so every request's output is
-// known beforehand, whoever it shares blocks with and however often it is preempted.
+// known beforehand, whoever it shares blocks with and however often it is preempted. In every
+// second round the backend chooses the tokens, and steps are put under way before the last one's
+// are known.
 //
 //   STRATA_SOAK_STEPS=1000000 STRATA_SOAK_SEED=7 engine_soak_test
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <map>
@@ -60,6 +63,7 @@ class CheckedSink final : public engine::RequestSink {
     EXPECT_EQ(logprobs_told_, request_.prompt_logprobs.has_value() ? 1 : 0);
     EXPECT_EQ(event.position, std::ssize(request_.prompt) + output.tokens);
     EXPECT_EQ(event.token, expected_.at(static_cast<size_t>(event.position))) << request_.id;
+    EXPECT_FALSE(Stops(event.token));
     ++output.tokens;
   }
   void OnFinished(const engine::FinishedEvent& event) override {
@@ -73,6 +77,9 @@ class CheckedSink final : public engine::RequestSink {
     if (event.reason == FinishReason::kLength) {
       EXPECT_EQ(output.tokens, request_.sampling.max_tokens);
     }
+    if (event.reason == FinishReason::kStop) {
+      EXPECT_TRUE(Stops(expected_.at(request_.prompt.size() + static_cast<size_t>(output.tokens))));
+    }
     preemptions += event.metrics.preemptions;
   }
 
@@ -83,6 +90,11 @@ class CheckedSink final : public engine::RequestSink {
   int64_t preemptions = 0;
 
  private:
+  bool Stops(int32_t token) const {
+    const std::vector<int32_t>& ids = request_.sampling.stop_ids;
+    return std::find(ids.begin(), ids.end(), token) != ids.end();
+  }
+
   struct Output {
     int32_t tokens = 0;
     bool finished = false;
@@ -124,7 +136,8 @@ class Soak {
     options.max_prefill_chunk = 1 + Below(40);
     options.max_running = 4 + Below(12);
     options.prefix_cache = Below(8) != 0;
-    auto core = engine::EngineCore::Create(options, MakeHashBackend([this] { return failing_; }));
+    auto core = engine::EngineCore::Create(
+        options, MakeHashBackend([this] { return failing_; }, seed % 2 == 0));
     if (!core.ok()) throw std::runtime_error(core.status().ToString());
     core_ = *std::move(core);
   }
@@ -144,9 +157,11 @@ class Soak {
     EXPECT_EQ(core_->cache().usage().blocks_used, 0);
     EXPECT_EQ(core_->cache().usage().score_blocks_used, 0);
     stored_scores = core_->cache().stores_scores();
+    steps_ahead = core_->steps_ahead();
   }
 
   bool stored_scores = false;
+  int64_t steps_ahead = 0;
 
   std::map<FinishReason, int64_t> reasons;
   int64_t preemptions = 0;
@@ -165,6 +180,7 @@ class Soak {
     if (Below(3) == 0) request.prompt.back() = Below(kVocab);
     request.sampling = Greedy(1 + Below(Below(4) == 0 ? 40 : 10));
     request.n = Below(5) == 0 ? 2 + Below(2) : 1;
+    if (Below(4) == 0) request.sampling.stop_ids = {Below(kVocab), Below(kVocab)};
     request.priority = Below(5) - 2;
     request.bypass_prefix_cache = Below(12) == 0;
     if (Below(6) == 0) request.cache_salt = "tenant";
@@ -226,6 +242,7 @@ TEST(SoakTest, EveryRequestEndsOnceWithItsOwnTokens) {
   std::map<FinishReason, int64_t> reasons;
   int64_t preemptions = 0;
   int storing = 0;
+  int64_t steps_ahead = 0;
   for (uint64_t seed = first; seed < first + kRounds && !HasFailure(); ++seed) {
     SCOPED_TRACE("STRATA_SOAK_SEED=" + std::to_string(seed));
     Soak soak(seed);
@@ -233,17 +250,20 @@ TEST(SoakTest, EveryRequestEndsOnceWithItsOwnTokens) {
     for (const auto& [reason, count] : soak.reasons) reasons[reason] += count;
     preemptions += soak.preemptions;
     storing += soak.stored_scores ? 1 : 0;
+    steps_ahead += soak.steps_ahead;
   }
   std::cout << steps << " steps from seed " << first << ": " << reasons[FinishReason::kLength]
             << " requests done, " << reasons[FinishReason::kCancelled] << " cancelled, "
             << reasons[FinishReason::kTimeLimit] << " at their time limit, "
             << reasons[FinishReason::kError] << " at their deadline or a device error, "
-            << preemptions << " preemptions\n";
-  for (const FinishReason reason : {FinishReason::kLength, FinishReason::kCancelled,
-                                    FinishReason::kTimeLimit, FinishReason::kError}) {
+            << preemptions << " preemptions, " << steps_ahead << " steps ahead\n";
+  for (const FinishReason reason :
+       {FinishReason::kLength, FinishReason::kStop, FinishReason::kCancelled,
+        FinishReason::kTimeLimit, FinishReason::kError}) {
     EXPECT_GT(reasons[reason], 0);
   }
   EXPECT_GT(preemptions, steps / 1000);
+  EXPECT_GT(steps_ahead, steps / 50);
   EXPECT_GT(storing, 4) << "of " << kRounds << " rounds";
 }
 

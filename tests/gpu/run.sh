@@ -5,7 +5,8 @@
 #
 # A phase takes less than 8 minutes; what it has done already it does not do again (DIR, gpu-results
 # by default, keeps a log and a verdict for each step), so that a phase that was cut off goes on where
-# it was. A table of the phase's steps comes last. A step that fails does not stop the others.
+# it was. A table of the phase's steps comes last. A step that fails does not stop the others. Where
+# there is no device it says so in a line and exits with 77.
 #
 #   tests     the kernels' tests, the engine's tests and the goldens on the device
 #   bench     single operations and whole models beside the device's own ceilings
@@ -30,8 +31,18 @@ case $phase in
   *) echo "run.sh: --phase tests, bench, peers or sanitize" >&2 && exit 2 ;;
 esac
 
+if [[ ! -x $bin/cuda_gpu_tests ]]; then
+  echo "run.sh: no $bin/cuda_gpu_tests: build where nvcc is, or unpack a bundle" >&2
+  exit 2
+fi
 export LD_LIBRARY_PATH=$root/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
 export STRATA_SOURCE_DIR=$root
+why=$("$bin/cuda_gpu_tests" --gtest_filter=CudaMemoryTest.SaysHowMuchWasTooMuch 2>&1 |
+  grep -m 1 '^device cuda: ')
+if [[ -n $why ]]; then
+  echo "run.sh: nothing to run on: $why"
+  exit 77
+fi
 out=$out/$phase
 mkdir -p "$out"
 deadline=$((SECONDS + 470))
@@ -80,6 +91,7 @@ case $phase in
     tests products 120 '*CudaProduct*'
     tests sampling 60 '*CudaSampling*'
     tests attention 200 '*CudaAttention*'
+    tests ahead 60 '*CudaAhead*'
     # Instruction sets are the CPU's, and so is the order of sums in 8 bits that goldens hold.
     tests plans 300 'PlansVsNaive*-*Int8*'
     tests goldens 120 '*GoldenTest*-*Int8*'
@@ -95,11 +107,22 @@ case $phase in
     step operations_8b_fp8 120 "$bin/strata-devicebench" --device cuda --weights fp8 --cache-dtype fp8
     step operations_8b_int8 120 "$bin/strata-devicebench" --device cuda --weights int8
     step operations_8b_invariant 120 "$bin/strata-devicebench" --device cuda --batch-invariant
+    # Each also tells the share of the time that the device idles between decode steps.
     engine_bench model_1b 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
+    engine_bench model_1b_in_step 120 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 64 --in-step
     engine_bench model_8b 400 --shape llama-3.1-8b --prompt 2048 --gen 16 --batch 1,64
     for plan in plain svformer reuse svformer-reuse; do
       engine_bench "plan_$plan" 120 --shape llama-3.2-1b --plan "$plan" --prompt 32768 --gen 16 \
         --batch 4 --decode-only --profile
+    done
+    # 8 KV heads of 64 in bf16, 1 KiB a token: 16 MiB of values that all layers read.
+    for shared in '' --forget-shared-planes; do
+      engine_bench "svformer_16k${shared:+_forgotten}" 60 --shape llama-3.2-1b --plan svformer \
+        --prompt 16384 --gen 32 --batch 1 --decode-only ${shared:+"$shared"}
+    done
+    # The most sequences of 2,048 tokens in 8 GiB, and the share of it that the plan's bytes account for.
+    for plan in plain svformer reuse svformer-reuse; do
+      engine_bench "held_$plan" 60 --shape llama-3.2-1b --plan "$plan" --prompt 2048 --fill 8589934592
     done
     ;;
   peers)

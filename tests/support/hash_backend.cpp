@@ -1,10 +1,12 @@
 #include "tests/support/hash_backend.h"
 
 #include <algorithm>
+#include <deque>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/check.h"
 #include "tests/support/null_backend.h"
 
 namespace strata::testing {
@@ -33,7 +35,8 @@ int32_t TokenOf(float digest, int64_t vocab_size) {
 // Column 0 carries the meaning: a token id from Embed to the cache, a digest from there on.
 class HashBackend final : public NullBackend {
  public:
-  explicit HashBackend(std::function<bool()> fail) : fail_(std::move(fail)) {}
+  HashBackend(std::function<bool()> fail, bool chooses)
+      : fail_(std::move(fail)), chooses_(chooses) {}
 
   std::string Describe() const override { return "hash"; }
   absl::Status Synchronize() override {
@@ -41,7 +44,10 @@ class HashBackend final : public NullBackend {
   }
   void Embed(const kernels::Matrix& table, std::span<const int32_t> ids, Rows out) override {
     vocab_size_ = table.num_outputs();
-    for (size_t i = 0; i < ids.size(); ++i) *Row(out, i) = static_cast<float>(ids[i]);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const int32_t id = ids[i] >= 0 ? ids[i] : untaken_.back().at(static_cast<size_t>(~ids[i]));
+      *Row(out, i) = static_cast<float>(id);
+    }
   }
   void MatMul(const kernels::Matrix& w, ConstRows x, const kernels::RmsNorm&, Rows out,
               Store store) override {
@@ -87,6 +93,21 @@ class HashBackend final : public NullBackend {
       }
     }
   }
+  bool chooses_tokens() const override { return chooses_; }
+  void ChooseTokens(ConstRows logits, std::span<const kernels::TokenChoice> choices) override {
+    STRATA_CHECK(untaken_.size() < kMostUntaken, "answers are taken in time");
+    std::vector<int32_t>& tokens = untaken_.emplace_back();
+    for (const kernels::TokenChoice& choice : choices) {
+      const float* const row = logits.data + choice.row * logits.stride;
+      tokens.push_back(static_cast<int32_t>(std::max_element(row, row + logits.num_cols) - row));
+    }
+  }
+  absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {
+    STRATA_CHECK(untaken_.front().size() == chosen.size(), "a token for every choice");
+    for (size_t i = 0; i < chosen.size(); ++i) chosen[i].token = untaken_.front()[i];
+    untaken_.pop_front();
+    return Synchronize();
+  }
 
  private:
   static float* Row(Rows rows, size_t i) {
@@ -117,13 +138,15 @@ class HashBackend final : public NullBackend {
   }
 
   const std::function<bool()> fail_;
+  const bool chooses_;
+  std::deque<std::vector<int32_t>> untaken_;
   int64_t vocab_size_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail) {
-  return std::make_unique<HashBackend>(std::move(fail));
+std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail, bool chooses) {
+  return std::make_unique<HashBackend>(std::move(fail), chooses);
 }
 
 int32_t HashNext(std::span<const int32_t> tokens, int32_t vocab_size) {

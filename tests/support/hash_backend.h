@@ -14,8 +14,10 @@ namespace strata::testing {
 // given away wrongly shows as a wrong token. A layer that reuses scores reads them from the score
 // blocks where the first layer kept them. For models with one head, the layers above the first of
 // which reuse its scores.
-// `fail`, if given, is asked at each step whether the device reports an error.
-std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {});
+// `fail`, if given, is asked at each step whether the device reports an error. `chooses`: it
+// chooses the tokens itself, the likeliest, and tells them when they are taken.
+std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {},
+                                                  bool chooses = false);
 
 // The token that the hash model puts after `tokens`.
 int32_t HashNext(std::span<const int32_t> tokens, int32_t vocab_size);

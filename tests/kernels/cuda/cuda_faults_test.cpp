@@ -14,8 +14,8 @@ TEST(CudaFaultsTest, TheFirstErrorStaysAndSaysWhere) {
   BackendRows x(*backend, GuardedRows(4, 32, 1.0f));
   BackendRows out(*backend, GuardedRows(2, 32));
   const std::vector<int32_t> rows = {3, 1};
-  backend->GatherRows(x.rows(), rows, out.rows());
   EXPECT_TRUE(backend->Synchronize().ok());
+  backend->GatherRows(x.rows(), rows, out.rows());  // the list of rows is there from now on
   cuda_on_cpu::SetFault(cudaErrorIllegalAddress);
   backend->GatherRows(x.rows(), rows, out.rows());
   const absl::Status status = backend->Synchronize();

@@ -75,8 +75,8 @@ class CudaSamplingTest : public CudaTest {
                          .num_logprobs = params.logprobs.value_or(-1)});
     }
     std::vector<ChosenToken> chosen(choices.size());
-    backend_->ChooseTokens(device.rows(), choices, chosen);
-    EXPECT_TRUE(backend_->Synchronize().ok());
+    backend_->ChooseTokens(device.rows(), choices);
+    EXPECT_TRUE(backend_->TakeChosen(chosen).ok());
     device.Fetch();  // the logits' marks
     engine::Sampler sampler;
     for (size_t i = 0; i < cases.size(); ++i) {

@@ -17,6 +17,14 @@ void SetMemory(size_t bytes);
 int64_t Allocations();
 int64_t Launches();
 int64_t GraphLaunches();  // each of them the work that was captured
+int64_t GraphsMade();
+int64_t CopiesIn();  // from the host to the device
+int64_t CopiesOut();
+// Bytes that kernels have read so that the second cache keeps them, or lets them go first; how many
+// a device says it can keep, 1 MiB at first.
+int64_t KeptBytes();
+int64_t PassedBytes();
+void SetKeptCache(int bytes);
 // Bytes of device memory that are allocated.
 size_t BytesInUse();
 

@@ -97,6 +97,7 @@ struct cudaDeviceProp {
   int multiProcessorCount;
   size_t sharedMemPerBlockOptin;
   size_t totalGlobalMem;
+  int persistingL2CacheMaxSize;
 };
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
@@ -115,6 +116,7 @@ struct EventOnCpu;
 using cudaStream_t = StreamOnCpu*;
 using cudaEvent_t = EventOnCpu*;
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaEventDefault = 0;
 constexpr unsigned cudaEventDisableTiming = 2;
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
@@ -123,6 +125,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+// A millisecond for each piece of work between them.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 struct GraphOnCpu;
 using cudaGraph_t = GraphOnCpu*;
@@ -158,6 +162,7 @@ cudaError_t AllocateHost(void** memory, size_t bytes);
 cudaError_t AllowShared(const void* kernel, size_t bytes);
 cudaError_t CheckLaunch(const cudaLaunchConfig_t& config, const void* kernel);
 void Enqueue(cudaStream_t stream, std::function<void()> work);
+void CountHinted(bool kept, int64_t bytes);
 }  // namespace cuda_on_cpu
 
 template <class T>

@@ -50,6 +50,12 @@ struct Device {
   int64_t allocations = 0;
   int64_t launches = 0;
   int64_t graph_launches = 0;
+  int64_t graphs_made = 0;
+  int64_t copies_in = 0;
+  int64_t copies_out = 0;
+  int64_t kept_bytes = 0;
+  int64_t passed_bytes = 0;
+  int kept_cache = 1 << 20;
   size_t bytes = 0;
   std::map<const std::byte*, size_t> memory;  // of the device, by address
   std::map<const std::byte*, size_t> pinned;
@@ -106,6 +112,15 @@ void SetMemory(size_t bytes) { TheDevice().total_bytes = bytes; }
 int64_t Allocations() { return TheDevice().allocations; }
 int64_t Launches() { return TheDevice().launches; }
 int64_t GraphLaunches() { return TheDevice().graph_launches; }
+int64_t GraphsMade() { return TheDevice().graphs_made; }
+int64_t CopiesIn() { return TheDevice().copies_in; }
+int64_t CopiesOut() { return TheDevice().copies_out; }
+int64_t KeptBytes() { return TheDevice().kept_bytes; }
+int64_t PassedBytes() { return TheDevice().passed_bytes; }
+void SetKeptCache(int bytes) { TheDevice().kept_cache = bytes; }
+void CountHinted(bool kept, int64_t bytes) {
+  (kept ? TheDevice().kept_bytes : TheDevice().passed_bytes) += bytes;
+}
 size_t BytesInUse() { return TheDevice().bytes; }
 
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
@@ -184,7 +199,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
                  .minor = TheDevice().minor,
                  .multiProcessorCount = 4,
                  .sharedMemPerBlockOptin = cuda_on_cpu::kSharedBytes,
-                 .totalGlobalMem = TheDevice().total_bytes};
+                 .totalGlobalMem = TheDevice().total_bytes,
+                 .persistingL2CacheMaxSize = TheDevice().kept_cache};
   return Result();
 }
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
@@ -244,6 +260,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return Result();
 }
 
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (begin->stream == nullptr || begin->stream != end->stream || end->place > end->stream->done) {
+    return Result(cudaErrorInvalidValue);
+  }
+  *milliseconds = static_cast<float>(end->place - begin->place);
+  return Result();
+}
+
 // Nothing but launches is ever captured here: waiting and copying are refused.
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
@@ -255,6 +279,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return Result(*graph == nullptr ? cudaErrorInvalidValue : cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  ++TheDevice().graphs_made;
   *made = new GraphOnCpu(*graph);
   return Result();
 }
@@ -278,6 +303,8 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
                               cudaStream_t stream) {
   if (width == 0 || height == 0) return Result();
   if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
+  if (kind == cudaMemcpyHostToDevice) ++TheDevice().copies_in;
+  if (kind == cudaMemcpyDeviceToHost) ++TheDevice().copies_out;
   const size_t to_bytes = (height - 1) * to_pitch + width;
   const size_t from_bytes = (height - 1) * from_pitch + width;
   if (kind != cudaMemcpyDeviceToHost) RequireDevice(to, to_bytes, "copy to");

@@ -129,6 +129,11 @@ inline void CopyAsync(void* shared, const void* global, size_t bytes) {
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
   CopyAsync(shared, valid ? global : nullptr, 16);
 }
+inline uint64_t CachePolicy(bool keep) { return keep ? 2 : 1; }
+inline void CopyAsync16(void* shared, const void* global, bool valid, uint64_t policy) {
+  if (valid) cuda_on_cpu::CountHinted(policy == CachePolicy(true), 16);
+  CopyAsync16(shared, global, valid);
+}
 inline void CopyAsync4(void* shared, const void* global, bool valid) {
   CopyAsync(shared, valid ? global : nullptr, 4);
 }
