@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/process_memory.h"
 
 namespace strata::server {
 namespace {
@@ -77,6 +78,13 @@ void AppendGauges(const engine::ModelInfo& model, const engine::Engine::Load& lo
       Gauge("strata_cache_bytes_per_token", "Of the cache: under this plan, and without sharing",
             {Value({{"cache", "actual"}}, static_cast<double>(model.plan.bytes_per_token)),
              Value({{"cache", "plain"}}, static_cast<double>(model.plan.plain_bytes_per_token))}));
+}
+
+void AppendMemoryGauges(std::vector<MetricFamily>* families) {
+  families->push_back(Gauge("process_resident_memory_bytes", "Resident memory",
+                            static_cast<double>(ResidentBytes())));
+  families->push_back(Gauge("strata_allocated_bytes", "Allocated from malloc and not freed yet",
+                            static_cast<double>(AllocatedBytes())));
 }
 
 }  // namespace strata::server

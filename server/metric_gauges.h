@@ -12,4 +12,7 @@ namespace strata::server {
 void AppendGauges(const engine::ModelInfo& model, const engine::Engine::Load& load,
                   std::vector<prometheus::MetricFamily>* families);
 
+// What the process holds of the machine's memory now.
+void AppendMemoryGauges(std::vector<prometheus::MetricFamily>* families);
+
 }  // namespace strata::server

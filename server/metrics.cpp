@@ -209,6 +209,7 @@ std::string Metrics::Render(const engine::ModelInfo& model,
                             const engine::Engine::Load& load) const {
   std::vector<prometheus::MetricFamily> families = series_->registry.Collect();
   AppendGauges(model, load, &families);
+  AppendMemoryGauges(&families);
   std::ostringstream text;
   prometheus::TextSerializer().Serialize(text, families);
   return std::move(text).str();

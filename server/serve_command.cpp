@@ -4,7 +4,7 @@
 
 #include "engine/mutex.h"
 #include "server/commands.h"
-#include "server/free_memory.h"
+#include "server/process_memory.h"
 #include "server/model_dir.h"
 #include "server/server.h"
 #include "server/signal_watch.h"

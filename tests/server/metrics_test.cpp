@@ -148,6 +148,9 @@ TEST(MetricsTest, GaugesAreTheLoadTheyAreRenderedFrom) {
       {"strata_cache_bytes_per_token{cache=\"plain\"}", "40"},
   };
   for (const auto& [series, value] : expected) EXPECT_EQ(ValueOf(text, series), value) << series;
+  const double resident = std::stod(ValueOf(text, "process_resident_memory_bytes"));
+  EXPECT_GT(resident, 1 << 20);
+  EXPECT_GT(std::stod(ValueOf(text, "strata_allocated_bytes")), 1 << 10);
   EXPECT_NE(text.find("# TYPE vllm:num_requests_running gauge\n"), std::string::npos) << text;
 }
 

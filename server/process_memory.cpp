@@ -1,10 +1,15 @@
-#include "server/free_memory.h"
+#include "server/process_memory.h"
 
 #include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define STRATA_ALLOCATOR_OF_SANITIZER
+extern "C" size_t __sanitizer_get_current_allocated_bytes();  // GCC has no header for it
+#endif
 
 namespace strata::server {
 namespace {
@@ -15,18 +20,30 @@ constexpr int kArenas = 16;
 constexpr int kMapped = 1 << 20, kKeptAtEnd = 1 << 20;
 constexpr size_t kWorthReturning = 16 << 20;
 
-// Bytes of anonymous memory that the process has beyond what is allocated from malloc; 0 if the
-// system does not say.
 size_t Spare() {
-  std::ifstream file("/proc/self/statm");
-  size_t size = 0, resident = 0, shared = 0;
-  if (!(file >> size >> resident >> shared)) return 0;
-  const size_t held = (resident - shared) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const struct mallinfo2 allocated = mallinfo2();
-  return held - std::min(held, allocated.uordblks + allocated.hblkhd);
+  const size_t resident = ResidentBytes();
+  return resident - std::min(resident, AllocatedBytes());
 }
 
 }  // namespace
+
+size_t ResidentBytes() {
+  std::ifstream file("/proc/self/statm");
+  size_t size = 0, resident = 0;
+  if (!(file >> size >> resident)) return 0;
+  return resident * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+size_t AllocatedBytes() {
+#if defined(STRATA_ALLOCATOR_OF_SANITIZER)
+  return __sanitizer_get_current_allocated_bytes();
+#elif defined(__GLIBC__)
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+#else
+  return 0;
+#endif
+}
 
 FreeMemory::FreeMemory() {
 #ifdef __GLIBC__

@@ -4,6 +4,10 @@
 
 namespace strata::server {
 
+// Bytes, as the system and the allocator know them; any thread.
+size_t ResidentBytes();   // of the process; 0 if the system does not say
+size_t AllocatedBytes();  // from malloc and not freed yet; 0 with an allocator that is not known
+
 // Keeps what glibc's allocator holds free in bounds; with another allocator it does nothing.
 //
 // A crowd of clients allocates from many threads, each from an arena of its own (8 a core, if
