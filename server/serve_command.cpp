@@ -4,8 +4,8 @@
 
 #include "engine/mutex.h"
 #include "server/commands.h"
-#include "server/process_memory.h"
 #include "server/model_dir.h"
+#include "server/process_memory.h"
 #include "server/server.h"
 #include "server/signal_watch.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
