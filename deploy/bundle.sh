@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 
 build=${1:-build}
 tarball=$(realpath -m "${2:-strata-bundle.tar.gz}")
-programs=(strata strata-enginebench strata-devicebench cuda_gpu_tests libstrata_cuda.so)
+programs=(strata strata-loadtest strata-enginebench strata-devicebench cuda_gpu_tests
+  libstrata_cuda.so)
 most_bytes=$((60 * 1000 * 1000))
 
 for program in "${programs[@]}"; do
@@ -41,7 +42,7 @@ ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {
   done
 cp -r deploy/models deploy/systemd "$root/deploy/"
 cp -r tests/golden "$root/tests/"
-cp tests/gpu/run.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
+cp tests/gpu/run.sh tests/gpu/soak.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
 cp LICENSE README.md "$root/"
 git rev-parse HEAD >"$root/COMMIT" 2>/dev/null || echo unknown >"$root/COMMIT"
 

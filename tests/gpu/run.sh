@@ -98,6 +98,9 @@ case $phase in
     tests batching 200 '*BatchingTest*'
     tests determinism 200 '*DeterminismTest*'
     tests score_reuse 200 '*ScoreReuse*'
+    for model in plain svformer-reuse; do
+      step "soak_$model" 90 "$root/tests/gpu/soak.sh" "$bin" "$root/deploy/models/$model"
+    done
     step plans_default 200 env STRATA_TEST_BATCH_INVARIANT=off "$bin/cuda_gpu_tests" \
       --gtest_brief=1 --gtest_filter='PlansVsNaive*-*Int8*:*GoldenTest*'
     ;;

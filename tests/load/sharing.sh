@@ -36,6 +36,7 @@ trap stop EXIT
 run() {
   local plan=$1 result=$2 log=$out/$2.log grpc http
   shift 2
+  : >"$log"
   "$bin/strata" serve "${serve[@]}" --cross-layer "$plan" --grpc-address 127.0.0.1:0 \
     --http-address 127.0.0.1:0 2>"$log" &
   server=$!

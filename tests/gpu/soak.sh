@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# A server on a device under random load over gRPC: cancelled requests, sampling and penalties mixed,
+# shared prefixes, and a cache so small that sequences are preempted. No request may fail, all blocks
+# are free afterwards, and the server drains with exit status 0.
+#
+#   tests/gpu/soak.sh BIN MODEL [DEVICE [SECONDS]]     cuda, 30; cpu as well
+set -euo pipefail
+bin=$1
+model=$2
+device=${3:-cuda}
+seconds=${4:-30}
+folder=$(mktemp -d)
+server=
+finish() {
+  if [[ -n $server ]]; then kill -KILL "$server" 2>/dev/null || true; fi
+  rm -rf "$folder"
+}
+trap finish EXIT
+fail() {
+  echo "soak: FAILED: $*"
+  exit 1
+}
+# The value of a series of the server's metrics.
+metric() {
+  exec 3<>"/dev/tcp/127.0.0.1/${http##*:}"
+  printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3
+  awk -v "name=$1" '$1 == name {print $2}' <&3
+  exec 3>&-
+}
+
+: >"$folder/log"
+"$bin/strata" serve --model "$model" --device "$device" --cache-bytes 2MiB --max-running 64 \
+  --grpc-address 127.0.0.1:0 --http-address 127.0.0.1:0 2>"$folder/log" &
+server=$!
+until grep -q 'listening on' "$folder/log"; do
+  kill -0 "$server" 2>/dev/null || { cat "$folder/log"; fail "the server did not start"; }
+  sleep 0.1
+done
+grpc=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$folder/log")
+http=$(sed -n 's/.*http at \([0-9.:]*\).*/\1/p' "$folder/log")
+
+"$bin/strata-loadtest" --server "$grpc" --metrics "$http" --users 64 --duration "${seconds}s" \
+  --prefix-groups 8 --prefix-tokens 48 --input-tokens uniform:1:96 --output-tokens uniform:1:128 \
+  --cancel-share 0.1 --mix 0.4:temperature=0 --mix 0.3:top_p=0.9 \
+  --mix 0.3:frequency_penalty=0.5 >"$folder/report" || { cat "$folder/report"; fail "the load"; }
+grep '^requests:' "$folder/report"
+grep -q ' 0 failed ' "$folder/report" || fail "requests failed"
+preemptions=$(metric strata_preemptions_total)
+[[ $preemptions -gt 0 ]] || fail "nothing was preempted"
+used=$(metric 'strata_cache_blocks{state="used"}')
+[[ $used -eq 0 ]] || fail "$used blocks are still held"
+kill -TERM "$server"
+wait "$server" || fail "exit status $? after SIGTERM"
+server=
+echo "soak: $(basename "$model") on $device: $preemptions preemptions, no block held, drained"
