@@ -89,6 +89,25 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(len(result['itls']), 120)
         self.assertIn('requests: ', done.stdout)
 
+    def test_the_experiment_tells_its_results(self):
+        server = self.serve()
+        _, result = self.load(server, '--users', '4', '--requests', '8', '--output-tokens', '4',
+                              '--goodput', 'e2el:60000')
+        for times, plan in enumerate(('plain', 'svformer', 'reuse', 'svformer-reuse'), 1):
+            result['label'] = plan
+            result['server_held_when_full'] = 10 * times
+            (self.folder / f'{plan}.json').write_text(json.dumps(result))
+            for order in (1, 2, 3):
+                result['server_reached_before_preemption'] = 100 * times + order
+                (self.folder / f'{plan}.fill.{order}.json').write_text(json.dumps(result))
+        script = pathlib.Path(__file__).with_name('sharing_plot.py')
+        done = run(sys.executable, script, self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        table = (self.folder / 'sharing.md').read_text()
+        self.assertIn('| 102, 101 to 103 | 202 (1.98x), 201 to 203 | 302 (2.96x)', table)
+        self.assertIn('| 10 | 20 (2.00x) | 30 (3.00x) | 40 (4.00x) |', table)
+        self.assertIn('</svg>', (self.folder / 'sharing.svg').read_text())
+
     def test_nobody_there(self):
         for address in ('127.0.0.1:1', 'localhost:nonsense'):
             done = run(LOADTEST, '--server', address, '--users', '1', '--requests', '1')

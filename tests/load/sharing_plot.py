@@ -14,19 +14,6 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 330, 56, 20, 52, 44
 
 def table(results):
     base = results['plain']
-    columns = [
-        ('cache bytes a token', lambda r: f"{r['server']['bytes_per_token']:,}"),
-        ('tokens in 192 MiB', lambda r: f"{r['server']['cache_tokens']:,}"),
-        ('most running before a preemption', filled),
-        ('held on average while the cache is full', lambda r: counted(r, 'server_held_when_full')),
-        ('preemptions', lambda r: f"{r['server_preemptions']:.0f}"),
-        ('goodput, requests/s', lambda r: f"{r['request_goodput']:.1f} ({100 * r['good_share']:.0f} %)"),
-        ('requests/s', lambda r: f"{r['request_throughput']:.1f}"),
-        ('output tokens/s', lambda r: f"{r['output_throughput']:.0f}"),
-        ('first token, p50 and p99 s', lambda r: seconds(r, 'ttft')),
-        ('a token, p50 and p99 s', lambda r: seconds(r, 'tpot')),
-        ('end to end, p50 and p99 s', lambda r: seconds(r, 'e2el')),
-    ]
 
     def counted(result, key):
         ratio = result[key] / base[key]
@@ -46,6 +33,19 @@ def table(results):
     def seconds(result, key):
         return ' and '.join(f"{result[f'{p}_{key}_ms'] / 1e3:.2f}" for p in ('p50', 'p99'))
 
+    columns = [
+        ('cache bytes a token', lambda r: f"{r['server']['bytes_per_token']:,}"),
+        ('tokens in 192 MiB', lambda r: f"{r['server']['cache_tokens']:,}"),
+        ('most running before a preemption', filled),
+        ('held on average while the cache is full', lambda r: counted(r, 'server_held_when_full')),
+        ('preemptions', lambda r: f"{r['server_preemptions']:.0f}"),
+        ('goodput, requests/s', lambda r: f"{r['request_goodput']:.1f} ({100 * r['good_share']:.0f} %)"),
+        ('requests/s', lambda r: f"{r['request_throughput']:.1f}"),
+        ('output tokens/s', lambda r: f"{r['output_throughput']:.0f}"),
+        ('first token, p50 and p99 s', lambda r: seconds(r, 'ttft')),
+        ('a token, p50 and p99 s', lambda r: seconds(r, 'tpot')),
+        ('end to end, p50 and p99 s', lambda r: seconds(r, 'e2el')),
+    ]
     lines = ['| | ' + ' | '.join(f'`{plan}`' for plan in results) + ' |',
              '| --- |' + ' --- |' * len(results)]
     for title, value in columns:
