@@ -61,7 +61,7 @@ def plot(results):
         lines[plan] = [(second, running) for second, running
                        in zip(timeline['seconds'], timeline['running']) if running is not None]
     longest = max(line[-1][0] for line in lines.values())
-    most = max(running for line in lines.values() for _, running in line)
+    most = max(1, *(running for line in lines.values() for _, running in line))
 
     def x(second):
         return LEFT + second / longest * (WIDTH - LEFT - RIGHT)
