@@ -47,40 +47,63 @@ void RoundTo(const float* x, size_t count, bool widened, void* to) {
   }
 }
 
+// The odd or the even inputs' weights of a vector of pairs, as f32.
+template <bool kOdd>
+HWY_INLINE V HalfOfPairs(const uint16_t* pairs) {
+  const DU bits;
+  const auto both = hn::LoadU(bits, reinterpret_cast<const uint32_t*>(pairs));
+  return hn::BitCast(D(),
+                     kOdd ? hn::And(both, hn::Set(bits, 0xffff0000U)) : hn::ShiftLeft<16>(both));
+}
+
+// sums[r][v] = fma(x[r], w of vector v, sums[r][v])
+template <bool kOdd, size_t kRows, size_t kVectors>
+HWY_INLINE void AddHalf(const float* x, const uint16_t* w, V (&sums)[kRows][kVectors]) {
+  // Whichever are fewer stay in registers, of which the sums leave four of AVX2's.
+  if constexpr (kRows < kVectors) {
+    V left[kRows];
+    for (size_t r = 0; r < kRows; ++r) left[r] = hn::Set(D(), x[r * kBF16Depth]);
+    for (size_t v = 0; v < kVectors; ++v) {
+      const V right = HalfOfPairs<kOdd>(w + v * kLanes * kBF16Group);
+      for (size_t r = 0; r < kRows; ++r) sums[r][v] = Fma(left[r], right, sums[r][v]);
+    }
+  } else {
+    V right[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) {
+      right[v] = HalfOfPairs<kOdd>(w + v * kLanes * kBF16Group);
+    }
+    for (size_t r = 0; r < kRows; ++r) {
+      const V left = hn::Set(D(), x[r * kBF16Depth]);
+      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, right[v], sums[r][v]);
+    }
+  }
+}
+
+// Beside sums a tile keeps two vectors of odd inputs' weights, two of even ones', a mask and an
+// input in registers: of AVX2's 16 that leaves 5 rows.
+constexpr size_t kBF16Rows = kTileRows == 6 ? 5 : kTileRows;
+
 template <size_t kRows>
 HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
-  constexpr size_t kVectors = 2;
+  constexpr size_t kVectors = PanelVectors(kRows, kBF16Columns);
   constexpr size_t kStep = kBF16Columns * kBF16Group;
   const D d;
-  const DU bits;
-  const auto* const x = static_cast<const float*>(tile.x);
   const size_t later_step = tile.later_step;
   for (size_t column = 0; column < kBF16Columns; column += kVectors * kLanes) {
     V sums[kRows][kVectors];
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
     }
+    const auto* x = static_cast<const float*>(tile.x);
     const uint16_t* w = tile.w + column * kBF16Group;
     const std::byte* later = tile.later + column * sizeof(uint32_t);
-    for (size_t k = 0; k < tile.groups * kBF16Group;
-         k += kBF16Group, w += kStep, later += later_step) {
+    for (size_t group = 0; group < tile.groups; ++group) {
       AskFor<kVectors * sizeof(uint32_t)>(later);
-      V even[kVectors];
-      V odd[kVectors];
-      for (size_t v = 0; v < kVectors; ++v) {
-        const auto pairs =
-            hn::LoadU(bits, reinterpret_cast<const uint32_t*>(w + v * kLanes * kBF16Group));
-        even[v] = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
-        odd[v] = hn::BitCast(d, hn::And(pairs, hn::Set(bits, 0xffff0000U)));
-      }
-      for (size_t r = 0; r < kRows; ++r) {
-        const V left = hn::Set(d, x[r * kBF16Depth + k + 1]);
-        for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, odd[v], sums[r][v]);
-      }
-      for (size_t r = 0; r < kRows; ++r) {
-        const V left = hn::Set(d, x[r * kBF16Depth + k]);
-        for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, even[v], sums[r][v]);
-      }
+      AddHalf<true>(x + 1, w, sums);
+      AddHalf<false>(x, w, sums);
+      x += kBF16Group;
+      w += kStep;
+      later += later_step;
     }
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) {
@@ -92,10 +115,12 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
 }
 
 void MultiplyBF16(size_t rows, const BF16Tile& tile) {
-  WithRows(rows, [&](auto count) { MultiplyColumns<count()>(tile); });
+  WithRows(rows, [&](auto count) {
+    if constexpr (count() <= kBF16Rows) MultiplyColumns<count()>(tile);
+  });
 }
 
-BF16Kernel PortableBF16() { return {true, kTileRows, MultiplyBF16}; }
+BF16Kernel PortableBF16() { return {true, kBF16Rows, MultiplyBF16}; }
 
 BF16Kernel BestBF16() { return kIsAvx512 && HasBF16Dot() ? DotBF16Kernel() : PortableBF16(); }
 

@@ -15,83 +15,93 @@ namespace HWY_NAMESPACE {
 using DI = hn::RebindToSigned<D>;
 using VI = hn::Vec<DI>;
 
-// An i32 lane is an output's four weights, or a row's four inputs. Products of bytes are summed in
-// i16 pairs where an instruction does that (exactly: the pairs are i16 and their sum is i32), else
-// byte by byte.
+// An i32 lane is an output's four weights, or inputs of a row. Products of bytes are summed in i16
+// pairs where an instruction does that (exactly: the pairs are i16 and their sum is i32), else byte
+// by byte. The pairs are a group's first and third, and its second and fourth.
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-constexpr size_t kParts = 2;
+constexpr bool kPairs = true;
 using D16 = hn::Repartition<int16_t, DI>;
 using DU16 = hn::RebindToUnsigned<D16>;
 
-HWY_INLINE void SplitWeights(VI quads, VI (&parts)[kParts]) {
-  const auto words = hn::BitCast(DU16(), quads);
-  parts[0] = hn::BitCast(DI(), hn::And(words, hn::Set(DU16(), uint16_t{0xff})));
-  parts[1] = hn::BitCast(DI(), hn::ShiftRight<8>(words));
-}
-HWY_INLINE void SplitInputs(VI quads, VI (&parts)[kParts]) {
-  const auto words = hn::BitCast(D16(), quads);
-  parts[0] = hn::BitCast(DI(), hn::ShiftRight<8>(hn::ShiftLeft<8>(words)));
-  parts[1] = hn::BitCast(DI(), hn::ShiftRight<8>(words));
+template <size_t kPart>
+HWY_INLINE VI PartOfWeights(VI groups) {
+  const auto words = hn::BitCast(DU16(), groups);
+  return hn::BitCast(DI(), kPart == 0 ? hn::And(words, hn::Set(DU16(), uint16_t{0xff}))
+                                      : hn::ShiftRight<8>(words));
 }
 HWY_INLINE VI AddProducts(VI weights, VI inputs, VI sum) {
   VI unused = hn::Zero(DI());
-  return hn::ReorderWidenMulAccumulate(DI(), hn::BitCast(D16(), weights),
-                                       hn::BitCast(D16(), inputs), sum, unused);
+  sum = hn::ReorderWidenMulAccumulate(DI(), hn::BitCast(D16(), weights), hn::BitCast(D16(), inputs),
+                                      sum, unused);
+  // Else GCC adds the products of a group's parts to each other first, and runs out of registers.
+  __asm__("" : "+v"(sum.raw));
+  return sum;
 }
 #else
-constexpr size_t kParts = 4;
+constexpr bool kPairs = false;
 
-HWY_INLINE void SplitWeights(VI quads, VI (&parts)[kParts]) {
-  const auto byte = hn::Set(DI(), 0xff);
-  parts[0] = hn::And(quads, byte);
-  parts[1] = hn::And(hn::ShiftRight<8>(quads), byte);
-  parts[2] = hn::And(hn::ShiftRight<16>(quads), byte);
-  parts[3] = hn::And(hn::ShiftRight<24>(quads), byte);
-}
-HWY_INLINE void SplitInputs(VI quads, VI (&parts)[kParts]) {
-  parts[0] = hn::ShiftRight<24>(hn::ShiftLeft<24>(quads));
-  parts[1] = hn::ShiftRight<24>(hn::ShiftLeft<16>(quads));
-  parts[2] = hn::ShiftRight<24>(hn::ShiftLeft<8>(quads));
-  parts[3] = hn::ShiftRight<24>(quads);
+template <size_t kPart>
+HWY_INLINE VI PartOfWeights(VI groups) {
+  return hn::And(hn::ShiftRight<8 * kPart>(groups), hn::Set(DI(), 0xff));
 }
 HWY_INLINE VI AddProducts(VI weights, VI inputs, VI sum) {
   return hn::Add(sum, hn::Mul(weights, inputs));
 }
 #endif
 
-// Beside the sums of its rows, two vectors each, a tile keeps two vectors of split weights and the
-// split inputs of a row in registers: of AVX2's 16 that leaves 4 rows.
-constexpr size_t kInt8Rows = kTileRows == 6 ? 4 : kTileRows;
-static_assert(kInt8Rows <= kInt8MaxRows);
+constexpr size_t kParts = kPairs ? 2 : kInt8Group;  // of a group
+constexpr size_t kPartBytes = kPairs ? 2 * sizeof(int16_t) : sizeof(int8_t);
+constexpr size_t kRowBytes = kInt8Depth / kInt8Group * kParts * kPartBytes;
+
+// A part of a row's group of inputs, in every lane.
+HWY_INLINE VI PartOfInputs(const std::byte* x) {
+  std::conditional_t<kPairs, int32_t, int8_t> part;
+  std::memcpy(&part, x, kPartBytes);
+  return hn::Set(DI(), part);
+}
+
+static_assert(kTileRows <= kInt8MaxRows);
+
+template <size_t kPart, size_t kRows, size_t kVectors>
+HWY_INLINE void AddPart(const std::byte* x, const VI (&groups)[kVectors],
+                        VI (&sums)[kRows][kVectors]) {
+  VI weights[kVectors];
+  for (size_t v = 0; v < kVectors; ++v) weights[v] = PartOfWeights<kPart>(groups[v]);
+  for (size_t r = 0; r < kRows; ++r) {
+    const VI inputs = PartOfInputs(x + r * kRowBytes + kPart * kPartBytes);
+    for (size_t v = 0; v < kVectors; ++v) {
+      sums[r][v] = AddProducts(weights[v], inputs, sums[r][v]);
+    }
+  }
+}
 
 template <size_t kRows>
 HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
-  constexpr size_t kVectors = 2;
+  constexpr size_t kVectors = PanelVectors(kRows, kInt8Columns);
   const DI d;
   for (size_t column = 0; column < kInt8Columns; column += kVectors * kLanes) {
     VI sums[kRows][kVectors];
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Set(d, tile.starts[r]);
     }
+    const auto* x = static_cast<const std::byte*>(tile.x);
+    const uint8_t* w = tile.w + column * kInt8Group;
+    const std::byte* later = tile.later + column * sizeof(int32_t);
     for (size_t group = 0; group < tile.groups; ++group) {
-      VI weights[kVectors][kParts];
+      AskFor<kVectors * sizeof(int32_t)>(later);
+      VI groups[kVectors];
       for (size_t v = 0; v < kVectors; ++v) {
-        const uint8_t* from = tile.w + (group * kInt8Columns + column + v * kLanes) * kInt8Group;
-        SplitWeights(hn::LoadU(d, reinterpret_cast<const int32_t*>(from)), weights[v]);
+        groups[v] = hn::LoadU(d, reinterpret_cast<const int32_t*>(w + v * kLanes * kInt8Group));
       }
-      AskFor<kVectors * sizeof(int32_t)>(tile.later + group * tile.later_step +
-                                         column * sizeof(int32_t));
-      for (size_t r = 0; r < kRows; ++r) {
-        int32_t quad = 0;
-        std::memcpy(&quad, tile.x + r * kInt8Depth + group * kInt8Group, sizeof(quad));
-        VI inputs[kParts];
-        SplitInputs(hn::Set(d, quad), inputs);
-        for (size_t v = 0; v < kVectors; ++v) {
-          for (size_t part = 0; part < kParts; ++part) {
-            sums[r][v] = AddProducts(weights[v][part], inputs[part], sums[r][v]);
-          }
-        }
+      AddPart<0>(x, groups, sums);
+      AddPart<1>(x, groups, sums);
+      if constexpr (!kPairs) {
+        AddPart<2>(x, groups, sums);
+        AddPart<3>(x, groups, sums);
       }
+      x += kParts * kPartBytes;
+      w += kInt8Columns * kInt8Group;
+      later += tile.later_step;
     }
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) {
@@ -105,12 +115,10 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
 }
 
 void MultiplyInt8(size_t rows, const Int8Tile& tile) {
-  WithRows(rows, [&](auto count) {
-    if constexpr (count() <= kInt8Rows) MultiplyColumns<count()>(tile);
-  });
+  WithRows(rows, [&](auto count) { MultiplyColumns<count()>(tile); });
 }
 
-Int8Kernel PortableInt8() { return {kInt8Rows, MultiplyInt8}; }
+Int8Kernel PortableInt8() { return {kPairs, kTileRows, MultiplyInt8}; }
 
 Int8Kernel BestInt8() { return kIsAvx512 && HasVnni() ? VnniInt8Kernel() : PortableInt8(); }
 

@@ -17,7 +17,9 @@ inline constexpr int32_t kInt8Offset = 128;
 //   sums[r, j] = fma(sum_k x[r, k] * w[j, k], scales[r], first ? 0 : sums[r, j])
 // where the inner sum is exact: at most 256 * 127 * 127 < 2^24.
 struct Int8Tile {
-  const int8_t* x = nullptr;         // [rows][256], in [-127, 127]; 0 from the last input on
+  // [rows][256], in [-127, 127], as the kernel wants them; 0 from the last input to the group's
+  // end.
+  const void* x = nullptr;
   const int32_t* starts = nullptr;   // [rows]: -128 * sum_k x[r, k], which undoes the 128 of w
   const float* scales = nullptr;     // [rows]
   const uint8_t* w = nullptr;        // [groups][32][4]: w[j, k] + 128
@@ -30,7 +32,8 @@ struct Int8Tile {
 
 // One way to compute it. All of them give the same bits.
 struct Int8Kernel {
-  size_t max_rows = 0;  // of a tile whose sums stay in registers; at most kInt8MaxRows
+  bool widened = false;  // x is i16, each group in the order 0, 2, 1, 3; else i8
+  size_t max_rows = 0;   // of a tile whose sums stay in registers; at most kInt8MaxRows
   void (*multiply)(size_t rows, const Int8Tile& tile) = nullptr;  // 1 <= rows <= max_rows
 };
 

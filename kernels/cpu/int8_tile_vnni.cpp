@@ -44,7 +44,7 @@ void MultiplyRows(const Int8Tile tile, std::index_sequence<kRow...>) {
   __m512i right[] = {_mm512_set1_epi32(tile.starts[kRow])...};
   const uint8_t* w = tile.w;
   const std::byte* later = tile.later;
-  const int8_t* x = tile.x;
+  const auto* x = static_cast<const int8_t*>(tile.x);
   for (size_t group = 0; group < tile.groups; ++group) {
     const __m512i w_left = _mm512_loadu_si512(w);
     const __m512i w_right = _mm512_loadu_si512(w + 64);
@@ -76,7 +76,7 @@ void Multiply(size_t rows, const Int8Tile& tile) {
 
 }  // namespace
 
-Int8Kernel VnniInt8Kernel() { return {kInt8MaxRows, Multiply}; }
+Int8Kernel VnniInt8Kernel() { return {false, kInt8MaxRows, Multiply}; }
 
 }  // namespace strata::kernels
 

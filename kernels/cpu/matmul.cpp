@@ -189,7 +189,8 @@ void MultiplyInt8Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
     const size_t groups = (std::min(kInt8Depth, depth - part.k) + kInt8Group - 1) / kInt8Group;
     const uint8_t* later = weights + kInt8Depth * kPanelColumns;
     task.int8.multiply(
-        part.rows, {.x = x.values + part.row * RoundUp(depth, kInt8Depth) + part.k * part.rows,
+        part.rows, {.x = x.values + (part.row * RoundUp(depth, kInt8Depth) + part.k * part.rows) *
+                                        x.value_bytes,
                     .starts = x.starts + scale,
                     .scales = x.scales + scale,
                     .w = weights,
@@ -294,23 +295,25 @@ void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows 
                   Backend::Store store, Scratch& scratch, ThreadPool& pool) {
   if (x.num_rows == 0) return;
   MatMulTask task{.w = &w, .num_rows = x.num_rows, .out = out, .store = store};
+  const Int8Kernel int8 = BestInt8Kernel();
   const size_t left_floats = w.stored() == DType::kI8
-                                 ? QuantisedRows::Floats(x.num_rows, x.num_cols)
+                                 ? QuantisedRows::Floats(x.num_rows, x.num_cols, int8.widened)
                                  : static_cast<size_t>(x.num_rows * PaddedInputs(x.num_cols));
   float* const rows_memory = scratch.Floats(LeftSide::Floats(x.num_cols, pool) + left_floats);
   float* const left = rows_memory + LeftSide::Floats(x.num_cols, pool);
   const LeftSide inputs(x, norm, rows_memory);
   switch (w.stored()) {
     case DType::kI8: {
-      task.int8 = BestInt8Kernel();
-      task.tile_rows = TileRows(x.num_rows, task.int8.max_rows);
-      const QuantisedRows to = QuantisedRows::In(left, x.num_rows, x.num_cols);
+      task.int8 = int8;
+      task.tile_rows = TileRows(x.num_rows, int8.max_rows);
+      const QuantisedRows to = QuantisedRows::In(left, x.num_rows, x.num_cols, int8.widened);
       task.quantised = to;
       inputs.Cut(task.tile_rows, pool,
                  [&](const float* from, size_t count, int64_t row, int64_t k, size_t element) {
                    const int64_t place = k / kDepth * x.num_rows + row;
                    to.scales[place] =
-                       QuantiseInputs(from, count, to.values + element, to.starts + place);
+                       QuantiseInputs(from, count, int8.widened,
+                                      to.values + element * to.value_bytes, to.starts + place);
                  });
       break;
     }

@@ -45,27 +45,53 @@ float LargestMagnitude(const float* x, size_t count) {
   return std::bit_cast<float>(*std::max_element(lanes, lanes + kLanes));
 }
 
-float QuantiseBlock(const float* x, size_t count, int8_t* values, int32_t* start) {
+using DI = hn::RebindToSigned<D>;
+
+// Stores values [place, place + kLanes) of a row as QuantiseInputs says. Tag: DI.
+template <class Tag>
+HWY_INLINE void StoreValues(Tag, hn::Vec<Tag> q, bool widened, size_t place, void* values) {
+  if (!widened) {
+    const hn::Rebind<int8_t, Tag> d8;
+    return hn::StoreU(hn::DemoteTo(d8, q), d8, static_cast<int8_t*>(values) + place);
+  }
+  auto* const to = static_cast<int16_t*>(values);
+  if constexpr (hn::MaxLanes(Tag()) >= 2 * kInt8Group) {
+    const hn::Rebind<int16_t, Tag> d16;
+    const hn::Repartition<uint8_t, decltype(d16)> bytes;
+    alignas(16) static constexpr uint8_t kOrder[] = {0, 1, 4,  5,  2,  3,  6,  7,
+                                                     8, 9, 12, 13, 10, 11, 14, 15};
+    const auto ordered = hn::TableLookupBytes(hn::BitCast(bytes, hn::DemoteTo(d16, q)),
+                                              hn::LoadDup128(bytes, kOrder));
+    hn::StoreU(hn::BitCast(d16, ordered), d16, to + place);
+  } else {
+    HWY_ALIGN int32_t lanes[kLanes];
+    hn::Store(q, Tag(), lanes);
+    for (size_t i = place; i < place + kLanes; ++i) {
+      constexpr size_t kOrder[] = {0, 2, 1, 3};
+      to[i / kInt8Group * kInt8Group + kOrder[i % kInt8Group]] =
+          static_cast<int16_t>(lanes[i - place]);
+    }
+  }
+}
+
+float QuantiseBlock(const float* x, size_t count, bool widened, void* values, int32_t* start) {
   const D d;
-  const hn::RebindToSigned<D> di;
+  const DI di;
   const float max = LargestMagnitude(x, count);
   *start = 0;
   if (!std::isfinite(max) || max < 0x1p-100f) {  // beyond that 127 / max would not be finite
-    std::memset(values, 0, RoundUp(count, kInt8Group));
+    std::memset(values, 0, RoundUp(count, kInt8Group) * (widened ? sizeof(int16_t) : 1));
     return std::isfinite(max) ? 0.0f : kNaN;
   }
   const V inverse = hn::Set(d, kMost / max);
   const V magic = hn::Set(d, kMagic);
   auto sums = hn::Zero(di);
-  size_t j = 0;
-  for (; j < count; j += kLanes) {
-    const V shifted = Fma(LoadUpTo(x + j, count - j), inverse, magic);
+  for (size_t j = 0; j < RoundUp(count, kInt8Group); j += kLanes) {
+    const V shifted = Fma(LoadUpTo(x + j, j < count ? count - j : 0), inverse, magic);
     const auto q = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, magic));
     sums = hn::Add(sums, q);
-    const hn::Rebind<int8_t, D> d8;
-    hn::StoreU(hn::DemoteTo(d8, q), d8, values + j);
+    StoreValues(di, q, widened, j, values);
   }
-  for (; j % kInt8Group != 0; ++j) values[j] = 0;
   HWY_ALIGN int32_t lanes[kLanes];
   hn::Store(sums, di, lanes);
   for (const int32_t lane : lanes) *start -= kInt8Offset * lane;
@@ -110,25 +136,35 @@ namespace strata::kernels {
 HWY_EXPORT(QuantiseBlock);
 HWY_EXPORT(QuantiseWeights);
 
-float QuantiseInputs(const float* x, size_t count, int8_t* values, int32_t* start) {
-  return HWY_DYNAMIC_DISPATCH(QuantiseBlock)(x, count, values, start);
+float QuantiseInputs(const float* x, size_t count, bool widened, void* values, int32_t* start) {
+  return HWY_DYNAMIC_DISPATCH(QuantiseBlock)(x, count, widened, values, start);
 }
 
 float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to) {
   return HWY_DYNAMIC_DISPATCH(QuantiseWeights)(w, num_inputs, to);
 }
 
-size_t QuantisedRows::Floats(int64_t num_rows, int64_t num_cols) {
-  const auto blocks = (static_cast<size_t>(num_cols) + kInt8Depth - 1) / kInt8Depth;
-  return static_cast<size_t>(num_rows) * blocks * (kInt8Depth / sizeof(float) + 2);
+namespace {
+
+size_t ValueBytes(bool widened) { return widened ? sizeof(int16_t) : sizeof(int8_t); }
+
+size_t Blocks(int64_t num_rows, int64_t num_cols) {
+  const auto inputs = static_cast<size_t>(num_cols);
+  return static_cast<size_t>(num_rows) * ((inputs + kInt8Depth - 1) / kInt8Depth);
 }
 
-QuantisedRows QuantisedRows::In(float* memory, int64_t num_rows, int64_t num_cols) {
-  const auto blocks = (static_cast<size_t>(num_cols) + kInt8Depth - 1) / kInt8Depth;
-  const size_t numbers = static_cast<size_t>(num_rows) * blocks;
-  float* scales = memory + numbers * (kInt8Depth / sizeof(float));
-  return {.values = reinterpret_cast<int8_t*>(memory),
-          .starts = reinterpret_cast<int32_t*>(scales + numbers),
+}  // namespace
+
+size_t QuantisedRows::Floats(int64_t num_rows, int64_t num_cols, bool widened) {
+  return Blocks(num_rows, num_cols) * (kInt8Depth * ValueBytes(widened) / sizeof(float) + 2);
+}
+
+QuantisedRows QuantisedRows::In(float* memory, int64_t num_rows, int64_t num_cols, bool widened) {
+  const size_t blocks = Blocks(num_rows, num_cols);
+  float* scales = memory + blocks * (kInt8Depth * ValueBytes(widened) / sizeof(float));
+  return {.values = reinterpret_cast<std::byte*>(memory),
+          .value_bytes = ValueBytes(widened),
+          .starts = reinterpret_cast<int32_t*>(scales + blocks),
           .scales = scales,
           .num_rows = num_rows};
 }

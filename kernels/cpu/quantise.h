@@ -18,23 +18,26 @@ namespace strata::kernels {
 float QuantiseOutput(const float* w, size_t num_inputs, uint8_t* to);
 
 // A product's left side in 8 bits, in memory of somebody else's, cut into tiles and blocks as the
-// f32 left side is: values are consecutive [rows of the tile][256] for each block of each tile.
+// f32 left side is: values are consecutive [rows of the tile][256] for each block of each tile, as
+// Int8Kernel::widened says.
 struct QuantisedRows {
-  int8_t* values = nullptr;   // 0 from the last input up to a multiple of 4
+  std::byte* values = nullptr;  // 0 from the last input up to a multiple of 4
+  size_t value_bytes = 0;
   int32_t* starts = nullptr;  // [blocks][num_rows]: -128 * the sum of the row's values in the block
   float* scales = nullptr;    // [blocks][num_rows]
   int64_t num_rows = 0;
 
   // What Floats(num_rows, num_cols) floats at `memory` (64-byte aligned) are divided into.
-  static size_t Floats(int64_t num_rows, int64_t num_cols);
-  static QuantisedRows In(float* memory, int64_t num_rows, int64_t num_cols);
+  static size_t Floats(int64_t num_rows, int64_t num_cols, bool widened);
+  static QuantisedRows In(float* memory, int64_t num_rows, int64_t num_cols, bool widened);
 };
 
 // Quantises up to 256 inputs of a row to `values`, with zeros up to a multiple of 4, and returns
-// their scale; `start`: -128 * the sum of the values. The step is max|x| / 127 and q is the nearest
+// their scale. `values` gets i16, groups of four in the order 0, 2, 1, 3, where `widened`, else i8;
+// `start`: -128 * the sum of the values. The step is max|x| / 127 and q is the nearest
 // even of x * (127 / max|x|), rounded once. All count as zeros where max|x| is below 2^-100. NaN or
 // infinity among them makes the scale NaN and so the row's every output. The same bits on every
 // instruction set.
-float QuantiseInputs(const float* x, size_t count, int8_t* values, int32_t* start);
+float QuantiseInputs(const float* x, size_t count, bool widened, void* values, int32_t* start);
 
 }  // namespace strata::kernels

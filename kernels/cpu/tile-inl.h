@@ -31,6 +31,13 @@ constexpr size_t kSumVectors = 24;
 #endif
 constexpr size_t kTileRows = kSumVectors / 2;
 
+// Of the vectors that a weight panel's columns make, how many a tile of so many rows sums at once:
+// all while the registers last, for then it reads the panel as it stands in memory.
+constexpr size_t PanelVectors(size_t rows, size_t columns) {
+  const size_t all = columns / kLanes;
+  return (rows + 1) * all <= kSumVectors ? all : 2;
+}
+
 // The right side, [k, columns] in storage: row k stands in piece k / piece_rows, `stride` elements
 // after the row before it. Behind the last piece stands what will be read after it.
 template <class T>

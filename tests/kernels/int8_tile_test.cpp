@@ -1,26 +1,35 @@
 #include "kernels/cpu/int8_tile.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/quantise.h"
 #include "tests/kernels/kernel_testing.h"
 
 namespace strata::kernels::int8_tile_test {
 namespace {
 
 // The definition, in integers and with the C library's fma.
-std::vector<float> Expected(size_t rows, const Int8Tile& tile) {
+std::vector<float> Expected(size_t rows, const std::vector<int8_t>& x, const Int8Tile& tile) {
   std::vector<float> sums;
   for (size_t r = 0; r < rows; ++r) {
     for (size_t j = 0; j < kInt8Columns; ++j) {
       int64_t sum = 0;
       for (size_t k = 0; k < tile.groups * 4; ++k) {
         const int64_t w = int64_t{tile.w[(k / 4 * kInt8Columns + j) * 4 + k % 4]} - 128;
-        sum += w * tile.x[r * kInt8Depth + k];
+        sum += w * x[r * kInt8Depth + k];
       }
       const float before = tile.first ? 0.0f : tile.sums[r * kInt8Columns + j];
       sums.push_back(std::fma(static_cast<float>(sum), tile.scales[r], before));
     }
   }
   return sums;
+}
+
+std::vector<int16_t> Widened(const std::vector<int8_t>& x) {
+  std::vector<int16_t> widened;
+  for (size_t i = 0; i < x.size(); i += 4) {
+    for (const size_t k : {0U, 2U, 1U, 3U}) widened.push_back(x[i + k]);
+  }
+  return widened;
 }
 
 // `extreme`: the largest magnitudes there are, signs at random or all alike.
@@ -45,6 +54,7 @@ TEST(Int8TileTest, EveryKernelHasTheSameBits) {
         starts[r] = 0;
         for (size_t k = 0; k < groups * 4; ++k) starts[r] -= 128 * x[r * kInt8Depth + k];
       }
+      const std::vector<int16_t> widened = Widened(x);
       const auto check = [&](const Int8Kernel& kernel) {
         ++kernels;
         ASSERT_LE(kernel.max_rows, kInt8MaxRows);
@@ -52,15 +62,16 @@ TEST(Int8TileTest, EveryKernelHasTheSameBits) {
           for (const bool first : {true, false}) {
             SCOPED_TRACE(absl::StrCat(rows, " rows, ", groups, " groups, ", extreme));
             std::vector<float> sums = before;
-            const Int8Tile tile = {.x = x.data(),
-                                   .starts = starts.data(),
-                                   .scales = scales.data(),
-                                   .w = w.data(),
-                                   .later = reinterpret_cast<const std::byte*>(w.data()),
-                                   .groups = groups,
-                                   .first = first,
-                                   .sums = sums.data()};
-            const std::vector<float> expected = Expected(rows, tile);
+            const Int8Tile tile = {
+                .x = kernel.widened ? static_cast<const void*>(widened.data()) : x.data(),
+                .starts = starts.data(),
+                .scales = scales.data(),
+                .w = w.data(),
+                .later = reinterpret_cast<const std::byte*>(w.data()),
+                .groups = groups,
+                .first = first,
+                .sums = sums.data()};
+            const std::vector<float> expected = Expected(rows, x, tile);
             kernel.multiply(rows, tile);
             const auto written = static_cast<std::ptrdiff_t>(expected.size());
             ExpectSameBits(expected, {sums.begin(), sums.begin() + written}, "sums");
@@ -79,6 +90,28 @@ TEST(Int8TileTest, EveryKernelHasTheSameBits) {
     }
   }
   EXPECT_GE(kernels, 12 * static_cast<int>(AllTargets().size()));
+}
+
+TEST(Int8TileTest, WidenedInputsAreTheSameInAnotherOrder) {
+  Random random(2);
+  for (const int64_t target : AllTargets()) {
+    const ScopedTarget scoped(target);
+    SCOPED_TRACE(hwy::TargetName(target));
+    for (const size_t count : {1U, 3U, 4U, 5U, 30U, 64U, 255U, 256U}) {
+      for (const float size : {1.0f, 1e-38f}) {  // the second counts as zeros
+        const std::vector<float> x = random.Normals(count, size);
+        std::vector<int8_t> bytes(kInt8Depth, 99);
+        std::vector<int16_t> words(kInt8Depth, 99);
+        int32_t start = 0;
+        int32_t widened_start = 0;
+        const float scale = QuantiseInputs(x.data(), count, false, bytes.data(), &start);
+        EXPECT_EQ(QuantiseInputs(x.data(), count, true, words.data(), &widened_start), scale);
+        EXPECT_EQ(widened_start, start);
+        const std::vector<int16_t> expected = Widened(bytes);
+        for (size_t i = 0; i < (count + 3) / 4 * 4; ++i) EXPECT_EQ(words[i], expected[i]) << i;
+      }
+    }
+  }
 }
 
 }  // namespace
