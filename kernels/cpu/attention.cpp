@@ -76,33 +76,47 @@ SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) 
 // scores[r, t] = query . key, for kRows rows and every vector of positions. Vectors of several
 // blocks are worked on at once: a block alone has too few chains to keep the units busy.
 constexpr size_t kMaxTogether = 4;
-template <size_t kRows, class K>
+template <size_t kRows, bool kPairs, class K>
 HWY_NOINLINE void ScoreRows(const float* vectors, const K* const* columns, size_t num_columns,
                             size_t stride, size_t head_dim, float* scores) {
   constexpr size_t kTogether = WaitsForMemory(kRows) ? kMaxTogether : 2;
+  constexpr size_t kRest = kPairs ? 2 : 1;
   size_t v = 0;
   for (; v + kTogether <= num_columns; v += kTogether) {
-    TileVectors<kRows, kTogether>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
+    TileVectors<kRows, kTogether, kPairs>(vectors, columns + v, stride, head_dim,
+                                          scores + v * kLanes);
   }
-  for (; v < num_columns; ++v) {
-    TileVectors<kRows, 1>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
+  for (; v < num_columns; v += kRest) {
+    TileVectors<kRows, kRest, kPairs>(vectors, columns + v, stride, head_dim, scores + v * kLanes);
   }
 }
 
-// The same for the tile's rows and every t that its last row sees.
-template <class K>
-void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
-                size_t longest, float* scores) {
+// The same for the tile's rows and every t that its last row sees; t up to whole vectors, or pairs
+// of them, get any score.
+template <bool kPairs, class K>
+void ScoreTile(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
+               size_t longest, float* scores) {
   const K* columns[kSpanFloats / kLanes + kMaxTogether] = {};
   size_t num_columns = 0;
-  for (size_t t = 0; t < longest; t += kLanes) {
+  for (size_t t = 0; t < RoundUp(longest, kPairs ? 2 * kLanes : kLanes); t += kLanes) {
     columns[num_columns++] = keys.pieces[t / keys.tokens] + t % keys.tokens;
   }
   const K* const later = keys.pieces[(longest + keys.tokens - 1) / keys.tokens];
   std::fill_n(columns + num_columns, kMaxTogether, later);
   WithRows(rows, [&](auto count) {
-    ScoreRows<count()>(vectors, columns, num_columns, keys.stride, head_dim, scores);
+    ScoreRows<count(), kPairs>(vectors, columns, num_columns, keys.stride, head_dim, scores);
   });
+}
+
+template <class K>
+void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
+                size_t longest, float* scores) {
+  if constexpr (kInPairs<K>) {
+    if (keys.tokens % (2 * kLanes) == 0) {
+      return ScoreTile<true>(rows, vectors, keys, head_dim, longest, scores);
+    }
+  }
+  ScoreTile<false>(rows, vectors, keys, head_dim, longest, scores);
 }
 
 // values[r, :] = sum over the positions row r sees of its probability times the value there.

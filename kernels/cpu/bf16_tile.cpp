@@ -47,36 +47,11 @@ void RoundTo(const float* x, size_t count, bool widened, void* to) {
   }
 }
 
-// The odd or the even inputs' weights of a vector of pairs, as f32.
-template <bool kOdd>
-HWY_INLINE V HalfOfPairs(const uint16_t* pairs) {
-  const DU bits;
-  const auto both = hn::LoadU(bits, reinterpret_cast<const uint32_t*>(pairs));
-  return hn::BitCast(D(),
-                     kOdd ? hn::And(both, hn::Set(bits, 0xffff0000U)) : hn::ShiftLeft<16>(both));
-}
-
-// sums[r][v] = fma(x[r], w of vector v, sums[r][v])
+// Adds the products of the odd or of the even ones of two inputs.
 template <bool kOdd, size_t kRows, size_t kVectors>
 HWY_INLINE void AddHalf(const float* x, const uint16_t* w, V (&sums)[kRows][kVectors]) {
-  // Whichever are fewer stay in registers, of which the sums leave four of AVX2's.
-  if constexpr (kRows < kVectors) {
-    V left[kRows];
-    for (size_t r = 0; r < kRows; ++r) left[r] = hn::Set(D(), x[r * kBF16Depth]);
-    for (size_t v = 0; v < kVectors; ++v) {
-      const V right = HalfOfPairs<kOdd>(w + v * kLanes * kBF16Group);
-      for (size_t r = 0; r < kRows; ++r) sums[r][v] = Fma(left[r], right, sums[r][v]);
-    }
-  } else {
-    V right[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) {
-      right[v] = HalfOfPairs<kOdd>(w + v * kLanes * kBF16Group);
-    }
-    for (size_t r = 0; r < kRows; ++r) {
-      const V left = hn::Set(D(), x[r * kBF16Depth]);
-      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, right[v], sums[r][v]);
-    }
-  }
+  AddProducts([&](size_t r) { return hn::Set(D(), x[r * kBF16Depth]); },
+              [&](size_t v) { return LoadHalf<kOdd>(w + v * kLanes * kBF16Group); }, sums);
 }
 
 // Beside sums a tile keeps two vectors of odd inputs' weights, two of even ones', a mask and an

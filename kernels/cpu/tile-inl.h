@@ -86,6 +86,69 @@ HWY_INLINE void AskFor(const T* later) {
   for (size_t i = 0; i < kVectors * kLanes; i += kStep) hwy::Prefetch(later + i);
 }
 
+// sums[r][v] = fma(left(r), right(v), sums[r][v]). Of the operands whichever are fewer stay in
+// registers: beside the sums, AVX2 has four.
+template <size_t kRows, size_t kVectors, class Left, class Right>
+HWY_INLINE void AddProducts(Left left, Right right, V (&sums)[kRows][kVectors]) {
+  if constexpr (kRows < kVectors) {
+    V rows[kRows];
+    for (size_t r = 0; r < kRows; ++r) rows[r] = left(r);
+    for (size_t v = 0; v < kVectors; ++v) {
+      const V column = right(v);
+      for (size_t r = 0; r < kRows; ++r) sums[r][v] = Fma(rows[r], column, sums[r][v]);
+    }
+  } else {
+    V columns[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) columns[v] = right(v);
+    for (size_t r = 0; r < kRows; ++r) {
+      const V row = left(r);
+      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(row, columns[v], sums[r][v]);
+    }
+  }
+}
+
+// Whether neighbouring vectors of T are summed in pairs, the even elements of both in one register
+// and the odd ones in the other.
+template <class T>
+constexpr bool kInPairs = std::is_same_v<T, uint16_t>&& kLanes > 1;
+
+// Vector v of columns that begin at `from`, or of a pair that does, widened.
+template <bool kPairs, class T>
+HWY_INLINE V LoadColumn(const T* from, size_t v) {
+  if constexpr (kPairs) {
+    const T* const pair = from + v / 2 * 2 * kLanes;
+    return v % 2 == 0 ? LoadHalf<false>(pair) : LoadHalf<true>(pair);
+  } else {
+    return LoadWide(from + v * kLanes);
+  }
+}
+
+// Sums as they stand in memory, from and to registers.
+template <bool kPairs, size_t kVectors>
+HWY_INLINE void LoadVectors(const float* from, V (&sums)[kVectors]) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (kPairs) {
+    for (size_t v = 0; v < kVectors; v += 2) {
+      hn::LoadInterleaved2(D(), from + v * kLanes, sums[v], sums[v + 1]);
+    }
+    return;
+  }
+#endif
+  for (size_t v = 0; v < kVectors; ++v) sums[v] = hn::LoadU(D(), from + v * kLanes);
+}
+template <bool kPairs, size_t kVectors>
+HWY_INLINE void StoreVectors(const V (&sums)[kVectors], float* to) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (kPairs) {
+    for (size_t v = 0; v < kVectors; v += 2) {
+      hn::StoreInterleaved2(sums[v], sums[v + 1], D(), to + v * kLanes);
+    }
+    return;
+  }
+#endif
+  for (size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[v], D(), to + v * kLanes);
+}
+
 // One chain over k in [k_begin, k_end), ascending, for each of kRows x (kVectors * kLanes)
 // elements.
 template <size_t kRows, size_t kVectors, class T>
@@ -93,12 +156,11 @@ HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, 
                             size_t k_begin, size_t k_end, Chain chain, float* HWY_RESTRICT c,
                             size_t c_stride) {
   const D d;
+  constexpr bool kPairs = kInPairs<T> && kVectors % 2 == 0;
   V sums[kRows][kVectors];
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      sums[r][v] =
-          chain == Chain::kContinue ? hn::LoadU(d, c + r * c_stride + v * kLanes) : hn::Zero(d);
-    }
+    for (V& sum : sums[r]) sum = hn::Zero(d);
+    if (chain == Chain::kContinue) LoadVectors<kPairs>(c + r * c_stride, sums[r]);
   }
   size_t piece = k_begin / b.piece_rows;
   size_t row = k_begin % b.piece_rows;
@@ -108,20 +170,18 @@ HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, 
     const size_t piece_end = std::min(k_end, k + b.piece_rows - row);
     for (; k < piece_end; ++k, right += b.stride, later += b.stride) {
       if constexpr (WaitsForMemory(kRows)) AskFor<kVectors>(later);
-      V w[kVectors];
-      for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right + v * kLanes);
-      for (size_t r = 0; r < kRows; ++r) {
-        const V left = hn::Set(d, a[r * kTileDepth + k]);
-        for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, w[v], sums[r][v]);
-      }
+      AddProducts([&](size_t r) { return hn::Set(d, a[r * kTileDepth + k]); },
+                  [&](size_t v) { return LoadColumn<kPairs>(right, v); }, sums);
     }
   }
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      float* to = c + r * c_stride + v * kLanes;
-      const V sum = sums[r][v];
-      hn::StoreU(chain == Chain::kAddBlock ? hn::Add(hn::LoadU(d, to), sum) : sum, d, to);
+    float* const to = c + r * c_stride;
+    if (chain == Chain::kAddBlock) {
+      V before[kVectors];
+      LoadVectors<kPairs>(to, before);
+      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Add(before[v], sums[r][v]);
     }
+    StoreVectors<kPairs>(sums[r], to);
   }
 }
 
@@ -180,38 +240,34 @@ HWY_INLINE void Tile(size_t rows, const float* a, const TileRight<T>& b, size_t 
 }
 
 // The same from 0 over k in [0, depth), for kVectors vectors of columns that stand anywhere:
-// vector v of row k is at columns[v] + k * stride. c: vectors side by side, rows kTileDepth apart.
-// `columns` has kVectors more, which are asked for.
-template <size_t kRows, size_t kVectors, class T>
+// vector v of row k is at columns[v] + k * stride. Where kPairs, every other vector follows on the
+// one before it. c: vectors side by side, rows kTileDepth apart. `columns` has kVectors more, which
+// are asked for.
+template <size_t kRows, size_t kVectors, bool kPairs, class T>
 HWY_INLINE void TileVectors(const float* HWY_RESTRICT a, const T* const* columns, size_t stride,
                             size_t depth, float* HWY_RESTRICT c) {
+  constexpr size_t kSide = kPairs ? 2 : 1;  // vectors that stand side by side
   const D d;
   V sums[kRows][kVectors];
   for (size_t r = 0; r < kRows; ++r) {
-    for (size_t v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+    for (V& sum : sums[r]) sum = hn::Zero(d);
   }
-  const T* HWY_RESTRICT right[kVectors];
-  const T* later[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) {
-    right[v] = columns[v];
-    later[v] = columns[v + kVectors];
+  const T* HWY_RESTRICT right[kVectors / kSide];
+  const T* later[kVectors / kSide];
+  for (size_t v = 0; v < kVectors; v += kSide) {
+    right[v / kSide] = columns[v];
+    later[v / kSide] = columns[v + kVectors];
   }
   for (size_t k = 0; k < depth; ++k) {
     if constexpr (WaitsForMemory(kRows)) {
-      for (size_t v = 0; v < kVectors; ++v) AskFor<1>(later[v] + k * stride);
+      for (const T* place : later) AskFor<kSide>(place + k * stride);
     }
-    V w[kVectors];
-    for (size_t v = 0; v < kVectors; ++v) w[v] = LoadWide(right[v] + k * stride);
-    for (size_t r = 0; r < kRows; ++r) {
-      const V left = hn::Set(d, a[r * kTileDepth + k]);
-      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Fma(left, w[v], sums[r][v]);
-    }
+    AddProducts(
+        [&](size_t r) { return hn::Set(d, a[r * kTileDepth + k]); },
+        [&](size_t v) { return LoadColumn<kPairs>(right[v / kSide] + k * stride, v % kSide); },
+        sums);
   }
-  for (size_t r = 0; r < kRows; ++r) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      hn::StoreU(sums[r][v], d, c + r * kTileDepth + v * kLanes);
-    }
-  }
+  for (size_t r = 0; r < kRows; ++r) StoreVectors<kPairs>(sums[r], c + r * kTileDepth);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -1,6 +1,7 @@
 #include "tests/bench/ceilings.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -39,6 +40,32 @@ double MultiplyAdd(int64_t rounds, float* sink) {
   return static_cast<double>(rounds) * 2 * kChains * static_cast<double>(hn::Lanes(d));
 }
 
+// As MultiplyAdd, of bytes widened to 16 bits: a product of pairs and a sum.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+double PairProducts(int64_t rounds, float* sink) {
+  constexpr size_t kChains = 8;
+  const hn::ScalableTag<int32_t> d;
+  const hn::Repartition<int16_t, decltype(d)> pairs;
+  auto left = hn::Set(pairs, int16_t{3});
+  const auto right = hn::Set(pairs, int16_t{2});
+  hn::Vec<decltype(d)> chains[kChains];
+  for (size_t i = 0; i < kChains; ++i) chains[i] = hn::Set(d, static_cast<int32_t>(i));
+  auto unused = hn::Zero(d);
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (auto& chain : chains) {
+      __asm__("" : "+v"(left.raw));  // else one product would do for all
+      chain = hn::ReorderWidenMulAccumulate(d, left, right, chain, unused);
+    }
+  }
+  auto sum = hn::Zero(d);
+  for (const auto& chain : chains) sum = hn::Add(sum, chain);
+  *sink += static_cast<float>(hn::GetLane(sum));
+  return static_cast<double>(rounds) * 2 * kChains * static_cast<double>(hn::Lanes(pairs));
+}
+#else
+double PairProducts(int64_t, float*) { return 0; }
+#endif
+
 float Sum(const float* data, size_t count) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -62,6 +89,7 @@ namespace strata::testing {
 namespace {
 
 HWY_EXPORT(MultiplyAdd);
+HWY_EXPORT(PairProducts);
 HWY_EXPORT(Sum);
 
 #if HWY_ARCH_X86_64
@@ -115,19 +143,20 @@ double BF16DotProduct(int64_t, float*) { return 0; }
 double DotProduct(int64_t, float*) { return 0; }
 #endif
 
-// The best of some rounds in which all threads do `work(thread)`, in seconds.
-double BestSeconds(int threads, const std::function<void(int)>& work) {
-  double best = 1e9;
-  for (int round = 0; round < 5; ++round) {
+// The median of some rounds in which all threads do `work(thread)`, in seconds.
+double MedianSeconds(int threads, const std::function<void(int)>& work) {
+  std::array<double, 5> rounds;
+  for (double& seconds : rounds) {
     const auto begin = std::chrono::steady_clock::now();
     std::vector<std::jthread> others;
     for (int i = 1; i < threads; ++i) others.emplace_back([&work, i] { work(i); });
     work(0);
     others.clear();
     const auto end = std::chrono::steady_clock::now();
-    best = std::min(best, std::chrono::duration<double>(end - begin).count());
+    seconds = std::chrono::duration<double>(end - begin).count();
   }
-  return best;
+  std::sort(rounds.begin(), rounds.end());
+  return rounds[rounds.size() / 2];
 }
 
 }  // namespace
@@ -139,21 +168,29 @@ Ceilings MeasureCeilings(int threads) {
   // 10^9 operations a second, where each thread's `work` returns how many it did.
   const auto rate = [&](auto work) {
     std::vector<double> operations(static_cast<size_t>(threads));
-    const double seconds = BestSeconds(
+    const double seconds = MedianSeconds(
         threads, [&](int i) { operations[static_cast<size_t>(i)] = work(kRounds, sink(i)); });
     return 1e-9 * std::accumulate(operations.begin(), operations.end(), 0.0) / seconds;
   };
   Ceilings ceilings;
   ceilings.matrix_gflops = rate(HWY_DYNAMIC_DISPATCH(MultiplyAdd));
-  if (HasDotProduct()) ceilings.int8_gops = rate(DotProduct);
+  ceilings.int8_gops =
+      HasDotProduct() ? rate(DotProduct) : rate(HWY_DYNAMIC_DISPATCH(PairProducts));
   if (HasBF16DotProduct()) ceilings.bf16_gflops = rate(BF16DotProduct);
   const std::vector<float> memory(size_t{128} << 20, 1.0F);
   const size_t share = memory.size() / static_cast<size_t>(threads);
-  const double read_seconds = BestSeconds(threads, [&](int i) {
+  const double read_seconds = MedianSeconds(threads, [&](int i) {
     *sink(i) += HWY_DYNAMIC_DISPATCH(Sum)(memory.data() + static_cast<size_t>(i) * share, share);
   });
   ceilings.read_gbps = 1e-9 * static_cast<double>(memory.size() * sizeof(float)) / read_seconds;
   return ceilings;
+}
+
+Ceilings MeanOf(const Ceilings& a, const Ceilings& b) {
+  return {.read_gbps = (a.read_gbps + b.read_gbps) / 2,
+          .matrix_gflops = (a.matrix_gflops + b.matrix_gflops) / 2,
+          .bf16_gflops = (a.bf16_gflops + b.bf16_gflops) / 2,
+          .int8_gops = (a.int8_gops + b.int8_gops) / 2};
 }
 
 }  // namespace strata::testing

@@ -4,7 +4,8 @@
 //     --prompt 512 --gen 32 --batch 1,8 --json
 //
 // A row (with --json an object) for each batch size. Prompts are read, then all sequences write
-// together for `gen` steps, of whose figures medians are taken. --decode-only leaves out the
+// together for `gen` steps, of whose figures medians are taken; beside them stands what the machine
+// does just before and after. --decode-only leaves out the
 // prompts' computation: planes hold what memory held, as good as anything to read.
 //
 // --fill BYTES in their place: how many sequences of `prompt` tokens are in a cache of so many
@@ -136,7 +137,9 @@ class EngineBench {
     if (options_.device == "cpu") return MeasureCeilings(threads_);
     return MeasureDeviceCeilings(*backend_, size_t{256} << 20, 4096);
   }
-  ordered_json Run(int32_t batch, const Ceilings& ceilings) {
+  // The machine is measured before and after, and the step's floor is by the mean of both.
+  ordered_json Run(int32_t batch) {
+    const Ceilings before = MeasureMachine();
     const auto now = std::chrono::steady_clock::now();
     for (int32_t i = 0; i < batch; ++i)
       core_->Add(RequestOf(i, MostTokens(batch)), std::make_shared<Ignore>(), now);
@@ -157,7 +160,7 @@ class EngineBench {
                             (static_cast<double>(usage.blocks_used) * model().block_tokens);
     core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
     while (core_->HasWork()) core_->Step();  // what is under way
-    return Report(batch, ceilings, prefill, decode);
+    return Report(batch, MeanOf(before, MeasureMachine()), prefill, decode);
   }
 
   // All that have room are admitted in the first step.
@@ -338,6 +341,11 @@ void Print(const ordered_json& row) {
       row["decode_tokens_per_second"].get<double>(), 1e3 * row["step_seconds"].get<double>(),
       100 * row["floor_seconds"].get<double>() / row["step_seconds"].get<double>(), 1e3 * attention,
       1e-9 * bytes / attention, 1e-7 * bytes / attention / read);
+  std::printf(
+      "  beside it the machine reads %.1f GB/s and does %.0f GFLOP/s in f32, %.0f in bf16, "
+      "%.0f in int8\n",
+      read, row["matrix_gflops"].get<double>(), row["bf16_gflops"].get<double>(),
+      row["int8_gops"].get<double>());
   if (row.contains("device_idle_share")) {
     std::printf("  the device takes %.3f ms of a step and idles %.1f %% of the time\n",
                 1e3 * row["device_seconds_per_step"].get<double>(),
@@ -394,19 +402,15 @@ int Main(int argc, char** argv) {
     std::printf("%s\n", bench.Fill().dump().c_str());
     return 0;
   }
-  const Ceilings ceilings = bench.MeasureMachine();
   if (!options.json) {
-    std::printf(
-        "%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s; reads %.1f GB/s, "
-        "%.0f GFLOP/s in f32, %.0f in bf16, %.0f in int8\n",
-        options.shape.c_str(), options.plan.c_str(),
-        1e-6 * static_cast<double>(bench.model().weight_bytes), bench.model().dtype.c_str(),
-        bench.model().plan.held_bytes_per_token(), bench.model().device.c_str(), ceilings.read_gbps,
-        ceilings.matrix_gflops, ceilings.bf16_gflops, ceilings.int8_gops);
+    std::printf("%s, %s: weights %.1f MB in %s, cache %zu bytes a token; %s\n",
+                options.shape.c_str(), options.plan.c_str(),
+                1e-6 * static_cast<double>(bench.model().weight_bytes), bench.model().dtype.c_str(),
+                bench.model().plan.held_bytes_per_token(), bench.model().device.c_str());
   }
   ordered_json rows = ordered_json::array();
   for (const int32_t batch : options.batch) {
-    rows.push_back(bench.Run(batch, ceilings));
+    rows.push_back(bench.Run(batch));
     if (!options.json) Print(rows.back());
   }
   if (options.json) std::cout << rows.dump(2) << std::endl;
