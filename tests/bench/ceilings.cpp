@@ -40,32 +40,6 @@ double MultiplyAdd(int64_t rounds, float* sink) {
   return static_cast<double>(rounds) * 2 * kChains * static_cast<double>(hn::Lanes(d));
 }
 
-// As MultiplyAdd, of bytes widened to 16 bits: a product of pairs and a sum.
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
-double PairProducts(int64_t rounds, float* sink) {
-  constexpr size_t kChains = 8;
-  const hn::ScalableTag<int32_t> d;
-  const hn::Repartition<int16_t, decltype(d)> pairs;
-  auto left = hn::Set(pairs, int16_t{3});
-  const auto right = hn::Set(pairs, int16_t{2});
-  hn::Vec<decltype(d)> chains[kChains];
-  for (size_t i = 0; i < kChains; ++i) chains[i] = hn::Set(d, static_cast<int32_t>(i));
-  auto unused = hn::Zero(d);
-  for (int64_t round = 0; round < rounds; ++round) {
-    for (auto& chain : chains) {
-      __asm__("" : "+v"(left.raw));  // else one product would do for all
-      chain = hn::ReorderWidenMulAccumulate(d, left, right, chain, unused);
-    }
-  }
-  auto sum = hn::Zero(d);
-  for (const auto& chain : chains) sum = hn::Add(sum, chain);
-  *sink += static_cast<float>(hn::GetLane(sum));
-  return static_cast<double>(rounds) * 2 * kChains * static_cast<double>(hn::Lanes(pairs));
-}
-#else
-double PairProducts(int64_t, float*) { return 0; }
-#endif
-
 float Sum(const float* data, size_t count) {
   const D d;
   const size_t lanes = hn::Lanes(d);
@@ -89,7 +63,6 @@ namespace strata::testing {
 namespace {
 
 HWY_EXPORT(MultiplyAdd);
-HWY_EXPORT(PairProducts);
 HWY_EXPORT(Sum);
 
 #if HWY_ARCH_X86_64
@@ -114,6 +87,28 @@ __attribute__((target("avx512f,avx512vnni"))) double DotProduct(int64_t rounds, 
   for (size_t i = 1; i < kChains; ++i) chains[0] = _mm512_add_epi32(chains[0], chains[i]);
   *sink += static_cast<float>(_mm512_cvtsi512_si32(chains[0]));
   return static_cast<double>(rounds) * 2 * kChains * 64;
+}
+
+// What AVX2 has in its place: products of 16 bits summed in pairs, and added up.
+__attribute__((target("avx2"))) double PairProducts(int64_t rounds, float* sink) {
+  constexpr size_t kChains = 8;
+  __m256i chains[kChains];
+#pragma GCC unroll 8
+  for (size_t i = 0; i < kChains; ++i) chains[i] = _mm256_set1_epi32(static_cast<int>(i));
+  const __m256i left = _mm256_set1_epi16(3);
+  const __m256i right = _mm256_set1_epi16(2);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 8
+    for (size_t i = 0; i < kChains; ++i) {
+      __m256i product;
+      __asm__ volatile("vpmaddwd %2, %1, %0" : "=x"(product) : "x"(left), "x"(right));
+      __asm__("vpaddd %1, %0, %0" : "+x"(chains[i]) : "x"(product));
+    }
+  }
+#pragma GCC unroll 8
+  for (size_t i = 1; i < kChains; ++i) chains[0] = _mm256_add_epi32(chains[0], chains[i]);
+  *sink += static_cast<float>(_mm256_cvtsi256_si32(chains[0]));
+  return static_cast<double>(rounds) * 2 * kChains * 16;
 }
 
 bool HasBF16DotProduct() { return __builtin_cpu_supports("avx512bf16"); }
@@ -141,6 +136,7 @@ bool HasDotProduct() { return false; }
 bool HasBF16DotProduct() { return false; }
 double BF16DotProduct(int64_t, float*) { return 0; }
 double DotProduct(int64_t, float*) { return 0; }
+double PairProducts(int64_t, float*) { return 0; }
 #endif
 
 // The median of some rounds in which all threads do `work(thread)`, in seconds.
@@ -174,8 +170,7 @@ Ceilings MeasureCeilings(int threads) {
   };
   Ceilings ceilings;
   ceilings.matrix_gflops = rate(HWY_DYNAMIC_DISPATCH(MultiplyAdd));
-  ceilings.int8_gops =
-      HasDotProduct() ? rate(DotProduct) : rate(HWY_DYNAMIC_DISPATCH(PairProducts));
+  ceilings.int8_gops = rate(HasDotProduct() ? DotProduct : PairProducts);
   if (HasBF16DotProduct()) ceilings.bf16_gflops = rate(BF16DotProduct);
   const std::vector<float> memory(size_t{128} << 20, 1.0F);
   const size_t share = memory.size() / static_cast<size_t>(threads);
