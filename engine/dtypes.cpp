@@ -10,7 +10,7 @@ namespace {
 using kernels::DType;
 
 std::optional<DType> DTypeNamed(std::string_view name, DType automatic) {
-  if (name == "auto") return automatic == DType::kF16 ? DType::kF32 : automatic;
+  if (name == "auto") return automatic;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
     if (name == kernels::DTypeName(dtype)) return dtype;
   }

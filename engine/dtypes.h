@@ -8,8 +8,8 @@
 
 namespace strata::engine {
 
-// What --weights says: auto, f32, bf16, f16, int8 or fp8. Auto is `automatic`, or f32 where that is
-// f16. INVALID_ARGUMENT naming option, value and choices.
+// What --weights says: auto, which is `automatic`, f32, bf16, f16, int8 or fp8. INVALID_ARGUMENT
+// naming option, value and choices.
 absl::StatusOr<kernels::DType> ParseWeightDType(std::string_view text, kernels::DType automatic);
 
 // What --cache-dtype says: one of those for keys and values alike, or one for each as in

@@ -111,6 +111,15 @@ absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const st
   return OpenedModel{*std::move(config), std::move(tensors), *std::move(plan)};
 }
 
+// What a checkpoint runs in unless told otherwise: as it is, but f16 in f32, which holds it
+// exactly, where the backend (null: none) has no f16.
+DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
+  if (checkpoint != DType::kF16) return checkpoint;
+  const bool has_f16 = backend != nullptr && backend->CheckWeights(DType::kF16).ok() &&
+                       backend->CheckCache(DType::kF16, DType::kF16).ok();
+  return has_f16 ? DType::kF16 : DType::kF32;
+}
+
 std::string NameOf(const std::filesystem::path& dir) {
   const std::filesystem::path path = dir.lexically_normal();
   return (path.has_filename() ? path : path.parent_path()).filename().string();
@@ -144,19 +153,8 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
   if (!opened.ok()) return opened.status();
-  const DType checkpoint = opened->config.dtype;
-  const auto dtype = ParseWeightDType(options.weights, checkpoint);
-  if (!dtype.ok()) return dtype.status();
-  // Whoever wants fewer bits in the cache as well says so.
-  const auto cache_dtypes =
-      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
-  if (!cache_dtypes.ok()) return cache_dtypes.status();
   const auto score_reuse = ParseScoreReuse(options.score_reuse);
   if (!score_reuse.ok()) return score_reuse.status();
-
-  LoadedModel model;
-  model.config = std::move(opened->config);
-  model.plan = std::move(opened->plan);
   if (backend == nullptr) {
     auto made = kernels::CreateBackend({.device = options.device,
                                         .threads = options.threads,
@@ -165,6 +163,17 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
     if (!made.ok()) return made.status();
     backend = *std::move(made);
   }
+  const DType checkpoint = AutomaticDType(opened->config.dtype, backend.get());
+  const auto dtype = ParseWeightDType(options.weights, checkpoint);
+  if (!dtype.ok()) return dtype.status();
+  // Whoever wants fewer bits in the cache as well says so.
+  const auto cache_dtypes =
+      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
+  if (!cache_dtypes.ok()) return cache_dtypes.status();
+
+  LoadedModel model;
+  model.config = std::move(opened->config);
+  model.plan = std::move(opened->plan);
   model.backend = std::move(backend);
   if (absl::Status status = model.backend->CheckWeights(*dtype); !status.ok()) return status;
   absl::Status kept = model.backend->CheckCache(cache_dtypes->keys, cache_dtypes->values);
@@ -214,7 +223,8 @@ absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& score_reuse) {
   auto opened = OpenModel(model_dir, /*shape=*/"", cross_layer);
   if (!opened.ok()) return opened.status();
-  const auto dtypes = ParseCacheDTypes(cache_dtype, opened->config.dtype);
+  const auto dtypes =
+      ParseCacheDTypes(cache_dtype, AutomaticDType(opened->config.dtype, /*backend=*/nullptr));
   if (!dtypes.ok()) return dtypes.status();
   const auto reuse = ParseScoreReuse(score_reuse);
   if (!reuse.ok()) return reuse.status();

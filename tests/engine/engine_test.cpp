@@ -6,8 +6,10 @@
 #include <string>
 #include <thread>
 
+#include "engine/engine_core.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
+#include "tests/support/hash_backend.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/waiting_sink.h"
 
@@ -291,6 +293,21 @@ TEST(EngineCreateTest, SaysWhatIsWrong) {
   const auto engine = Engine::Create({.model_dir = "/no/such/model", .cross_layer = {}});
   EXPECT_TRUE(absl::IsNotFound(engine.status())) << engine.status();
   EXPECT_NE(engine.status().message().find("/no/such/model"), absl::string_view::npos);
+}
+
+TEST(EngineCreateTest, F16RunsAsItIsWhereTheBackendHasIt) {
+  const auto dir =
+      WriteModelDir(MakeTinyModel({.dtype = kernels::DType::kF16}), ::testing::TempDir());
+  const engine::EngineOptions options = {
+      .model_dir = dir, .device = "cpu", .cross_layer = {}, .cache_bytes = size_t{1} << 20};
+  const auto on_cpu = engine::EngineCore::Create(options);
+  ASSERT_TRUE(on_cpu.ok()) << on_cpu.status();
+  EXPECT_EQ((*on_cpu)->model().dtype, "f32");
+  EXPECT_EQ((*on_cpu)->model().plan.dtype, "f32");
+  const auto with_f16 = engine::EngineCore::Create(options, MakeHashBackend());
+  ASSERT_TRUE(with_f16.ok()) << with_f16.status();
+  EXPECT_EQ((*with_f16)->model().dtype, "f16");
+  EXPECT_EQ((*with_f16)->model().plan.dtype, "f16");
 }
 
 }  // namespace

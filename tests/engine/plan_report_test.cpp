@@ -81,7 +81,7 @@ TEST(PlanReport, CacheDTypesAreReadAsTheyAreWritten) {
     EXPECT_EQ(CacheDTypesName(*dtypes), text);
   }
   EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kBF16)), "bf16");
-  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kF16)), "f32");
+  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kF16)), "f16");
   EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("k=int8,v=auto", DType::kBF16)), "k=int8,v=bf16");
   for (const std::string text : {"", "int4", "f64", "int8,bf16", "k=int8", "k=int8,v=",
                                  "v=int8,k=int8", "k=int8,v=bf16,", "k=int8,v=int4", " int8"}) {
