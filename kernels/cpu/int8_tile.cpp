@@ -60,8 +60,7 @@ HWY_INLINE VI PartOfInputs(const std::byte* x) {
   return hn::Set(DI(), part);
 }
 
-static_assert(kTileRows <= kInt8MaxRows);
-
+// Adds a part of the products of each row's group.
 template <size_t kPart, size_t kRows, size_t kVectors>
 HWY_INLINE void AddPart(const std::byte* x, const VI (&groups)[kVectors],
                         VI (&sums)[kRows][kVectors]) {
@@ -115,6 +114,7 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
 }
 
 void MultiplyInt8(size_t rows, const Int8Tile& tile) {
+  static_assert(kTileRows <= kInt8MaxRows);
   WithRows(rows, [&](auto count) { MultiplyColumns<count()>(tile); });
 }
 

@@ -110,7 +110,7 @@ HWY_INLINE void AddProducts(Left left, Right right, V (&sums)[kRows][kVectors]) 
 // Whether neighbouring vectors of T are summed in pairs, the even elements of both in one register
 // and the odd ones in the other.
 template <class T>
-constexpr bool kInPairs = std::is_same_v<T, uint16_t>&& kLanes > 1;
+constexpr bool kInPairs = kLanes > 1 && std::is_same_v<T, uint16_t>;
 
 // Vector v of columns that begin at `from`, or of a pair that does, widened.
 template <bool kPairs, class T>
