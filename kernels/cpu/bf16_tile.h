@@ -26,7 +26,8 @@ struct BF16Tile {
   float* sums = nullptr;  // [rows][32]
 };
 
-// One way to compute it. All of them give the same bits.
+// One way to compute it. All of them give the same bits, unless a number, a product or a sum is
+// below 2^-126: VDPBF16PS takes that for 0.
 struct BF16Kernel {
   bool widened = false;  // x is f32
   size_t max_rows = 0;   // of a tile whose sums stay in registers; at most kBF16MaxRows
