@@ -72,14 +72,14 @@ HWY_NOINLINE void MultiplyColumns(const BF16Tile& tile) {
     const auto* x = static_cast<const float*>(tile.x);
     const uint16_t* w = tile.w + column * kBF16Group;
     const std::byte* later = tile.later + column * sizeof(uint32_t);
-    for (size_t group = 0; group < tile.groups; ++group) {
+    Steps<4>(tile.groups, [&] {
       AskFor<kVectors * sizeof(uint32_t)>(later);
       AddHalf<true>(x + 1, w, sums);
       AddHalf<false>(x, w, sums);
       x += kBF16Group;
       w += kStep;
       later += later_step;
-    }
+    });
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) {
         float* to = tile.sums + r * kBF16Columns + column + v * kLanes;

@@ -78,6 +78,7 @@ template <size_t kRows>
 HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
   constexpr size_t kVectors = PanelVectors(kRows, kInt8Columns);
   const DI d;
+  const size_t later_step = tile.later_step;
   for (size_t column = 0; column < kInt8Columns; column += kVectors * kLanes) {
     VI sums[kRows][kVectors];
     for (size_t r = 0; r < kRows; ++r) {
@@ -86,7 +87,7 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
     const auto* x = static_cast<const std::byte*>(tile.x);
     const uint8_t* w = tile.w + column * kInt8Group;
     const std::byte* later = tile.later + column * sizeof(int32_t);
-    for (size_t group = 0; group < tile.groups; ++group) {
+    Steps<4>(tile.groups, [&] {
       AskFor<kVectors * sizeof(int32_t)>(later);
       VI groups[kVectors];
       for (size_t v = 0; v < kVectors; ++v) {
@@ -100,8 +101,8 @@ HWY_NOINLINE void MultiplyColumns(const Int8Tile& tile) {
       }
       x += kParts * kPartBytes;
       w += kInt8Columns * kInt8Group;
-      later += tile.later_step;
-    }
+      later += later_step;
+    });
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t v = 0; v < kVectors; ++v) {
         float* to = tile.sums + r * kInt8Columns + column + v * kLanes;

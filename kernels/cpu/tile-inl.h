@@ -78,6 +78,18 @@ enum class Chain {
 // Whether a tile of so many rows waits for memory more than for its multiply-adds.
 constexpr bool WaitsForMemory(size_t rows) { return rows * 4 <= kSumVectors; }
 
+// Calls step() `count` times, kRound of them to a round: to count each is a tenth of a tile's
+// instructions, and a core that serves two threads has none to spare. With too many to a round GCC
+// 12 runs out of registers, and a chain that goes through memory costs more than was won.
+template <size_t kRound, class Step>
+HWY_INLINE void Steps(size_t count, Step step) {
+  for (; count >= kRound; count -= kRound) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kRound; ++i) step();
+  }
+  for (; count > 0; --count) step();
+}
+
 // Asks for what will be read a piece later. A processor looks ahead by itself inside a page only,
 // and pieces are about that large.
 template <size_t kVectors, class T>
@@ -157,6 +169,7 @@ HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, 
                             size_t c_stride) {
   const D d;
   constexpr bool kPairs = kInPairs<T> && kVectors % 2 == 0;
+  constexpr size_t kRound = std::is_same_v<T, float> ? 3 : 1;
   V sums[kRows][kVectors];
   for (size_t r = 0; r < kRows; ++r) {
     for (V& sum : sums[r]) sum = hn::Zero(d);
@@ -167,12 +180,17 @@ HWY_INLINE void TileColumns(const float* HWY_RESTRICT a, const TileRight<T>& b, 
   for (size_t k = k_begin; k < k_end; ++piece, row = 0) {
     const T* HWY_RESTRICT right = b.pieces[piece] + row * b.stride + column;
     const T* later = b.pieces[piece + 1] + row * b.stride + column;
-    const size_t piece_end = std::min(k_end, k + b.piece_rows - row);
-    for (; k < piece_end; ++k, right += b.stride, later += b.stride) {
+    const size_t count = std::min(k_end - k, b.piece_rows - row);
+    const float* HWY_RESTRICT left = a + k;
+    Steps<kRound>(count, [&] {
       if constexpr (WaitsForMemory(kRows)) AskFor<kVectors>(later);
-      AddProducts([&](size_t r) { return hn::Set(d, a[r * kTileDepth + k]); },
+      AddProducts([&](size_t r) { return hn::Set(d, left[r * kTileDepth]); },
                   [&](size_t v) { return LoadColumn<kPairs>(right, v); }, sums);
-    }
+      ++left;
+      right += b.stride;
+      later += b.stride;
+    });
+    k += count;
   }
   for (size_t r = 0; r < kRows; ++r) {
     float* const to = c + r * c_stride;
