@@ -125,7 +125,7 @@ class OpenAi::Completion {
  private:
   // One of the n choices as it comes, the first time after what is echoed.
   struct Sequence {
-    explicit Sequence(const Tokenizer* tokenizer) : logprobs(tokenizer) {}
+    Sequence(const Tokenizer* tokenizer, bool echo) : logprobs(tokenizer, /*at_start=*/echo) {}
     LogprobsWriter logprobs;
     bool begun = false;
   };
@@ -159,7 +159,7 @@ class OpenAi::Completion {
   Sequence& SequenceAt(int32_t index) {
     const auto at = static_cast<size_t>(index);
     if (at >= sequences_.size()) {
-      sequences_.resize(at + 1, Sequence(api_->context_.tokenizer));
+      sequences_.resize(at + 1, Sequence(api_->context_.tokenizer, request_.echo));
     }
     return sequences_[at];
   }

@@ -20,17 +20,21 @@ struct CompletionLogprobs {
   std::vector<int64_t> text_offset;  // characters of the text before it
 };
 
-// Appends the tokens of one sequence, in order. The tokenizer must outlive it.
+// Appends the tokens of one text, in order: their texts, put together, are that text, but for
+// special tokens, which have a text here and none there. The tokenizer must outlive it.
 class LogprobsWriter {
  public:
-  explicit LogprobsWriter(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
+  // `at_start`: the first token begins the text, and does not go on with one.
+  LogprobsWriter(const Tokenizer* tokenizer, bool at_start)
+      : tokenizer_(tokenizer), at_start_(at_start) {}
   void Append(int32_t id, const engine::TokenLogprobs* logprobs, CompletionLogprobs* out);
 
  private:
   std::string TextOf(int32_t id) const;
 
   const Tokenizer* tokenizer_;
-  int64_t offset_ = 0;
+  bool at_start_;       // nothing of the text has come yet
+  int64_t offset_ = 0;  // of the next token
 };
 
 }  // namespace strata::server
