@@ -84,9 +84,13 @@ void OptionSet::Share(const std::string& flag, double* value, const std::string&
   });
 }
 
-void OptionSet::Bytes(const std::string& flag, size_t* value, const std::string& help) {
-  AddDeployed(flag, "SIZE", FormatBytes(*value), help,
-              [value](const std::string& text) { return Store(ParseBytes(text), value); });
+void OptionSet::Bytes(const std::string& flag, size_t* value, const std::string& help, size_t min,
+                      size_t max) {
+  AddDeployed(flag, "SIZE", FormatBytes(*value), help, [=](const std::string& text) {
+    const absl::Status status = Store(ParseBytes(text), value);
+    if (!status.ok() || (*value >= min && *value <= max)) return status;
+    return NotA(text, absl::StrCat("in ", FormatBytes(min), "..", FormatBytes(max)).c_str());
+  });
 }
 
 void OptionSet::ListenAddress(const std::string& flag, std::string* value,
@@ -106,9 +110,12 @@ void OptionSet::OptionalListenAddress(const std::string& flag, std::string* valu
 }
 
 void OptionSet::Duration(const std::string& flag, std::chrono::milliseconds* value,
-                         const std::string& help) {
-  AddDeployed(flag, "DURATION", FormatDuration(*value), help,
-              [value](const std::string& text) { return Store(ParseDuration(text), value); });
+                         const std::string& help, std::chrono::milliseconds min) {
+  AddDeployed(flag, "DURATION", FormatDuration(*value), help, [=](const std::string& text) {
+    const absl::Status status = Store(ParseDuration(text), value);
+    if (!status.ok() || *value >= min) return status;
+    return NotA(text, absl::StrCat("at least ", FormatDuration(min)).c_str());
+  });
 }
 
 void OptionSet::Parameter(const std::string& flag, std::optional<std::string>* value,

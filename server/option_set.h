@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,11 +33,13 @@ class OptionSet {
               const std::string& help);
   void Count(const std::string& flag, int32_t min, int32_t* value, const std::string& help);
   void Share(const std::string& flag, double* value, const std::string& help);  // 0..1; 0: none
-  void Bytes(const std::string& flag, size_t* value, const std::string& help);
+  void Bytes(const std::string& flag, size_t* value, const std::string& help, size_t min = 0,
+             size_t max = std::numeric_limits<size_t>::max());
   void ListenAddress(const std::string& flag, std::string* value, const std::string& help);
   void OptionalListenAddress(const std::string& flag, std::string* value,
                              const std::string& help);  // may be empty
-  void Duration(const std::string& flag, std::chrono::milliseconds* value, const std::string& help);
+  void Duration(const std::string& flag, std::chrono::milliseconds* value, const std::string& help,
+                std::chrono::milliseconds min = std::chrono::milliseconds(0));
 
   // Options of one call: without a variable, and absent unless given.
   void Parameter(const std::string& flag, std::optional<std::string>* value,

@@ -5,6 +5,7 @@
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
+#include "absl/strings/str_cat.h"
 #include "server/option_set.h"
 #include "server/variables.h"
 
@@ -12,6 +13,9 @@ namespace strata::server {
 namespace {
 
 constexpr int kUsageError = 2;
+constexpr std::chrono::milliseconds kLeastTimeout{1};
+constexpr size_t kLeastHeaders = size_t{1} << 10;  // bytes
+constexpr size_t kMostHeaders = size_t{16} << 20;
 
 // What serve and plan both take.
 void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_layer,
@@ -60,15 +64,16 @@ void AddSecurity(OptionSet* set, ServeOptions* options) {
   LimitOptions& limits = options->limits;
   set->Bytes("--max-message-bytes", &limits.message_bytes,
              "A request's body; 0: ten bytes for each position of the model and 1 MiB");
-  set->Bytes("--max-header-bytes", &limits.header_bytes, "A request's headers");
+  set->Bytes("--max-header-bytes", &limits.header_bytes, "A request's headers", kLeastHeaders,
+             kMostHeaders);
   set->Count("--max-prompt-tokens", 0, &limits.prompt_tokens, "0: what model and cache take");
   set->Count("--max-streams", 1, &limits.streams, "Calls at a time of one gRPC connection");
   set->Bytes("--grpc-memory", &limits.grpc_memory,
              "For gRPC's connections and messages; idle ones are closed when it is short");
   set->Duration("--request-timeout", &limits.request_timeout,
-                "An HTTP request has come whole by then, or is given up");
+                "An HTTP request has come whole by then, or is given up", kLeastTimeout);
   set->Duration("--handshake-timeout", &limits.handshake_timeout,
-                "A connection has agreed on TLS and HTTP/2 by then, or is closed");
+                "A connection has agreed on TLS and HTTP/2 by then, or is closed", kLeastTimeout);
   set->Duration("--idle-timeout", &limits.idle_timeout,
                 "Closes a connection without a request; 0s: never");
   set->Duration("--max-connection-age", &limits.connection_age,
@@ -121,9 +126,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   set.Duration("--drain-timeout", &options->drain_timeout,
                "What running requests get to finish at SIGTERM");
   set.Duration("--write-timeout", &options->write_timeout,
-               "Ends a request whose client reads nothing for this long");
+               "Ends a request whose client reads nothing for this long", kLeastTimeout);
   set.Duration("--watchdog", &options->watchdog,
-               "Health says NOT_SERVING when work waits and no step ends for this long");
+               "Health says NOT_SERVING when work waits and no step ends for this long",
+               kLeastTimeout);
   set.Text("--access-log", "FILE", &options->access_log,
            "A line of JSON for each request; - is stdout; none if not given");
   set.Text("--trace", "FILE", &options->trace,
@@ -220,6 +226,18 @@ std::string CheckServe(const ServeOptions& serve) {
   return "";
 }
 
+std::string CheckKey(const KeyOptions& key) {
+  if (!key.name) return "--name: whose key is it?";
+  if (key.requests_per_second && !(*key.requests_per_second > 0)) {
+    return absl::StrCat("--requests-per-second: ", *key.requests_per_second,
+                        " is not a number above 0");
+  }
+  if (key.concurrent && *key.concurrent < 1) {
+    return absl::StrCat("--concurrent: ", *key.concurrent, " is not a whole number above 0");
+  }
+  return "";
+}
+
 Answer Wrong(const std::string& text) { return {.exit_code = kUsageError, .text = text}; }
 
 }  // namespace
@@ -268,8 +286,8 @@ Command ParseCommandLine(int argc, const char* const* argv) {
     return serve;
   }
   if (key_app->parsed()) {
-    if (key.name) return key;
-    return Wrong("--name: whose key is it?");
+    if (std::string wrong = CheckKey(key); !wrong.empty()) return Wrong(wrong);
+    return key;
   }
   if (plan_app->parsed()) return plan;
   if (health_app->parsed()) return health;

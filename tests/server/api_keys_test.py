@@ -169,7 +169,7 @@ class ApiKeys(unittest.TestCase):
         self.assertIn('No such file', strata('serve', '--api-keys', '/none').stderr)
         self.assertEqual(strata('key').returncode, 2)
         self.assertEqual(strata('key', '--name', 'a b').returncode, 1)
-        self.assertEqual(strata('key', '--name', 'a', '--concurrent', '-1').returncode, 1)
+        self.assertEqual(strata('key', '--name', 'a', '--concurrent', '-1').returncode, 2)
 
     def test_requests_at_a_time(self):
         key, line = new_key('few', '--concurrent', '2')

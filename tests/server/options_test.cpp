@@ -167,6 +167,18 @@ TEST(OptionsTest, ABadValueIsOneLineNamingOptionValueAndLimit) {
   EXPECT_EQ(ErrorOf({"serve", "--device", "gpu"}), "--device: 'gpu' is not auto|cpu|cuda");
   EXPECT_EQ(ErrorOf({"serve", "--drain-timeout", "25h"}),
             "--drain-timeout: '25h' is outside 0s..24h");
+  for (const char* flag :
+       {"--watchdog", "--write-timeout", "--request-timeout", "--handshake-timeout"}) {
+    EXPECT_EQ(ErrorOf({"serve", flag, "0s"}), flag + std::string(": '0s' is not at least 1ms"));
+  }
+  EXPECT_EQ(ErrorOf({"serve", "--max-header-bytes", "0"}),
+            "--max-header-bytes: '0' is not in 1KiB..16MiB");
+  EXPECT_EQ(ErrorOf({"serve", "--max-header-bytes", "4GiB"}),
+            "--max-header-bytes: '4GiB' is not in 1KiB..16MiB");
+  EXPECT_EQ(ErrorOf({"key", "--name", "a", "--concurrent", "0"}),
+            "--concurrent: 0 is not a whole number above 0");
+  EXPECT_EQ(ErrorOf({"key", "--name", "a", "--requests-per-second", "0"}),
+            "--requests-per-second: 0 is not a number above 0");
   EXPECT_EQ(ErrorOf({"generate", "--prompt", "a", "--max-tokens", "x"}),
             "--max-tokens: 'x' is not a whole number of 32 bits");
   EXPECT_EQ(ErrorOf({"serve", "--grpc-address", "here:70000"}),
