@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -16,6 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "server/commands.h"
 #include "server/model_dir.h"
+#include "server/read_file.h"
 #include "server/standard_output.h"
 #include "server/tokenizer.h"
 
@@ -78,16 +77,6 @@ class WindowSink final : public engine::RequestSink {
   const size_t window_;
 };
 
-absl::StatusOr<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file.is_open() || file.bad() || text.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--text: ", path, ": ", text.empty() && file.is_open() ? "it is empty" : "cannot be read"));
-  }
-  return text;
-}
-
 absl::StatusOr<int32_t> WindowOf(const EvalOptions& options, const engine::ModelInfo& model) {
   // One position is left for the token that every request makes.
   const auto most =
@@ -103,8 +92,11 @@ absl::StatusOr<int32_t> WindowOf(const EvalOptions& options, const engine::Model
 absl::Status RunEval(const EvalOptions& options) {
   const auto model_dir = FindModelDir(options.model_dir);
   if (!model_dir.ok()) return model_dir.status();
-  const auto text = ReadText(options.text);
+  const auto text = ReadFile("--text", options.text);
   if (!text.ok()) return text.status();
+  if (text->empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--text: ", options.text, " is empty"));
+  }
   const auto tokenizer = Tokenizer::Load(*model_dir);
   if (!tokenizer.ok()) return tokenizer.status();
   auto ids = (*tokenizer)->Encode(*text, {.add_special_tokens = false, .parse_special = true});

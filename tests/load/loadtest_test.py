@@ -79,7 +79,8 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(result['cached_tokens'],
                          sum(int(row['cached_tokens'] or 0) for row in rows))
         self.assertGreater(result['cached_tokens'], 64 * 60)
-        self.assertLessEqual(result['server_max_running'], 8)
+        # The server may hear of a user's next request before it hears that the last was cancelled.
+        self.assertLessEqual(result['server_max_running'], 2 * 8)
         for row in rows:
             if row['outcome'] == 'completed':
                 # The server's own split and the client's clock are of the same request.
