@@ -56,7 +56,13 @@ absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) 
   return absl::OkStatus();
 }
 
-void Engine::Cancel(const std::string& request_id, std::optional<int32_t> index) {
+void Engine::Cancel(const std::string& request_id) { PutCancellation(request_id, {}); }
+
+void Engine::Stop(const std::string& request_id, int32_t index) {
+  PutCancellation(request_id, index);
+}
+
+void Engine::PutCancellation(const std::string& request_id, std::optional<int32_t> index) {
   const MutexLock lock(mutex_);
   if (!in_flight_.contains(request_id)) return;
   cancels_.push_back({request_id, index, Clock::now(), load_.steps});
@@ -77,7 +83,9 @@ void Engine::Shutdown(std::chrono::milliseconds limit) {
 
 Engine::Load Engine::load() const {
   const MutexLock lock(mutex_);
-  return load_;
+  Load load = load_;
+  load.waiting += static_cast<int32_t>(submissions_.size());
+  return load;
 }
 
 absl::Status Engine::failure() const {
@@ -134,10 +142,13 @@ void Engine::Run() {
 }
 
 void Engine::Cancel(const Cancellation& cancellation) {
-  const absl::Status status = absl::CancelledError("cancelled by the caller");
   const auto& [id, index, called, step] = cancellation;
-  const bool known = index ? core_->Finish(id, *index, FinishReason::kCancelled, status)
-                           : core_->Finish(id, FinishReason::kCancelled, status);
+  if (index) {
+    core_->Finish(id, *index, FinishReason::kStop, absl::OkStatus());
+    return;
+  }
+  const bool known =
+      core_->Finish(id, FinishReason::kCancelled, absl::CancelledError("cancelled by the caller"));
   if (!known || observer_ == nullptr) return;
   observer_->OnAbort({.seconds = std::chrono::duration<double>(Clock::now() - called).count(),
                       .steps = core_->steps() - step});

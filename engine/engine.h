@@ -107,15 +107,18 @@ class Engine {
   const ModelInfo& model() const;
 
   absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink);
-  // The request, or one of its sequences, finishes with kCancelled before the next step. No effect
-  // on unknown ids, nor for one sequence while its prompt is computed.
-  void Cancel(const std::string& request_id, std::optional<int32_t> index = {});
+  // The request finishes with kCancelled before the next step. No effect on unknown ids.
+  void Cancel(const std::string& request_id);
+  // One of its sequences finishes with kStop: who reads its text needs no more of it. No effect
+  // while the prompt is computed.
+  void Stop(const std::string& request_id, int32_t index);
 
   // Refuses new requests, waits until the running ones are done or `limit` has passed, ends the
   // rest with UNAVAILABLE, stops the thread. May be called again.
   void Shutdown(std::chrono::milliseconds limit);
 
-  // As it stood after the last step; all of one moment.
+  // As it stood when the step under way began, or the last one ended; all of one moment, but for
+  // requests that came since, which wait.
   struct Load {
     int32_t waiting = 0;  // sequences
     int32_t running = 0;
@@ -143,12 +146,13 @@ class Engine {
   };
   struct Cancellation {
     std::string id;
-    std::optional<int32_t> index;
+    std::optional<int32_t> index;  // of the sequence that is to stop; absent: cancel all
     Request::Time called;
     int64_t step = 0;  // that had ended then
   };
   Engine(std::unique_ptr<EngineCore> core, const EngineOptions& options);
   void Run();
+  void PutCancellation(const std::string& request_id, std::optional<int32_t> index);
   void Cancel(const Cancellation& cancellation);
   void UpdateLoad(bool stepping);
   std::chrono::milliseconds RetryAfter() const STRATA_REQUIRES(mutex_);

@@ -70,7 +70,7 @@ struct Request {
 
 enum class FinishReason : uint8_t {
   kNone,
-  kStop,       // an end-of-sequence or stop id; that token is not part of the output
+  kStop,       // an end-of-sequence or stop id, not part of the output then, or Engine::Stop
   kLength,     // max_tokens, or the model's positions are used up
   kTimeLimit,  // Request::time_limit
   kCancelled,  // by the caller

@@ -7,6 +7,18 @@
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
+namespace {
+
+constexpr std::chrono::milliseconds kLastMoment{20};  // before a deadline
+constexpr size_t kMostLogged = 256;  // bytes of what a refused request said, or was told
+
+std::string Cut(std::string text) {
+  if (text.size() <= kMostLogged) return text;
+  text.resize(kMostLogged);
+  return text + "...";
+}
+
+}  // namespace
 
 absl::Status AdmitCaller(const GenerationContext& context, std::string_view authorization,
                          std::shared_ptr<Caller>* caller) {
@@ -17,11 +29,12 @@ void RecordRefusal(const GenerationContext& context, const std::string& request_
                    const absl::Status& status, const Caller* caller) {
   if (context.metrics != nullptr) context.metrics->CountRejection(status);
   if (context.access_log == nullptr) return;
-  context.access_log->Append({.front = context.front,
-                              .request_id = request_id,
-                              .key = caller == nullptr ? "" : caller->key(),
-                              .status = status,
-                              .metrics = {}});
+  context.access_log->Append(
+      {.front = context.front,
+       .request_id = Cut(request_id),
+       .key = caller == nullptr ? "" : caller->key(),
+       .status = absl::Status(status.code(), Cut(std::string(status.message()))),
+       .metrics = {}});
 }
 
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
@@ -49,6 +62,7 @@ Generation::Generation(const GenerationContext& context, engine::Request request
       seed_(request.sampling.seed),
       n_(request.n),
       min_tokens_(request.sampling.min_tokens),
+      deadline_(request.deadline),
       stop_strings_(std::move(stop_strings)),
       client_(client),
       caller_(std::move(caller)),
@@ -74,7 +88,9 @@ void Generation::Cancel() {
     cancelled_ = true;
     if (outbox_.num_finished == n_) return;
   }
-  context_.engine->Cancel(id_);
+  // At its deadline a client hangs up too. Whichever is heard first, the engine says why it ended.
+  const bool expires = deadline_ && *deadline_ - engine::Request::Time::clock::now() < kLastMoment;
+  if (!expires) context_.engine->Cancel(id_);
 }
 
 void Generation::OnStarted(const engine::StartedEvent& event) {
@@ -161,13 +177,6 @@ bool Generation::Take(Parcel* parcel) {
 
 bool Generation::TakeStarted(Parcel* parcel) {
   parcel->started = std::exchange(outbox_.started, std::nullopt);
-  if (!parcel->started && !told_started_) {
-    // A time limit may end well what never started.
-    const auto ended_well = [](const SequenceOutbox& box) {
-      return box.finished && box.finished->status.ok();
-    };
-    if (std::ranges::any_of(outbox_.sequences, ended_well)) parcel->started.emplace();
-  }
   if (parcel->started) return true;
   parcel->prompt_logprobs = std::exchange(outbox_.prompt_logprobs, std::nullopt);
   return parcel->prompt_logprobs.has_value();
@@ -176,7 +185,6 @@ bool Generation::TakeStarted(Parcel* parcel) {
 // Tells the client what the parcel comes to; false if that is nothing.
 bool Generation::Deliver(Parcel parcel) {
   if (parcel.started) {
-    told_started_ = true;
     SetBusy();
     client_->OnStarted({.prompt_token_ids = std::move(prompt_),
                         .cached_tokens = parcel.started->cached_tokens,
@@ -196,8 +204,8 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
   SequenceText::Piece piece;
   sequence.text.Append(std::move(box.tokens), &piece);
   if (box.finished && box.finished->status.ok()) sequence.text.Finish(&piece);
-  if (sequence.text.stopped() && !box.finished && !std::exchange(sequence.cancelled, true)) {
-    context_.engine->Cancel(id_, index);
+  if (sequence.text.stopped() && !box.finished && !std::exchange(sequence.told_to_stop, true)) {
+    context_.engine->Stop(id_, index);
   }
   if (!piece.text.empty() || !piece.token_ids.empty()) {
     if (context_.metrics != nullptr) context_.metrics->CountGeneratedTokens(piece.token_ids.size());

@@ -118,7 +118,8 @@ class Generation final : public engine::RequestSink,
 
   // Any thread, before OnClosed. See GenerationClient.
   void Resume();
-  // Any thread, at any time. Leads to OnClosed, with CANCELLED unless another error came first.
+  // Any thread, at any time. Leads to OnClosed, with CANCELLED unless another error came first, or
+  // its deadline is here.
   void Cancel();
 
   const std::string& id() const { return id_; }
@@ -152,8 +153,8 @@ class Generation final : public engine::RequestSink,
   // A sequence on its way to the client.
   struct Sequence {
     SequenceText text;
-    bool cancelled = false;  // a stop string was met before the engine ended it
-    bool closed = false;     // the client hears nothing more of it
+    bool told_to_stop = false;  // a stop string was met before the engine ended it
+    bool closed = false;        // the client hears nothing more of it
   };
 
   Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
@@ -174,6 +175,7 @@ class Generation final : public engine::RequestSink,
   const uint64_t seed_;
   const int32_t n_;
   const int32_t min_tokens_;
+  const std::optional<engine::Request::Time> deadline_;
   const StopStrings stop_strings_;
   GenerationClient* const client_;
   const std::shared_ptr<Caller> caller_;  // may be null
@@ -181,10 +183,9 @@ class Generation final : public engine::RequestSink,
   std::optional<engine::Request> request_;  // until Start
 
   // The pump's thread.
-  std::vector<int32_t> prompt_;      // until the client's OnStarted
-  std::vector<Sequence> sequences_;  // [n] from the first Pump on
-  size_t next_sequence_ = 0;         // they take turns
-  bool told_started_ = false;
+  std::vector<int32_t> prompt_;                                // until the client's OnStarted
+  std::vector<Sequence> sequences_;                            // [n] from the first Pump on
+  size_t next_sequence_ = 0;                                   // they take turns
   absl::Status status_;                                        // of the first sequence that failed
   engine::FinishReason reason_ = engine::FinishReason::kNone;  // of sequence 0, once told
 

@@ -13,6 +13,9 @@ namespace {
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr double kMaxTimeLimitSeconds = 1e6;  // what a clock's ticks hold with room to spare
 
+// Which a line of a log could be ended with.
+bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
 uint64_t DrawRandom() {
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
@@ -79,6 +82,12 @@ absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
   if (request.request_id.size() > kMaxRequestIdBytes) {
     return absl::InvalidArgumentError(absl::StrCat("request_id: ", request.request_id.size(),
                                                    " bytes; at most ", kMaxRequestIdBytes));
+  }
+  if (const auto place = std::ranges::find_if(request.request_id, IsControl);
+      place != request.request_id.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("request_id: byte %d is the control character 0x%02x; it may hold none",
+                        place - request.request_id.begin(), static_cast<unsigned char>(*place)));
   }
   auto time_limit = TimeLimit(request.time_limit_seconds);
   if (!time_limit.ok()) return time_limit.status();

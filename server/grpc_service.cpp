@@ -16,13 +16,16 @@
 namespace strata::server {
 namespace {
 
-// The call's deadline on the engine's clock; a call without one says the end of time.
+constexpr std::chrono::seconds kYear = std::chrono::hours(24 * 365);
+
+// The call's deadline on the engine's clock. A call without one says the end of time, and some
+// clients say centuries for it, which a clock's nanoseconds do not hold.
 std::optional<engine::Request::Time> DeadlineOf(const grpc::CallbackServerContext& call) {
-  using Wall = std::chrono::system_clock;
-  const Wall::time_point deadline = call.deadline();
-  if (deadline == Wall::time_point::max()) return std::nullopt;
-  using Steady = engine::Request::Time::clock;
-  return Steady::now() + std::chrono::duration_cast<Steady::duration>(deadline - Wall::now());
+  const gpr_timespec left = gpr_time_sub(
+      gpr_convert_clock_type(call.raw_deadline(), GPR_CLOCK_REALTIME), gpr_now(GPR_CLOCK_REALTIME));
+  const std::chrono::seconds seconds(left.tv_sec);
+  if (seconds > kYear) return std::nullopt;
+  return engine::Request::Time::clock::now() + seconds + std::chrono::nanoseconds(left.tv_nsec);
 }
 
 std::string_view AuthorizationOf(const grpc::CallbackServerContext& call) {
@@ -44,6 +47,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
       : call_(call) {
     const absl::Status status = Begin(context, message);
     if (status.ok()) return;
+    generation_.reset();  // a cancel would end the request in flight that has this one's id
     RecordRefusal(context, message.request_id(), status, caller_.get());
     if (caller_) caller_->End();
     Finish(ToGrpcStatus(status));
@@ -103,7 +107,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
 
   grpc::CallbackServerContext* const call_;
   std::shared_ptr<Caller> caller_;          // may be null
-  std::shared_ptr<Generation> generation_;  // set before Start, constant then
+  std::shared_ptr<Generation> generation_;  // set before Start, constant then; null: refused
   v1::GenerateEvent event_;                 // the write in flight
 };
 

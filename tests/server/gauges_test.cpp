@@ -124,6 +124,7 @@ TEST_F(GaugesTest, AreWhatEachSequenceHoldsAtEveryStep) {
   for (const int32_t prompt : {17, 30, 3}) {  // they come in the midst of a step
     Submit(prompt);
     sequences.push_back({.prompt = prompt});
+    CheckScrape(sequences);  // they wait, though the engine has not seen them
   }
   int32_t steps = 1;
   const auto done = [&sequences] { return std::ranges::all_of(sequences, &Expected::done); };

@@ -103,6 +103,11 @@ TEST_F(GenerationOutputTest, AStopStringStopsTheEngine) {
   ASSERT_TRUE(client.WaitFor("closed"));
   EXPECT_TRUE(client.status.ok()) << client.status;
   EXPECT_EQ(client.text, "");
+  // It has ended well, for the metrics too, and not because somebody left.
+  const std::string text = metrics_.Render();
+  EXPECT_EQ(ValueOf(text, "strata_sequences_finished_total{reason=\"stop\"}"), "1");
+  EXPECT_EQ(ValueOf(text, "strata_request_seconds_count"), "2");
+  EXPECT_EQ(ValueOf(text, "strata_abort_seconds_count"), "0");
 }
 
 TEST_F(GenerationOutputTest, TokensAfterAStopStringAreNotCounted) {
@@ -207,15 +212,6 @@ TEST_F(GenerationOutputTest, OneThatFailsClosesTheRequestAfterTheOthers) {
   EXPECT_EQ(client.status, absl::InternalError("device"));
   EXPECT_EQ(client.NumTold("finished"), 1);
   EXPECT_EQ(client.sequences[1].text, "b");
-}
-
-TEST_F(GenerationOutputTest, ATimeLimitMayEndWhatNeverStarted) {
-  RecordingClient client(/*prompt_reader=*/true);
-  const auto generation = MakeUnstarted(Text("ab", 20), &client);
-  End(generation.get(), 0, FinishReason::kTimeLimit, absl::OkStatus(), 0);
-  ASSERT_TRUE(client.WaitFor("closed"));
-  EXPECT_EQ(client.told, (std::vector<std::string>{"started", "finished", "closed"}));
-  EXPECT_EQ(client.started.prompt_token_ids.size(), 2U);
 }
 
 TEST_F(GenerationOutputTest, LogprobsStandBesideTheirTokens) {

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "server/unicode.h"
 #include "tests/server/generation_testing.h"
+#include "tests/server/metrics_text.h"
 
 namespace strata::testing::generation_test {
 namespace {
@@ -111,6 +112,23 @@ TEST_F(GenerationTest, CancelEndsItAndFreesItsBlocks) {
   EXPECT_EQ(engine_->load().blocks_used, 0);
 }
 
+TEST_F(GenerationTest, AClientThatLeavesAtItsDeadlineHasMetTheDeadline) {
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("abc", 500);
+  request.deadline = std::chrono::steady_clock::now() + milliseconds(10);
+  MustStart(request, &client)->Cancel();
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_EQ(client.status.code(), absl::StatusCode::kDeadlineExceeded) << client.status;
+  EXPECT_EQ(ValueOf(metrics_.Render(), "strata_sequences_finished_total{reason=\"deadline\"}"),
+            "1");
+
+  RecordingClient early(/*prompt_reader=*/true);
+  request.deadline = std::chrono::steady_clock::now() + seconds(60);
+  MustStart(request, &early)->Cancel();
+  ASSERT_TRUE(early.WaitFor("closed"));
+  EXPECT_EQ(early.status.code(), absl::StatusCode::kCancelled) << early.status;
+}
+
 TEST_F(GenerationTest, HoweverCancelMeetsTheEndItClosesOnce) {
   for (int i = 0; i < 200; ++i) {
     RecordingClient client(/*prompt_reader=*/true);
@@ -165,6 +183,10 @@ TEST_F(GenerationTest, RefusesBadInputNamingTheField) {
   server::GenerationRequest long_id = Text("a", 1);
   long_id.request_id = std::string(129, 'x');
   EXPECT_EQ(ErrorOf(long_id), "request_id: 129 bytes; at most 128");
+  server::GenerationRequest two_lines = Text("a", 1);
+  two_lines.request_id = "a\nb";
+  EXPECT_EQ(ErrorOf(two_lines),
+            "request_id: byte 1 is the control character 0x0a; it may hold none");
   server::GenerationRequest full = Text(std::string(kTinyPositions, 'a'), 1);
   full.max_tokens.reset();
   EXPECT_EQ(ErrorOf(full).rfind("prompt: 512 ", 0), 0U);

@@ -116,6 +116,7 @@ class GenerationTest : public ::testing::Test {
     engine::EngineOptions options;
     options.model_dir = dir_.path();
     options.threads = 1;
+    options.observer = &metrics_;
     auto engine = engine::Engine::Create(options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
@@ -156,9 +157,9 @@ class GenerationTest : public ::testing::Test {
   }
 
   TinyModelDir dir_;
+  server::Metrics metrics_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<server::Tokenizer> tokenizer_;
-  server::Metrics metrics_;
   server::StreamPump pump_;
   server::GenerationContext context_;
 };

@@ -260,6 +260,35 @@ TEST_F(GrpcServiceTest, CancelAndDeadlineFreeTheBlocks) {
   EXPECT_TRUE(StatusOf(Greedy("abc", 3)).ok());
 }
 
+TEST_F(GrpcServiceTest, ARefusedCallThatIsCancelledLeavesItsIdsOwnerAlone) {
+  auto request = Greedy("abc", 400);
+  request.set_request_id("owner");
+  for (int i = 0; i < 60; ++i) {
+    Stream owner(stub_.get(), request);
+    ASSERT_TRUE(owner.Next());
+    {
+      Stream refused(stub_.get(), request);
+      std::this_thread::sleep_for(std::chrono::microseconds(i * 10));
+      refused.context.TryCancel();
+      refused.Rest();
+    }
+    const grpc::Status status = owner.Rest();
+    ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
+  }
+}
+
+TEST_F(GrpcServiceTest, ADeadlineCenturiesAwayIsNone) {
+  grpc::ClientContext context;
+  context.set_deadline(gpr_time_add(gpr_now(GPR_CLOCK_REALTIME),
+                                    gpr_time_from_hours(int64_t{400} * 366 * 24, GPR_TIMESPAN)));
+  v1::GenerateEvent event;
+  const auto reader = stub_->Generate(&context, Greedy("abc", 3));
+  while (reader->Read(&event)) {
+  }
+  const grpc::Status status = reader->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+}
+
 TEST_F(GrpcServiceTest, ClientsThatLeaveAtAnyMomentDoNoHarm) {
   for (int i = 0; i < 100; ++i) {
     Stream stream(stub_.get(), Greedy("abc", 1 + i % 7));
