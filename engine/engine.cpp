@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/clock.h"
 #include "engine/engine_core.h"
 #include "engine/errors.h"
 #include "engine/retry_after.h"
 
 namespace strata::engine {
-
-using Clock = std::chrono::steady_clock;
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   auto core = EngineCore::Create(options, options.make_backend ? options.make_backend() : nullptr);
@@ -96,7 +95,7 @@ absl::Status Engine::failure() const {
 // When a place can be hoped for, from the rate at which requests have been leaving the queue; since
 // the last one left, too, so that a queue that stands still gives longer and longer hints.
 std::chrono::milliseconds Engine::RetryAfter() const {
-  const double since = std::chrono::duration<double>(Clock::now() - last_leaving_).count();
+  const double since = Seconds(last_leaving_, Clock::now());
   const double seconds = std::clamp(std::max(leaving_interval_, since), 0.1, 60.0);
   return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));
 }
@@ -150,8 +149,7 @@ void Engine::Cancel(const Cancellation& cancellation) {
   const bool known =
       core_->Finish(id, FinishReason::kCancelled, absl::CancelledError("cancelled by the caller"));
   if (!known || observer_ == nullptr) return;
-  observer_->OnAbort({.seconds = std::chrono::duration<double>(Clock::now() - called).count(),
-                      .steps = core_->steps() - step});
+  observer_->OnAbort({.seconds = Seconds(called, Clock::now()), .steps = core_->steps() - step});
 }
 
 void Engine::UpdateLoad(bool stepping) {
@@ -161,7 +159,7 @@ void Engine::UpdateLoad(bool stepping) {
   const auto waiting = static_cast<int32_t>(scheduler.waiting().size());
   const Request::Time now = Clock::now();
   if (waiting < load_.waiting) {
-    const double seconds = std::chrono::duration<double>(now - last_leaving_).count();
+    const double seconds = Seconds(last_leaving_, now);
     leaving_interval_ += 0.1 * (seconds / (load_.waiting - waiting) - leaving_interval_);
     last_leaving_ = now;
   } else if (waiting == 0) {

@@ -59,7 +59,7 @@ struct EngineOptions {
   // What a step may take while others are decoding: prompts get what fits, and at least as many
   // rows as decodes have. Zero: whatever it takes.
   std::chrono::milliseconds max_step_time{0};
-  int32_t max_running = 256;  // sequences in the batch
+  int32_t max_running = 256;  // sequences in the batch, and no more than max_batch_tokens
   int32_t max_queue = 1024;   // requests waiting to be admitted
   bool prefix_cache = true;
   // A priority level is worth so much waiting. Zero: arrival alone decides.

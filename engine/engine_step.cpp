@@ -253,7 +253,10 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
   Accept(sequence, last, probabilities, now);
   for (Sequence* fork : forks) {
-    if (fork->computed == 0) SetPhase(*fork, Phase::kPreempted, now);  // there was no room for it
+    if (fork->computed == 0) {  // there was no room for it
+      ++now_.stats.preemptions;
+      SetPhase(*fork, Phase::kPreempted, now);
+    }
     Accept(*fork, last, probabilities, now);
   }
 }

@@ -108,6 +108,11 @@ absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
 
 absl::Status CheckAttention(const Request& request, const ModelInfo& model) {
   const size_t heads = request.attention.size();
+  const auto all = static_cast<size_t>(model.plan.shape.num_layers) *
+                   static_cast<size_t>(model.plan.shape.num_query_heads);
+  if (heads > all) {
+    return Refuse("attention", Concat(heads, " heads"), "at most ", all, ", the model's");
+  }
   for (size_t i = 0; i < heads; ++i) {
     const auto& [layer, head] = request.attention[i];
     if (layer < 0 || layer >= model.plan.shape.num_layers) {

@@ -48,16 +48,18 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
     }
     ++i;
   }
-  if (plan->preempted.empty()) AdmitWaiting(plan);
-  if (plan->ranges.size() == running_.size()) return;
   const auto decodes = static_cast<int32_t>(plan->ranges.size());
   if (decodes > 0) budget = std::min(budget, std::max(most_beside_decodes, decodes));
+  if (plan->preempted.empty()) AdmitWaiting(budget, plan);
+  if (plan->ranges.size() == running_.size()) return;
   for (const auto& sequence : running_) {
-    if (sequence->step == step_) continue;
-    schedule(*sequence, sequence->state->owes_prompt_logprobs
-                            ? std::min(options_.max_prefill_chunk, kLogprobChunk)
-                            : options_.max_prefill_chunk);
+    if (sequence->step != step_) schedule(*sequence, ChunkLimit(*sequence));
   }
+}
+
+int32_t Scheduler::ChunkLimit(const Sequence& sequence) const {
+  return sequence.state->owes_prompt_logprobs ? std::min(options_.max_prefill_chunk, kLogprobChunk)
+                                              : options_.max_prefill_chunk;
 }
 
 bool Scheduler::NextAhead(const StepPlan& now, StepPlan* ahead) {
@@ -115,10 +117,18 @@ void Scheduler::Preempt(size_t place, StepPlan* plan) {
   waiting_.insert(std::move(sequence));
 }
 
-void Scheduler::AdmitWaiting(StepPlan* plan) {
-  while (!waiting_.empty()) {
+// Admits while the step has rows for more prompts: who has to wait for rows waits without blocks,
+// and finds more of its prompt in the cache later.
+void Scheduler::AdmitWaiting(int32_t budget, StepPlan* plan) {
+  int64_t rows = 0;  // of the prompts that are served before the first waiting one
+  for (size_t place = 0; !waiting_.empty();) {
     Sequence& first = **waiting_.begin();
-    if (!HasPlace(first)) return;
+    for (; place < running_.size() && ServedBefore()(running_[place], first); ++place) {
+      const Sequence& other = *running_[place];
+      if (other.step == step_) continue;
+      rows += std::min(other.size() - other.computed, ChunkLimit(other));
+    }
+    if (rows >= budget || !HasPlace(first)) return;
     // Strictly in order: a small request behind a large one waits with it, so that the large one
     // is served in the end.
     if (!Admit(first, plan)) return;
@@ -126,9 +136,10 @@ void Scheduler::AdmitWaiting(StepPlan* plan) {
   }
 }
 
-// A wide request runs alone if it must.
+// Whoever runs has a row in every step once it decodes. A wide request runs alone if it must.
 bool Scheduler::HasPlace(const Sequence& first) const {
-  return running_.empty() || running_width_ + first.width() <= options_.max_running;
+  const int32_t most = std::min(options_.max_running, options_.max_batch_tokens);
+  return running_.empty() || running_width_ + first.width() <= most;
 }
 
 // Whether what is known of its prefix may stand in for computing it.
@@ -168,7 +179,6 @@ bool Scheduler::Admit(Sequence& sequence, StepPlan* plan) {
   const int32_t reserved = Protected(sequence) ? room.blocks - room.hit.blocks : 0;
   STRATA_CHECK(cache_->Reserve(sequence.blocks, reserved, room.score_blocks), "counted before");
   STRATA_CHECK(cache_->Grow(sequence.blocks, sequence.size()), "counted before");
-  plan->cached_tokens += sequence.computed;
   if (!sequence.state->has_started()) sequence.state->cached_tokens = sequence.computed;
   plan->admitted.push_back(&sequence);
   return true;
@@ -211,6 +221,8 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
       fork->computed = fork->most_computed = sequence.computed;
       InsertRunning(std::move(fork));
     } else {
+      ++fork->preemptions;
+      fork->most_computed = sequence.computed;
       waiting_.insert(std::move(fork));
     }
   }

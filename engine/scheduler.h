@@ -17,7 +17,7 @@ namespace strata::engine {
 struct SchedulerOptions {
   int32_t max_batch_tokens = 512;
   int32_t max_prefill_chunk = 512;
-  int32_t max_running = 256;
+  int32_t max_running = 256;  // and no more than max_batch_tokens
   bool prefix_cache = true;
 };
 
@@ -32,19 +32,17 @@ struct StepPlan {
   std::vector<ScheduledRange> ranges;
   std::vector<Sequence*> admitted;
   std::vector<Sequence*> preempted;
-  int32_t cached_tokens = 0;  // of those admitted, found in the prefix cache
 
   void Clear() {
     ranges.clear();
     admitted.clear();
     preempted.clear();
-    cached_tokens = 0;
   }
 };
 
 // Who runs when, in the order of ServedBefore.
 //
-//              Admit: room for all its tokens so far              Fork: one for each of n
+//              Admit: rows, and room for all its tokens so far    Fork: one for each of n
 //   waiting ─────────────────────────────────────────► running ◄──────────┐
 //      ▲                                                 │ └──────────────┘
 //      └──── preempted: its blocks go, it starts over ───┘ ──► Remove
@@ -109,7 +107,9 @@ class Scheduler {
   Room RoomFor(const Sequence& sequence) const;
   bool HasPlace(const Sequence& first) const;
   bool Admit(Sequence& sequence, StepPlan* plan);
-  void AdmitWaiting(StepPlan* plan);
+  void AdmitWaiting(int32_t budget, StepPlan* plan);
+  int32_t ChunkLimit(
+      const Sequence& sequence) const;  // rows of it in a step, while it is no decode
   bool GrowOrPreempt(size_t place, StepPlan* plan);
   void Preempt(size_t place, StepPlan* plan);
   void InsertRunning(std::unique_ptr<Sequence> sequence);

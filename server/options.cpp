@@ -110,7 +110,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
       "--max-step-time", &engine.max_step_time,
       "Of a step while answers are written: prompts get what fits, or as many rows; 0s: no "
       "limit");
-  set.Count("--max-running", 1, &engine.max_running, "Sequences in the batch");
+  set.Count("--max-running", 1, &engine.max_running,
+            "Sequences in the batch; no more than --max-batch-tokens in any case");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
   set.Choice(
       "--pin-threads", {"on", "off"}, &options->pin_threads,

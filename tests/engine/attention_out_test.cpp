@@ -138,11 +138,15 @@ TEST(AttentionOutTest, RefusesWhatIsNotThereOrTooMuch) {
             "attention: layer 6 at 1 is not in 0..5");
   EXPECT_EQ(runner.Submit(Asking({{1, -1}}, 4)).message(),
             "attention: head -1 at 0 is not in 0..3");
-  EXPECT_TRUE(runner.Submit(Asking(std::vector<AttentionHead>(142), 63)).ok());
-  EXPECT_EQ(
-      runner.Submit(Asking(std::vector<AttentionHead>(143), 63)).message(),
-      "attention: 143 heads over up to 100 positions for 63 tokens are over the limit of 900000 "
-      "probabilities a request");
+  EXPECT_EQ(runner.Submit(Asking(std::vector<AttentionHead>(25), 1)).message(),
+            "attention: 25 heads is not at most 24, the model's");
+  engine::Request most = Asking(std::vector<AttentionHead>(24), 63);
+  most.n = 5;
+  EXPECT_TRUE(runner.Submit(most).ok());
+  most.n = 6;
+  EXPECT_EQ(runner.Submit(most).message(),
+            "attention: 24 heads over up to 100 positions for 378 tokens are over the limit of "
+            "900000 probabilities a request");
 }
 
 }  // namespace

@@ -83,6 +83,54 @@ TEST_F(BatchingTest, SixtyFourStreamsCostTheProductsOfOne) {
   }
 }
 
+TEST_F(BatchingTest, WhoWaitsForRowsHoldsNoBlocksAndFindsMoreOfItsPrompt) {
+  engine::EngineOptions options = Options(dir_, 256);
+  options.max_batch_tokens = options.max_prefill_chunk = 64;
+  EngineRunner runner(options);
+  for (const char* id : {"0", "1", "2", "3"}) runner.MustSubmit(id, Prompt(200), Greedy(4));
+  runner.Step();
+  EXPECT_EQ(runner.core().scheduler().running().size(), 1U);
+  EXPECT_EQ(runner.core().scheduler().waiting().size(), 3U);
+  EXPECT_EQ(runner.blocks_used(), 200 / kBlockTokens);
+  runner.Run();
+  EXPECT_EQ(runner["0"].end.metrics.cached_tokens, 0);
+  for (const char* id : {"1", "2", "3"}) {
+    EXPECT_GE(runner[id].end.metrics.cached_tokens, 3 * 64) << id;
+    EXPECT_EQ(runner[id].tokens, runner["0"].tokens);
+  }
+}
+
+TEST_F(BatchingTest, AForkWithoutRoomIsCountedAsPreempted) {
+  EngineRunner runner = MakeRunner(3);
+  runner.MustSubmit("two blocks", Prompt(12), Greedy(4));
+  engine::Request pair;
+  pair.id = "pair";
+  pair.prompt = Prompt(5);
+  pair.sampling = Greedy(3);
+  pair.n = 2;
+  ASSERT_TRUE(runner.Submit(pair).ok());
+  runner.Step();
+  EXPECT_EQ(runner.core().scheduler().waiting().size(), 1U);
+  runner.Run();
+  EXPECT_EQ(runner["pair"].end.metrics.preemptions, 0);
+  EXPECT_EQ(runner["pair"].others.at(1).end.metrics.preemptions, 1);
+  EXPECT_EQ(runner["pair"].others.at(1).tokens, runner["pair"].tokens);
+}
+
+TEST_F(BatchingTest, NoMoreRunThanAStepHasRows) {
+  engine::EngineOptions options = Options(dir_, 256);
+  options.max_batch_tokens = options.max_prefill_chunk = 8;
+  EngineRunner runner(options);
+  for (int32_t i = 0; i < 20; ++i) runner.MustSubmit(std::to_string(i), Prompt(2), Greedy(20));
+  size_t most_running = 0;
+  while (runner.core().HasWork()) {
+    runner.Step();
+    most_running = std::max(most_running, runner.core().scheduler().running().size());
+  }
+  EXPECT_EQ(most_running, 8U);
+  for (int32_t i = 0; i < 20; ++i) EXPECT_EQ(runner[std::to_string(i)].tokens.size(), 20U);
+}
+
 TEST_F(BatchingTest, CancelInEveryStateFreesTheBlocksAtOnce) {
   EngineRunner runner = MakeRunner(64, /*max_running=*/2);
   runner.MustSubmit("decoding", Prompt(5), Greedy(50));
