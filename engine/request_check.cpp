@@ -20,6 +20,7 @@ constexpr size_t kMaxSaltBytes = 256;
 // In a request's whole answer: what a reader was too slow for comes in one message, and gRPC's
 // clients take 4 MiB.
 constexpr int32_t kMaxProbabilities = 900000;
+constexpr int64_t kMaxPromptLogprobs = 250000;  // some 16 bytes each, in one message as well
 constexpr float kMaxRepetitionPenalty = 100;
 constexpr float kMaxPenalty = 2;
 
@@ -142,7 +143,12 @@ absl::Status CheckServing(const Request& request) {
     return Refuse("cache_salt", Concat(request.cache_salt.size(), " bytes"), "at most ",
                   kMaxSaltBytes);
   }
-  return CheckLogprobs("prompt_logprobs", request.prompt_logprobs);
+  status = CheckLogprobs("prompt_logprobs", request.prompt_logprobs);
+  if (!status.ok() || !request.prompt_logprobs) return status;
+  const int64_t tokens = std::ssize(request.prompt);
+  if (tokens * (1 + *request.prompt_logprobs) <= kMaxPromptLogprobs) return absl::OkStatus();
+  return InvalidArgument("prompt_logprobs: ", tokens, " tokens with ", *request.prompt_logprobs,
+                         " others each are over the limit of ", kMaxPromptLogprobs, " a request");
 }
 
 // Of one sequence: prompt and output in the model's positions and in the cache.

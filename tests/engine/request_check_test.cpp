@@ -123,5 +123,18 @@ TEST(RequestCheckTest, RefusesNamingFieldValueAndLimit) {
   }
 }
 
+TEST(RequestCheckTest, PromptLogprobsFitIntoOneMessage) {
+  ModelInfo model = Model();
+  model.max_positions = 20000;
+  model.cache_tokens = 20000;
+  Request request = {.id = "a", .prompt = std::vector<int32_t>(11904, 1), .sampling = {}};
+  request.prompt_logprobs = 20;
+  EXPECT_TRUE(CheckRequest(request, model).ok()) << CheckRequest(request, model);
+  request.prompt.push_back(1);
+  EXPECT_EQ(CheckRequest(request, model).message(),
+            "prompt_logprobs: 11905 tokens with 20 others each are over the limit of 250000 a "
+            "request");
+}
+
 }  // namespace
 }  // namespace strata::engine::request_check_test
