@@ -20,6 +20,21 @@ options=("$@")
 # CMake remembers options: ours of an earlier run, and of deploy/quickstart.sh, are taken back.
 defaults=(-DSTRATA_TESTS=ON -DSTRATA_SERVER=ON -DSTRATA_CUDA=ON -DSTRATA_FUZZ=OFF -DSTRATA_SANITIZE=)
 
+# A test that was skipped has passed nothing: which, and why, comes last.
+tested=()
+say_skipped() {
+  local dir
+  for dir in "${tested[@]}"; do
+    # A reason is a line that says so, or GoogleTest's line after "FILE:LINE: Skipped".
+    awk -v "dir=$dir" '
+      /^[0-9]+\/[0-9]+ Test: / { test = $3 }
+      /: Skipped$/ { getline; $0 = "skipped: " $0 }
+      sub(/^skipped: /, "") && !said[test $0]++ { print "== " dir ": skipped: " test ": " $0 }
+    ' "$dir/Testing/Temporary/LastTest.log" || true
+  done
+}
+trap say_skipped EXIT
+
 # build_and_test DIR LABEL CMAKE_OPTION...
 build_and_test() {
   local dir=$1 label=$2
@@ -33,6 +48,7 @@ build_and_test() {
     exit 1
   fi
   echo "== $label: testing"
+  tested+=("$dir")
   ctest --test-dir "$dir" --output-on-failure --no-tests=error -j "$jobs" -E "${left_out:-^$}"
 }
 
