@@ -1,5 +1,8 @@
 #include "kernels/backend.h"
 
+#include <string>
+#include <utility>
+
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -9,13 +12,15 @@ namespace strata::kernels {
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& options) {
   if (options.device == "cuda") return CreateCudaBackend(options);
-  if (options.device == "auto" && HasCudaDriver()) {
+  std::string why_not_cuda;
+  if (options.device == "auto" && MayHaveCuda()) {
     // A device that cannot be used is none. One that fails is told.
     auto cuda = CreateCudaBackend(options);
     if (!absl::IsFailedPrecondition(cuda.status())) return cuda;
+    why_not_cuda = std::string(cuda.status().message());
   }
   if (options.device == "auto" || options.device == "cpu") {
-    return CpuBackend::Create(options.threads, options.pin_threads);
+    return CpuBackend::Create(options.threads, options.pin_threads, std::move(why_not_cuda));
   }
   return absl::InvalidArgumentError(
       absl::StrCat("unknown device \"", options.device, "\": auto, cpu or cuda"));

@@ -270,9 +270,11 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "auto";  // "auto" (CUDA where there is a device, else CPU), "cpu", "cuda"
-  int32_t threads = 0;          // CPU: 0 = every core this process may use
-  bool pin_threads = false;     // CPU: each thread stays on a core of its own
+  // "cpu", "cuda", "auto": CUDA where there is a device, else the CPU, whose description then says
+  // what is wrong with a driver or module that is there.
+  std::string device = "auto";
+  int32_t threads = 0;       // CPU: 0 = every core this process may use
+  bool pin_threads = false;  // CPU: each thread stays on a core of its own
   // CUDA: a row's bits do not depend on how many rows are computed with it. The CPU's never do.
   bool batch_invariant = false;
   // CUDA: planes that several layers read stay in the second cache, where they fit. Off to compare.

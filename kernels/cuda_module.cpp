@@ -28,18 +28,24 @@ std::string LoaderError() {
   return error == nullptr ? "unknown error" : error;
 }
 
-// Libraries stay loaded: whatever they made may live as long as the program.
-absl::StatusOr<CreateFunction> LoadModule() {
+std::filesystem::path ModulePath() {
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::filesystem::path path = program.parent_path() / kModule;
-  if (error || !std::filesystem::exists(path, error)) {
-    return Missing(absl::StrCat("no ", kModule, " beside the program"));
-  }
+  return program.parent_path() / kModule;
+}
+
+bool HasModule() {
+  std::error_code error;
+  return std::filesystem::exists(ModulePath(), error);
+}
+
+// Libraries stay loaded: whatever they made may live as long as the program.
+absl::StatusOr<CreateFunction> LoadModule() {
+  if (!HasModule()) return Missing(absl::StrCat("no ", kModule, " beside the program"));
   if (dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
     return Missing(absl::StrCat("no driver, ", LoaderError()));
   }
-  void* const module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* const module = dlopen(ModulePath().c_str(), RTLD_NOW | RTLD_LOCAL);
   if (module == nullptr) return Missing(LoaderError());
   void* const create = dlsym(module, "strata_create_cuda_backend");
   if (create == nullptr) return Missing(LoaderError());
@@ -48,7 +54,7 @@ absl::StatusOr<CreateFunction> LoadModule() {
 
 }  // namespace
 
-bool HasCudaDriver() { return dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+bool MayHaveCuda() { return HasModule() || dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) != nullptr; }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options) {
   const absl::StatusOr<CreateFunction> create = LoadModule();

@@ -56,7 +56,8 @@ void CheckArena(const PagedArena& cache) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads, bool pin_threads) {
+absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads, bool pin_threads,
+                                                               std::string why_not_cuda) {
   if (threads < 0 || threads > ThreadPool::kMaxThreads) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads must be 0 (every core this process may use) to ",
@@ -68,15 +69,16 @@ absl::StatusOr<std::unique_ptr<CpuBackend>> CpuBackend::Create(int32_t threads, 
         "backend needs");
   }
   const int count = threads > 0 ? threads : std::min(UsableCpus(), ThreadPool::kMaxThreads);
-  return std::unique_ptr<CpuBackend>(
-      new CpuBackend(count, pin_threads ? AllowedCpus() : std::vector<int>()));
+  return std::unique_ptr<CpuBackend>(new CpuBackend(
+      count, pin_threads ? AllowedCpus() : std::vector<int>(), std::move(why_not_cuda)));
 }
 
 std::string CpuBackend::Describe() const {
   const int64_t targets = UsableTargets();
   const int threads = pool_.num_threads();
   return absl::StrCat("cpu, ", hwy::TargetName(targets & -targets), ", ", threads,
-                      threads == 1 ? " thread" : " threads");
+                      threads == 1 ? " thread" : " threads",
+                      why_not_cuda_.empty() ? "" : absl::StrCat(" (", why_not_cuda_, ")"));
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {

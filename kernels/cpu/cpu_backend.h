@@ -22,8 +22,9 @@ class CpuBackend final : public Backend {
  public:
   // FAILED_PRECONDITION on a processor without fused multiply-add (x86 before AVX2),
   // INVALID_ARGUMENT for a number of threads outside [0, 256]. `pin_threads`: each on a core of its
-  // own, as far as there are.
-  static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads, bool pin_threads);
+  // own, as far as there are. `why_not_cuda` becomes part of Describe(), if it says anything.
+  static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads, bool pin_threads,
+                                                            std::string why_not_cuda = {});
 
   void BindThread() override { pool_.BindCaller(); }
   std::string Describe() const override;
@@ -53,12 +54,14 @@ class CpuBackend final : public Backend {
                               const HeadAttention& head, float* out) override;
 
  private:
-  CpuBackend(int threads, std::vector<int> cpus) : pool_(threads, std::move(cpus)) {}
+  CpuBackend(int threads, std::vector<int> cpus, std::string why_not_cuda)
+      : why_not_cuda_(std::move(why_not_cuda)), pool_(threads, std::move(cpus)) {}
 
   // Calls body(begin, end) for ranges of rows, on several threads where the elements pay for it.
   template <class Body>
   void ForRows(int64_t num_rows, int64_t elements_per_row, Body body);
 
+  const std::string why_not_cuda_;
   BackendCounters counters_;
   Scratch tiles_;
   AttentionRunner attention_;

@@ -210,6 +210,17 @@ class Server(unittest.TestCase):
         self.assertEqual(from_file.stdout, direct.stdout)
         self.assertEqual(from_stdin.stdout, direct.stdout)
 
+    def test_the_log_says_why_the_cpu_stands_in_for_cuda(self):
+        model = pathlib.Path(__file__).resolve().parents[2] / 'deploy' / 'models' / 'svformer'
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(BINARY, folder)
+            # Not a library: it cannot be loaded, even where there is a driver.
+            pathlib.Path(folder, 'libstrata_cuda.so').touch()
+            for device, told in (('cpu', False), ('auto', True)):
+                with Served(copy, '--model', str(model), '--device', device) as server:
+                    line, = [line for line in server.log if ' on cpu, ' in line]
+                self.assertEqual('(device cuda: ' in line, told, line)
+
     def test_server_refuses(self):
         for flags, field in ((('--temperature', '-1'), 'temperature'),
                              (('--top-p', 'nan'), 'top_p'),
