@@ -1,26 +1,34 @@
 #!/usr/bin/env bash
-# Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, the CUDA
-# module, the shared libraries that they need other than the system's and CUDA's, the models that
-# ship, a systemd unit, and what tests/gpu/run.sh runs. Nothing is compiled there and nothing is downloaded.
+# Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, the shared
+# libraries that they need other than the system's and CUDA's, the models that ship, a systemd unit,
+# and, where they have been built, the CUDA module and what tests/gpu/run.sh runs. Nothing is compiled
+# there and nothing is downloaded.
 #
 #   ./deploy/bundle.sh [BUILD_DIR [TARBALL]]     build, strata-bundle.tar.gz
 #
-# There: tar xf strata-bundle.tar.gz && strata-bundle/tests/gpu/run.sh --phase tests
+# There: tar xf strata-bundle.tar.gz && strata-bundle/bin/strata serve --model strata-bundle/deploy/models/svformer
+# On a GPU: strata-bundle/tests/gpu/run.sh --phase tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 build=${1:-build}
 tarball=$(realpath -m "${2:-strata-bundle.tar.gz}")
-programs=(strata strata-loadtest strata-enginebench strata-devicebench cuda_gpu_tests
-  libstrata_cuda.so)
+programs=(strata strata-loadtest)
 most_bytes=$((60 * 1000 * 1000))
 
 for program in "${programs[@]}"; do
   if [[ ! -e $build/bin/$program ]]; then
-    echo "bundle: no $build/bin/$program: build first, where nvcc is" >&2
+    echo "bundle: no $build/bin/$program: build first" >&2
     exit 1
   fi
 done
+left_out=()
+for program in libstrata_cuda.so cuda_gpu_tests strata-enginebench strata-devicebench; do
+  if [[ -e $build/bin/$program ]]; then programs+=("$program"); else left_out+=("$program"); fi
+done
+if [[ ${#left_out[@]} -gt 0 ]]; then
+  echo "bundle: left out, as they are not in $build/bin: ${left_out[*]}"
+fi
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
