@@ -273,6 +273,15 @@ class ComposeTest(unittest.TestCase):
             self.assertIn(argument.split('=')[0], known)
         self.assertEqual(load['image'], self.services['strata']['image'])
 
+    def test_the_load_goes_on(self):
+        load = self.services['load']
+        # The image's own check asks a server, which this is not: `up --wait` would fail.
+        self.assertEqual(load['healthcheck'], {'disable': True})
+        # What a run has measured stays in memory until its end; then the next begins.
+        arguments = dict(argument.partition('=')[::2] for argument in load['command'])
+        self.assertLessEqual(seconds(arguments['--duration']), 3600)
+        self.assertEqual(load['restart'], 'unless-stopped')
+
     def test_it_all_meets(self):
         """Who talks to whom, by the names that compose gives them."""
         config = yaml.safe_load((self.folder / 'prometheus' / 'prometheus.yml').read_text())
