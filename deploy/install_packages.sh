@@ -20,7 +20,7 @@ case "${1:-}" in
       python3 python3-grpcio python3-protobuf python3-yaml)
     ;;
   --deploy) packages=(haproxy iproute2 prometheus python3 python3-yaml) ;;
-  --image) packages=(buildah curl debootstrap golang-github-containers-common) ;;
+  --image) packages=(buildah curl debootstrap golang-github-containers-common procps) ;;
   *) echo "packages: unknown argument $1" >&2 && exit 2 ;;
 esac
 
