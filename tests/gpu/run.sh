@@ -101,6 +101,8 @@ case $phase in
     for model in plain svformer-reuse; do
       step "soak_$model" 90 "$root/tests/gpu/soak.sh" "$bin" "$root/deploy/models/$model"
     done
+    step soak_memory_share 90 "$root/tests/gpu/soak.sh" "$bin" "$root/deploy/models/svformer" \
+      cuda 30 --memory-share 0.5
     step plans_default 200 env STRATA_TEST_BATCH_INVARIANT=off "$bin/cuda_gpu_tests" \
       --gtest_brief=1 --gtest_filter='PlansVsNaive*-*Int8*:*GoldenTest*'
     ;;
