@@ -17,4 +17,7 @@ tar -C "$folder" -xf "$folder/bundle.tar.gz"
 cd "$folder/strata-bundle"
 bin/strata plan --model deploy/models/svformer >/dev/null
 bin/strata-loadtest --help >/dev/null
+# All that it brings is used, what its libraries need in turn as well, with no help from outside.
+env -u LD_LIBRARY_PATH ldd bin/* | awk '$2 == "=>" {print $3}' | sort -u >"$folder/used"
+for library in lib/*; do grep -qFx "$PWD/bin/../$library" "$folder/used"; done
 [[ -f deploy/systemd/strata.service ]]

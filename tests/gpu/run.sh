@@ -35,7 +35,6 @@ if [[ ! -x $bin/cuda_gpu_tests ]]; then
   echo "run.sh: no $bin/cuda_gpu_tests: build where nvcc is, or unpack a bundle" >&2
   exit 2
 fi
-export LD_LIBRARY_PATH=$root/lib:/usr/local/cuda/lib64:${LD_LIBRARY_PATH:-}
 export STRATA_SOURCE_DIR=$root
 why=$("$bin/cuda_gpu_tests" --gtest_filter=CudaMemoryTest.SaysHowMuchWasTooMuch 2>&1 |
   grep -m 1 '^device cuda: ')
