@@ -35,8 +35,8 @@ struct EngineOptions {
   bool pin_threads = false;     // CPU: each of them stays on a core of its own
   // CUDA: the same bits whatever else is in a step, for some of the speed. The CPU's always are.
   bool batch_invariant = false;
-  // What matrices are kept as: auto (as the checkpoint; f16 runs as f32), f32, bf16, int8; on CUDA
-  // f16 and fp8 as well.
+  // What matrices are kept as: auto (as the checkpoint; on the CPU f16 as f32), f32, bf16, int8; on
+  // CUDA f16 and fp8 as well.
   std::string weights = "auto";
   // auto (as the weights; under 8 bits as the checkpoint), or one of those; for keys and values
   // apart "k=int8,v=bf16".
@@ -177,7 +177,8 @@ class Engine {
   std::thread thread_;                                // last: starts when the rest stands
 };
 
-// The plan of the model in `model_dir` without loading its weights: `strata plan`.
+// The plan of the model in `model_dir`, without loading its weights, and what its cache takes on
+// the CPU: `strata plan`.
 absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cross_layer,
                                        const std::string& cache_dtype,

@@ -259,7 +259,10 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   app.set_version_flag("--version", "strata " STRATA_VERSION);
   CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
   CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
-  CLI::App* plan_app = app.add_subcommand("plan", "Explain what a model's layers share");
+  CLI::App* plan_app = app.add_subcommand(
+      "plan",
+      "Explain what a model's layers share, and what their cache takes on a CPU, where a\n"
+      "checkpoint in f16 runs in f32: --cache-dtype f16 for a GPU.");
   CLI::App* eval_app = app.add_subcommand("eval", "Measure a model's perplexity on a text");
   CLI::App* health_app = app.add_subcommand("health", "Exit with 0 if a server is serving");
   CLI::App* key_app = app.add_subcommand(
