@@ -138,7 +138,9 @@ struct HeadAttention {
   const float* reused_lse = nullptr;
   float* lse = nullptr;  // out, may be null: [num_rows], rows `lse_stride` apart
   int64_t lse_stride = 0;
-  int32_t score_slot = -1;  // where the scores are kept, or with reused_lse found; -1: nowhere
+  // Where the scores are kept, or with reused_lse found; -1: nowhere. Of a call's heads that read
+  // one pair of planes all find theirs, or none does; some may keep theirs, and others not.
+  int32_t score_slot = -1;
   // Whether other layers of the step read the same plane: worth keeping in a cache.
   bool keys_again = false;
   bool values_again = false;

@@ -53,7 +53,7 @@ if(NOT STRATA_SANITIZE)
   add_test(NAME engine_on_cuda/batch_invariant COMMAND cuda_engine_tests
     --gtest_filter=${plans}F32:PlansVsNaiveTest.RandomPlansInF32:PlansVsNaiveTest.LongContextsInF32:*GoldenTest.Bf16/reuse)
   add_test(NAME engine_on_cuda/default COMMAND ${CMAKE_COMMAND} -E env STRATA_TEST_BATCH_INVARIANT=off
-    $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${plans}Bf16:*GoldenTest.Bf16/svformer_reuse)
+    $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${plans}Bf16:PlansVsNaiveTest.PartialReuseInBf16:*GoldenTest.Bf16/svformer_reuse)
   set_tests_properties(engine_on_cuda/batch_invariant engine_on_cuda/default PROPERTIES TIMEOUT 900)
 endif()
 

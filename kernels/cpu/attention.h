@@ -28,7 +28,7 @@ struct AttentionUnit {
   const AttentionUnit* next = nullptr;
 
   // Whether its scores were computed by an earlier layer of this step and kept. REQUIRES: all heads
-  // of a pair of planes keep, or none does.
+  // of a pair of planes find theirs, or none does.
   bool finds_scores() const {
     return sequence->score_table != nullptr && heads[0]->reused_lse != nullptr &&
            heads[0]->score_slot >= 0;

@@ -54,9 +54,9 @@ class Attender {
     if (run.begin == run.end) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) FindRow(i, first_query, queries);
-    const HeadEntry& head = args_.heads[group_.first_head];
-    keeps_scores_ = kShared && sequence_.score_table >= 0 && head.score_slot >= 0;
-    finds_scores_ = keeps_scores_ && head.reused_lse != nullptr;
+    const HeadEntry& head = args_.heads[group_.first_head];  // all of a group find theirs, or none
+    keeps_scores_ = kShared && sequence_.score_table >= 0;
+    finds_scores_ = keeps_scores_ && head.reused_lse != nullptr && head.score_slot >= 0;
     if (!finds_scores_) LoadQueries();
 
     Copier copier(args_, group_, args_.tables + sequence_.table, !finds_scores_,
@@ -96,6 +96,7 @@ class Attender {
     int32_t row = 0;        // of the batch
     int32_t position = -1;  // the last it sees; -1: there is no such query
     int32_t head = 0;       // of the launch
+    int32_t score_slot = -1;
     bool reuses = false;
     float most = -INFINITY;  // of the span so far, or the log-sum-exp that is reused
     float sum = 0;           // of this lane's positions
@@ -115,6 +116,7 @@ class Attender {
     query.position = sequence_.first_position + row;
     query.head = group_.first_head + number % group_.num_heads;
     const HeadEntry& head = args_.heads[query.head];
+    query.score_slot = head.score_slot;
     query.reuses = head.reused_lse != nullptr;
     if (query.reuses) query.most = head.reused_lse[query.row * head.lse_stride];
   }
@@ -175,7 +177,7 @@ class Attender {
       const Query& query = query_[i / 2];
       const int32_t at = tile + position + i % 2;
       const bool sees = at <= query.position;
-      if (keeps_scores_ && sees) {
+      if (keeps_scores_ && sees && query.score_slot >= 0) {
         float* const kept = Kept(query, at);
         if (finds_scores_) {
           scores[i] = *kept;
@@ -189,8 +191,8 @@ class Attender {
   __device__ __forceinline__ float* Kept(const Query& query, int32_t position) const {
     const CachePlace place =
         PlaceOf(position, args_.tables + sequence_.score_table, args_.block_tokens);
-    return args_.scores + ScoreIndex(place, args_.score_slots, args_.heads[query.head].score_slot,
-                                     args_.block_tokens);
+    return args_.scores +
+           ScoreIndex(place, args_.score_slots, query.score_slot, args_.block_tokens);
   }
 
   __device__ __forceinline__ void AttendTile(const Copier& copier, int stage, int32_t tile) {

@@ -258,6 +258,19 @@ TEST(PlansVsNaiveTest, PresetsInBf16) {
   EXPECT_LT(total.deviation, total.exact_deviation / 4);
 }
 
+// Of query heads that read one pair of planes some keep their scores and some do not, and heads are
+// of a size that a device's tensor cores take.
+TEST(PlansVsNaiveTest, PartialReuseInBf16) {
+  constexpr AttentionShape kShape = {4, 8, 2, 32};
+  NaiveArchitecture naive = NaivePlain();
+  NaiveReuse(naive, {0}, 3);
+  const json plan = {{"preset", "reuse"}, {"compute_layers", {0}}, {"heads", 3}};
+  TinyModelOptions options = Options(kShape, plan, 600);
+  options.dtype = DType::kBF16;
+  Compare(MakeTinyModel(options), naive,
+          {.new_tokens = 16, .weights = "bf16", .cache_dtype = "bf16"});
+}
+
 TEST(PlansVsNaiveTest, PresetsInInt8) {
   double deviation = 0;
   int runs = 0;

@@ -35,12 +35,13 @@ class ScoreBlocks {
   const PagedArena& arena() const { return arena_; }
   const int32_t* table() const { return table_.data(); }
 
-  // Slots and positions that are no head's in a context so long.
-  void ExpectRestIntact(int64_t context) const {
+  // Slots and positions that are no head's in a context so long. `without`: a head without a slot.
+  void ExpectRestIntact(int64_t context, int64_t without) const {
     const std::vector<float> scores = Download<float>(backend_, *memory_);
     std::vector<bool> used(scores.size());
     for (int64_t p = 0; p < context; ++p) {
       for (int64_t h = 0; h < kHeads; ++h) {
+        if (h == without) continue;
         const int64_t block = table_[static_cast<size_t>(p / arena_.block_tokens)];
         used[static_cast<size_t>((block * kSlots + SlotOf(h)) * arena_.block_tokens +
                                  p % arena_.block_tokens)] = true;
@@ -77,29 +78,53 @@ inline std::vector<HeadAttention> Heads(const Inputs& inputs, const Buffer& quer
   return heads;
 }
 
-// Each row alone: a layer that keeps its scores, then one that finds them.
+// Each row alone: a layer that keeps its scores, then one that finds them. `without`: a head whose
+// scores are not kept and that the second layer does not have; 0 is found of it.
 inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& inputs,
-                                               const Cache& cache) {
+                                               const Cache& cache, int64_t without = -1) {
   ScoreBlocks scores(backend, cache.arena());
   const std::unique_ptr<Buffer> queries = Upload(backend, inputs.queries);
   const GuardedRows outputs(inputs.total_rows, kHeads * inputs.head_dim);
   BackendRows kept(backend, outputs);
   BackendRows found(backend, outputs);
   BackendRows lse(backend, GuardedRows(inputs.total_rows, kHeads));
-  const std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, kept, lse);
+  std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, kept, lse);
   std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
   for (HeadAttention& head : finders) {
     head.reused_lse = std::exchange(head.lse, nullptr);
     head.key_offset = head.value_offset;  // whoever reads these as keys gives himself away
   }
+  if (without >= 0) {
+    owners[static_cast<size_t>(without)].score_slot = -1;
+    finders.erase(finders.begin() + without);
+  }
   for (SequenceRows row : Cut(cache, 1)) {
     row.score_table = scores.table();
     scores.Poison();
     backend.Attention(scores.arena(), {&row, 1}, owners);
-    scores.ExpectRestIntact(row.first_position + 1);
+    scores.ExpectRestIntact(row.first_position + 1, without);
     backend.Attention(scores.arena(), {&row, 1}, finders);
   }
   return {{kept.Fetch().Values(), lse.Fetch().Values()}, {found.Fetch().Values(), {}}};
+}
+
+// Of heads that read one pair of planes some keep their scores and one does not, be it the first of
+// them or the last.
+inline void ExpectHeadsKeepOrDoNot(Backend& backend, const Inputs& inputs, const Cache& cache) {
+  const Outputs own = Attend(backend, inputs, cache, 1000, true);
+  const Outputs routed = Attend(backend, inputs, cache, 1000, true, &own.lse);
+  for (const int64_t without : {0, 2}) {
+    SCOPED_TRACE(without);
+    const auto [kept, found] = KeepAndFind(backend, inputs, cache, without);
+    ExpectSameBits(own.output, kept.output, "output of the layer that keeps its scores");
+    ExpectSameBits(own.lse, kept.lse, "its log-sum-exp");
+    std::vector<float> expected = routed.output;
+    for (int64_t row = 0; row < inputs.total_rows; ++row) {
+      const int64_t begin = (row * kHeads + without) * inputs.head_dim;
+      std::fill_n(expected.begin() + begin, inputs.head_dim, 0.0f);
+    }
+    ExpectSameBits(expected, found.output, "output of the layer that finds them");
+  }
 }
 
 }  // namespace strata::kernels

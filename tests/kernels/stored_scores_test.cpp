@@ -31,6 +31,13 @@ TEST_P(StoredScoresTest, GiveTheBitsOfScoresComputedAgain) {
   }
 }
 
+TEST_P(StoredScoresTest, HeadsOfAGroupKeepTheirsOrDoNot) {
+  const auto [dtypes, head_dim, block_tokens] = GetParam();
+  const Inputs inputs(head_dim);
+  const std::unique_ptr<Backend> backend = MakeCpu(2);
+  ExpectHeadsKeepOrDoNot(*backend, inputs, Cache(*backend, inputs, dtypes, block_tokens));
+}
+
 std::string ParamName(const testing::TestParamInfo<Param>& test) {
   const auto& [dtypes, head_dim, block_tokens] = test.param;
   return absl::StrCat(NameOf(dtypes), "_dim", head_dim, "_block", block_tokens);

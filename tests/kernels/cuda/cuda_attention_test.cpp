@@ -75,6 +75,12 @@ TEST_P(CudaAttentionTest, KeptScoresGiveTheBitsOfScoresComputedAgain) {
   ExpectSameBits(routed.output, found.output, "output of the layer that finds them");
 }
 
+TEST_P(CudaAttentionTest, HeadsOfAGroupKeepTheirScoresOrDoNot) {
+  const Inputs inputs(head_dim());
+  const std::unique_ptr<Backend> backend = MakeCuda();
+  ExpectHeadsKeepOrDoNot(*backend, inputs, Cache(*backend, inputs, dtypes(), block_tokens()));
+}
+
 std::string ParamName(const ::testing::TestParamInfo<Param>& test) {
   const auto& [dtypes, head_dim, block_tokens] = test.param;
   return absl::StrCat(NameOf(dtypes), "_dim", head_dim, "_block", block_tokens);
