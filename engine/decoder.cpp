@@ -117,9 +117,7 @@ const StepBatch& Decoder::Padded(const StepBatch& batch) {
 const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
   const auto count = static_cast<int64_t>(batch.logit_rows.size());
   if (count == batch.num_rows()) return batch;
-  for (const Rows& rows : kept_rows_) {
-    backend_->GatherRows(First(rows, batch.num_rows()), batch.logit_rows, First(rows, count));
-  }
+  for (const Rows& rows : kept_rows_) MoveToFront(First(rows, batch.num_rows()), batch.logit_rows);
   wanted_.Clear();
   auto wanted = batch.logit_rows.begin();
   for (const kernels::SequenceRows& sequence : batch.sequences) {
@@ -152,6 +150,13 @@ const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
     probe.sequence = static_cast<int32_t>(after - wanted_.sequences.begin()) - 1;
   }
   return wanted_;
+}
+
+// Rows of decodes stand there already: in a step of nothing else, and before chunks whose logits
+// nobody wants.
+void Decoder::MoveToFront(Rows x, std::span<const int32_t> rows) {
+  if (std::ranges::equal(rows, std::span(all_rows_).first(rows.size()))) return;
+  backend_->GatherRows(x, rows, First(x, std::ssize(rows)));
 }
 
 void Decoder::Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
@@ -244,10 +249,9 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
     if (!grown.ok()) return grown.status();
     logits_ = *std::move(grown);
   }
-  const Rows wanted = First(residual_, count);
-  backend_->GatherRows(residual_, rows, wanted);
+  MoveToFront(residual_, rows);
   const Rows logits = {logits_->floats(), count, config_.vocab_size, config_.vocab_size};
-  backend_->MatMul(weights_->lm_head(), wanted, Norm(weights_->final_norm), logits,
+  backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
   if (!batch.choices.empty()) {
     backend_->ChooseTokens(logits, batch.choices);

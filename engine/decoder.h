@@ -78,6 +78,7 @@ class Decoder {
   kernels::RmsNorm Norm(const std::unique_ptr<kernels::Buffer>& weight) const;
   const StepBatch& Padded(const StepBatch& batch);
   const StepBatch& KeepWantedRows(const StepBatch& batch);
+  void MoveToFront(kernels::Rows x, std::span<const int32_t> rows);
   absl::Status PrepareProbes(const StepBatch& batch);
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   absl::Status ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows);

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
+#include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::testing::dead_work_test {
@@ -101,6 +102,46 @@ TEST(DeadWorkTest, OutputsAreTakenAcrossColumns) {
   StepOf(runner);
   // Each layer's own keys and V_0 once, for the heads that compute.
   EXPECT_EQ(StepOf(runner).cache_bytes_read, 3 * 2 * 11 * kPlaneRow);
+}
+
+// Counts the calls that put every row where it stands.
+class WatchesGathers final : public NullBackend {
+ public:
+  explicit WatchesGathers(int* idle) : idle_(idle) {}
+  void GatherRows(kernels::ConstRows x, std::span<const int32_t> rows, kernels::Rows out) override {
+    bool idle = true;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      idle = idle && x.data + rows[i] * x.stride == out.data + static_cast<int64_t>(i) * out.stride;
+    }
+    *idle_ += idle ? 1 : 0;
+  }
+
+ private:
+  int* const idle_;
+};
+
+// Decodes alone, and before a chunk of a prompt whose logits nobody wants, stand at the front.
+TEST(DeadWorkTest, NoRowsAreCopiedOntoThemselves) {
+  const ScratchDir scratch;
+  const TinyModel model = MakeTinyModel({.attention = kShape});
+  int idle = 0;
+  const auto core = engine::EngineCore::Create(
+      {.model_dir = WriteModelDir(model, scratch.path()), .max_prefill_chunk = 16},
+      std::make_unique<WatchesGathers>(&idle));
+  ASSERT_TRUE(core.ok()) << core.status();
+  const auto add = [&](const std::string& id, int32_t prompt) {
+    (*core)->Add({.id = id, .prompt = RandomPrompt(1, prompt, 96), .sampling = Greedy(12)},
+                 std::make_shared<Recording>(), std::chrono::steady_clock::now());
+  };
+  add("a", 5);
+  add("b", 7);
+  for (int i = 0; i < 4; ++i) (*core)->Step();
+  EXPECT_EQ(idle, 0) << "prompts, then steps of two decodes";
+  add("c", 40);
+  for (int i = 0; i < 2; ++i) (*core)->Step();
+  EXPECT_EQ(idle, 0) << "two decodes and a chunk";
+  while ((*core)->HasWork()) (*core)->Step();
+  EXPECT_EQ(idle, 0);
 }
 
 }  // namespace
