@@ -47,6 +47,7 @@ void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const Pl
   const auto block_tokens = static_cast<size_t>(cache.block_tokens);
   T row[kMaxHeadDim];
   for (int64_t i = begin; i < end; ++i) {
+    if (slots[static_cast<size_t>(i)] < 0) continue;  // kNoSlot
     const auto slot = static_cast<size_t>(slots[static_cast<size_t>(i)]);
     const size_t token = slot % block_tokens;
     std::byte* plane = cache.arena + slot / block_tokens * cache.block_bytes + write.plane_offset;

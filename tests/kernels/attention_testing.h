@@ -144,6 +144,29 @@ class Cache {
   std::vector<std::vector<int32_t>> tables_;
 };
 
+// Four rows, one of which has a slot, leave what that row alone leaves, in the cache and before it.
+inline void ExpectRowsOfNoSlotAreNotWritten(Backend& backend, CacheDTypes dtypes) {
+  constexpr int32_t kDim = 20;
+  PagedArena arena = {
+      .block_tokens = 4, .head_dim = kDim, .key_dtype = dtypes.keys, .value_dtype = dtypes.values};
+  const size_t key_bytes = 4 * arena.TokenBytes(PlaneKind::kKey);
+  arena.block_bytes = key_bytes + 4 * arena.TokenBytes(PlaneKind::kValue);
+  const std::vector<std::byte> marks(4 * arena.block_bytes, std::byte{0xa7});
+  const std::unique_ptr<Buffer> rows = Upload(backend, Random(6).Normals(4 * kDim));
+  const auto write = [&](int64_t first, std::vector<int64_t> slots) {
+    const std::unique_ptr<Buffer> memory = Upload(backend, marks);
+    arena.arena = memory->data() + arena.block_bytes;  // block -1 can be written, too
+    const float* const from = rows->floats() + first * kDim;
+    const PlaneWrite writes[] = {{PlaneKind::kKey, 0, from, kDim},
+                                 {PlaneKind::kValue, key_bytes, from, kDim}};
+    backend.PrepareAttention(arena, {.writes = writes, .slots = slots});
+    return Download<std::byte>(backend, *memory);
+  };
+  const std::vector<std::byte> expected = write(1, {6});
+  EXPECT_FALSE(expected == marks);
+  EXPECT_TRUE(write(0, {kNoSlot, 6, kNoSlot, kNoSlot}) == expected);
+}
+
 struct Outputs {
   std::vector<float> output;  // [row][head][head_dim]
   std::vector<float> lse;     // [row][head]

@@ -135,5 +135,12 @@ INSTANTIATE_TEST_SUITE_P(Layouts, PlanesTest,
                                           testing::Values(1, 5, 16, 32, 64)),
                          ParamName);
 
+TEST(PlanesTest, RowsOfNoSlotAreNotWritten) {
+  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+    SCOPED_TRACE(NameOf(dtypes));
+    ExpectRowsOfNoSlotAreNotWritten(*MakeCpu(1), dtypes);
+  }
+}
+
 }  // namespace
 }  // namespace strata::kernels::planes_test

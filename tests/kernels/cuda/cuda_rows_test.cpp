@@ -200,29 +200,10 @@ TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
   EXPECT_EQ(held[3 * kDim + 1], 2);
 }
 
-// Before the cache and in it nothing changes but the rows that have a slot.
 TEST_F(CudaRowsTest, RowsOfNoSlotAreNotWritten) {
-  constexpr int32_t kDim = 32;
-  constexpr int32_t kTokens = 4;
-  constexpr size_t kBlockBytes = size_t{kTokens} * kDim * sizeof(float);
-  const std::vector<float> marks(4 * kBlockBytes / sizeof(float), -7.5f);
-  const std::unique_ptr<Buffer> memory = Upload(*backend_, marks);
-  const PagedArena arena = {.arena = memory->data() + kBlockBytes,  // block -1 can be read too
-                            .block_bytes = kBlockBytes,
-                            .block_tokens = kTokens,
-                            .head_dim = kDim};
-  BackendRows rows(*backend_, GuardedRows(4, kDim, Random(6).Normals(4 * kDim)));
-  const PlaneWrite write = {
-      .kind = PlaneKind::kKey, .source = rows.rows().data, .source_stride = rows.rows().stride};
-  const std::vector<int64_t> slots = {kNoSlot, 6, kNoSlot, kNoSlot};
-  backend_->PrepareAttention(arena, {.writes = {&write, 1}, .slots = slots});
-  const auto after = Download<float>(*backend_, *memory);
-  GuardedRows& source = rows.Fetch();
-  for (size_t i = 0; i < after.size(); ++i) {
-    const size_t token = i / kDim;
-    const float expected =
-        token == kTokens + 6 ? source.at(1, static_cast<int64_t>(i % kDim)) : -7.5f;
-    ASSERT_EQ(after[i], expected) << "token " << token;
+  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+    SCOPED_TRACE(NameOf(dtypes));
+    ExpectRowsOfNoSlotAreNotWritten(*backend_, dtypes);
   }
 }
 
