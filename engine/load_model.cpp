@@ -32,7 +32,7 @@ absl::Status CheckOptions(const EngineOptions& options) {
       {"block-tokens", options.block_tokens, 1, 1024},
       {"max-batch-tokens", options.max_batch_tokens, 1, 65536},
       {"max-prefill-chunk", options.max_prefill_chunk, 1, 65536},
-      {"max-running", options.max_running, 1, 65536},
+      {"max-running", options.max_running, 1, 32768},  // a CUDA grid is 65,535 blocks deep
       {"max-queue", options.max_queue, 1, 1 << 20},
   };
   for (const auto& range : ranges) {

@@ -58,12 +58,12 @@ __device__ __forceinline__ const GroupEntry& GroupOf(const AttentionArgs& args, 
 __global__ void __launch_bounds__(kThreads, 4)
     GeneralKernel(const __grid_constant__ AttentionArgs args) {
   const auto thread = static_cast<int32_t>(threadIdx.x);
-  const HeadEntry& head = args.heads[blockIdx.x];
-  const GroupEntry& group = GroupOf(args, static_cast<int32_t>(blockIdx.x));
+  const HeadEntry& head = args.heads[blockIdx.y];
+  const GroupEntry& group = GroupOf(args, static_cast<int32_t>(blockIdx.y));
   const SequenceEntry& sequence = args.sequences[blockIdx.z];
-  if (static_cast<int32_t>(blockIdx.y) >= sequence.num_rows) return;
-  const int64_t row = sequence.first_row + blockIdx.y;
-  const int32_t context = sequence.first_position + static_cast<int32_t>(blockIdx.y) + 1;
+  if (static_cast<int32_t>(blockIdx.x) >= sequence.num_rows) return;
+  const int64_t row = sequence.first_row + blockIdx.x;
+  const int32_t context = sequence.first_position + static_cast<int32_t>(blockIdx.x) + 1;
   const int32_t* const table = args.tables + sequence.table;
   const bool keeps = sequence.score_table >= 0 && head.score_slot >= 0;
   const bool reuses = head.reused_lse != nullptr;
@@ -158,17 +158,17 @@ __global__ void __launch_bounds__(kThreads)
 // A block a row and head, a thread some dimensions.
 __global__ void __launch_bounds__(kThreads)
     MergeKernel(const __grid_constant__ AttentionArgs args) {
-  const HeadEntry& head = args.heads[blockIdx.x];
+  const HeadEntry& head = args.heads[blockIdx.y];
   const SequenceEntry& sequence = args.sequences[blockIdx.z];
-  if (static_cast<int32_t>(blockIdx.y) >= sequence.num_rows) return;
+  if (static_cast<int32_t>(blockIdx.x) >= sequence.num_rows) return;
   const bool reuses = head.reused_lse != nullptr;
-  const int64_t row = sequence.first_row + blockIdx.y;
+  const int64_t row = sequence.first_row + blockIdx.x;
   const int32_t spans = SpansOf(sequence.first_position + sequence.num_rows);
   const int64_t state_floats = StateFloats(args.head_dim);
   const int64_t stride = state_floats * args.num_heads;
   const float* const first =
-      args.states + (sequence.first_state + static_cast<int64_t>(blockIdx.y) * spans) * stride +
-      blockIdx.x * state_floats;
+      args.states + (sequence.first_state + static_cast<int64_t>(blockIdx.x) * spans) * stride +
+      blockIdx.y * state_floats;
   for (int32_t d = static_cast<int32_t>(threadIdx.x); d < args.head_dim; d += kThreads) {
     float most = -INFINITY;
     float sum = 0;
@@ -187,8 +187,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A prompt may have more rows than the 65,535 blocks of a grid's other dimensions.
 dim3 GridOf(const AttentionArgs& args, int64_t most_rows) {
-  return dim3(static_cast<uint32_t>(args.num_heads), static_cast<uint32_t>(most_rows),
+  return dim3(static_cast<uint32_t>(most_rows), static_cast<uint32_t>(args.num_heads),
               static_cast<uint32_t>(args.num_sequences));
 }
 

@@ -35,7 +35,7 @@ class Attender {
       : args_(args),
         launch_(launch),
         sequence_(args.sequences[blockIdx.z]),
-        group_(args.groups[blockIdx.y / launch.query_tiles]),
+        group_(args.groups[blockIdx.x / launch.query_tiles]),
         lane_(static_cast<int>(threadIdx.x) % kWarp),
         warp_(static_cast<int>(threadIdx.x) / kWarp),
         g_(lane_ / 4),
@@ -45,12 +45,12 @@ class Attender {
 
   __device__ void Run() {
     const int32_t queries = sequence_.num_rows * group_.num_heads;
-    const int32_t first_query = static_cast<int32_t>(blockIdx.y) % launch_.query_tiles * kQueries;
+    const int32_t first_query = static_cast<int32_t>(blockIdx.x) % launch_.query_tiles * kQueries;
     if (first_query >= queries) return;
     const int32_t last_row = (min(first_query + kQueries, queries) - 1) / group_.num_heads;
     const int32_t context = sequence_.first_position + last_row + 1;
     const SpanRun run =
-        RunOf(static_cast<int32_t>(blockIdx.x), launch_.spans_per_run, SpansOf(context));
+        RunOf(static_cast<int32_t>(blockIdx.y), launch_.spans_per_run, SpansOf(context));
     if (run.begin == run.end) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) FindRow(i, first_query, queries);
@@ -374,9 +374,9 @@ void LaunchTensor(Stream& stream, const AttentionArgs& args, const TensorLaunch&
   constexpr size_t kShared_ = Attender<Stored, kDim, kShared>::kSharedBytes;
   static const bool allowed = AllowShared(stream, TensorKernel<Stored, kDim, kShared>, kShared_);
   (void)allowed;
-  const dim3 grid(static_cast<uint32_t>(launch.runs),
-                  static_cast<uint32_t>(args.num_groups * launch.query_tiles),
-                  static_cast<uint32_t>(args.num_sequences));
+  // A prompt may have more tiles than the 65,535 blocks of a grid's other dimensions.
+  const dim3 grid(static_cast<uint32_t>(args.num_groups * launch.query_tiles),
+                  static_cast<uint32_t>(launch.runs), static_cast<uint32_t>(args.num_sequences));
   stream.Launch("Attention", grid, dim3(kTileThreads), kShared_,
                 TensorKernel<Stored, kDim, kShared>, args, launch);
 }

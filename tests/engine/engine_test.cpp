@@ -295,6 +295,13 @@ TEST(EngineCreateTest, SaysWhatIsWrong) {
   EXPECT_NE(engine.status().message().find("/no/such/model"), absl::string_view::npos);
 }
 
+// Each of the batch's sequences is a block of a CUDA grid, whose third dimension ends at 65,535.
+TEST_F(EngineTest, ThereAreNoMoreSequencesThanADeviceTakes) {
+  EXPECT_EQ(Engine::Create(Options(32769, 8)).status().message(),
+            "max-running: 32769 is not in 1..32768");
+  EXPECT_TRUE(Engine::Create(Options(32768, 8)).ok());
+}
+
 TEST(EngineCreateTest, F16RunsAsItIsWhereTheBackendHasIt) {
   const auto dir =
       WriteModelDir(MakeTinyModel({.dtype = kernels::DType::kF16}), ::testing::TempDir());

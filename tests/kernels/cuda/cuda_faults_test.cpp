@@ -1,10 +1,12 @@
 // What only a device that is none can be made to do: fail, be missing, count.
 
 #include "absl/strings/match.h"
+#include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/attention_testing.h"
 #include "tests/kernels/cuda/cuda_testing.h"
 #include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
+#include "tests/support/sanitized.h"
 
 namespace strata::kernels::cuda_faults_test {
 namespace {
@@ -81,6 +83,52 @@ TEST(CudaFaultsTest, StepsAllocateNothing) {
   const int64_t before = cuda_on_cpu::Allocations();
   for (int i = 0; i < 3; ++i) step();
   EXPECT_EQ(cuda_on_cpu::Allocations(), before);
+}
+
+template <class T>
+const T* Put(cuda::Stream& stream, cuda::DeviceArray<T>& memory, const std::vector<T>& values) {
+  T* const to = memory.Reserve(stream, values.size());
+  stream.Copy(to, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice);
+  return to;
+}
+
+// A grid has 65,535 blocks in its second and third dimension at most, and a prompt may have a row
+// more, or 64 heads for each. Here one row is there, so that the others cost nothing.
+TEST(CudaFaultsTest, PromptsMayHaveMoreRowsThanAGridIsHigh) {
+  if (testing::kSanitized) GTEST_SKIP() << "millions of fibers";
+  constexpr int32_t kDim = 32;
+  constexpr int32_t kMost = 65536;
+  cuda::Stream stream;
+  stream.Open();
+  cuda::DeviceArray<uint16_t> arena;  // a key of zeros and a value of 1.5
+  cuda::DeviceArray<float> query, output;
+  cuda::DeviceArray<cuda::SequenceEntry> sequence;
+  cuda::DeviceArray<int32_t> table;
+  std::vector<uint16_t> planes(kDim);
+  planes.resize(2 * kDim, 0x3fc0);
+  cuda::AttentionArgs args;
+  args.arena = reinterpret_cast<const std::byte*>(Put(stream, arena, planes));
+  args.block_bytes = 4 * kDim;
+  args.head_dim = kDim;
+  args.key_dtype = args.value_dtype = DType::kBF16;
+  args.sequences = Put(stream, sequence, {{.num_rows = 1}});
+  args.tables = Put(stream, table, {0});
+  args.num_sequences = args.num_heads = args.num_groups = 1;
+  args.heads[0] = {.query = Put(stream, query, std::vector<float>(kDim, 1.0f)),
+                   .output = output.Reserve(stream, kDim)};
+  args.groups[0] = {.value_offset = 2 * kDim, .num_heads = 1};
+  const auto expect_row = [&] {
+    std::vector<float> row(kDim);
+    stream.Copy(row.data(), output.data(), sizeof(float) * kDim, cudaMemcpyDeviceToHost);
+    stream.Wait();
+    EXPECT_TRUE(stream.ok()) << stream.what();
+    EXPECT_EQ(row, std::vector<float>(kDim, 1.5f));
+    Put(stream, output, std::vector<float>(kDim));
+  };
+  cuda::AttendOnTensorCores(stream, args, {.query_tiles = kMost, .spans_per_run = INT32_MAX});
+  expect_row();
+  cuda::AttendGenerally(stream, args, kMost);
+  expect_row();
 }
 
 TEST(CudaFaultsTest, GivesItsMemoryBack) {
