@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/http_head.h"
 #include "server/http_socket.h"
 #include "spdlog/spdlog.h"
 
@@ -33,21 +34,31 @@ class SocketStream final : public httplib::Stream {
 
   // A request begins, headers first; they have ended.
   void BeginRequest() {
+    head_ = HttpHead();
+    in_head_ = true;
+    line_.clear();
+    given_ = 0;
     left_ = options_->header_limit;
     deadline_ = HttpSocket::Time::clock::now() + options_->request_timeout;
   }
-  void BeginBody(size_t limit) { left_ = limit; }
+  void BeginBody(size_t limit) {
+    in_head_ = false;
+    left_ = limit;
+  }
+  bool in_head() const { return in_head_; }
   // The part of the request that was being read is as long as it may be.
   bool exhausted() const { return left_ == 0; }
 
   bool is_readable() const override { return true; }  // a read waits
   bool is_writable() const override { return socket_->IsWritable(options_->write_timeout); }
   ssize_t read(char* bytes, size_t size) override {
-    if (left_ == 0) return 0;
-    const HttpSocket::Time patience = HttpSocket::Time::clock::now() + kReadTimeout;
-    const size_t count = socket_->Read(bytes, std::min(size, left_), std::min(deadline_, patience));
-    left_ -= count;
-    return count > 0 ? static_cast<ssize_t>(count) : -1;
+    if (!in_head_) return Receive(bytes, size);
+    if (given_ == line_.size()) {
+      if (const ssize_t result = ReceiveLine(); result <= 0) return result;
+    }
+    const size_t count = line_.copy(bytes, size, given_);
+    given_ += count;
+    return static_cast<ssize_t>(count);
   }
   ssize_t write(const char* bytes, size_t size) override {
     return socket_->Write(bytes, size, options_->write_timeout);
@@ -57,8 +68,37 @@ class SocketStream final : public httplib::Stream {
   socket_t socket() const override { return socket_->socket(); }
 
  private:
+  // As read(): 0 where the request may go no further.
+  ssize_t Receive(char* bytes, size_t size) {
+    if (left_ == 0) return 0;
+    const HttpSocket::Time patience = HttpSocket::Time::clock::now() + kReadTimeout;
+    const size_t count = socket_->Read(bytes, std::min(size, left_), std::min(deadline_, patience));
+    left_ -= count;
+    return count > 0 ? static_cast<ssize_t>(count) : -1;
+  }
+
+  // The next line of the head that is for the library; without its end where the head is too long.
+  ssize_t ReceiveLine() {
+    do {
+      line_.clear();
+      given_ = 0;
+      while (!line_.ends_with('\n')) {
+        char byte = 0;
+        const ssize_t result = Receive(&byte, 1);
+        if (result == 0 && !line_.empty()) return 1;
+        if (result <= 0) return result;
+        line_ += byte;
+      }
+    } while (!head_.Add(line_));
+    return 1;
+  }
+
   HttpSocket* const socket_;
   const HttpOptions* const options_;
+  HttpHead head_;
+  bool in_head_ = true;
+  std::string line_;  // of the head; [given_, size) is unread
+  size_t given_ = 0;
   size_t left_ = 0;
   HttpSocket::Time deadline_;
 };
@@ -105,8 +145,8 @@ class Connection final : public httplib::Server {
       if (!route.path.ends_with('/')) AddRoute(route);
     }
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-      in_headers_ = false;
       stream_->BeginBody(payload_limit_ + kFraming);
+      if (request.method == "HEAD") response.set_header("Accept-Ranges", "none");  // else "bytes"
       if (Refuse(request, &response) || AnswerPrefix(request, &response)) {
         return HandlerResponse::Handled;
       }
@@ -115,7 +155,7 @@ class Connection final : public httplib::Server {
     set_error_handler(
         HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
           if (!response.body.empty()) return HandlerResponse::Unhandled;
-          if (in_headers_ && stream_->exhausted()) response.status = 431;
+          if (stream_->in_head() && stream_->exhausted()) response.status = 431;
           Fill(HttpError(response.status, WhatIsWrong(response.status, request.path)), &response);
           if (response.status != 404) Lose(&response);
           return HandlerResponse::Handled;
@@ -130,7 +170,6 @@ class Connection final : public httplib::Server {
   // Reads one request and answers it; whether another may follow.
   bool Exchange(bool last) {
     bool closed = false;
-    in_headers_ = true;
     stream_->BeginRequest();
     return process_request(*stream_, last, closed, nullptr) && !closed && !last && !lost_;
   }
@@ -207,8 +246,7 @@ class Connection final : public httplib::Server {
   const size_t payload_limit_;
   SocketStream* const stream_;
   HttpListener::Connection* const place_;
-  bool in_headers_ = true;  // of the request that is being read
-  bool lost_ = false;       // where in the connection's bytes the next request begins is unknown
+  bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ struct HttpOptions {
 // HTTP/1.1 with keep-alive over HttpListener: one thread a connection, so that a handler may block.
 // A request whose bytes stop coming for 10 s is given up; what fits no route is answered with 404,
 // in OpenAI's form like every error. A compressed body is refused: how long it gets unpacked is
-// known too late.
+// known too late. A body is taken as it is, whatever its Content-Type; Range is not known.
 class HttpServer {
  public:
   // Listens and answers from here on. UNAVAILABLE as HttpListener::Listen.

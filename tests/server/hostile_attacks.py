@@ -107,6 +107,7 @@ class Attack:
         self.send(http, HEAD + b'X: ' + b'y' * big)
         self.send(http, HEAD + b'X: y\r\n' * 100000)
         self.send(http, b'GET /' + b'y' * big)
+        self.send(http, b'GET /metrics HTTP/1.1\r\nRange: bytes=-' + b',-' * 4000 + b'\r\n\r\n')
         with grpc.insecure_channel(self.grpc_address) as channel:
             with contextlib.suppress(grpc.RpcError):
                 list(stub(channel).Generate(pb.GenerateRequest(text='x' * 5 * big), timeout=5))

@@ -16,6 +16,12 @@ namespace {
 using std::chrono::milliseconds;
 using Client = testing::HttpClient;
 
+std::string Repeat(const std::string& text, int times) {
+  std::string all;
+  for (int i = 0; i < times; ++i) all += text;
+  return all;
+}
+
 class HttpServerTest : public ::testing::Test {
  protected:
   void Serve(size_t max_connections) {
@@ -46,11 +52,12 @@ class HttpServerTest : public ::testing::Test {
            };
            return reply;
          }}};
-    auto server = HttpServer::Start(std::move(options), /*payload_limit=*/1000);
+    auto server = HttpServer::Start(std::move(options), payload_limit_);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
 
+  size_t payload_limit_ = 1000;
   milliseconds request_timeout_{30000};
   milliseconds max_age_{};
   HttpGate gate_;
@@ -83,6 +90,37 @@ TEST_F(HttpServerTest, LimitsWhatARequestMaySend) {
   const std::string answer = headers.Read("never");  // to the end of the connection
   EXPECT_EQ(answer.rfind("HTTP/1.1 431 ", 0), 0U) << answer;
   EXPECT_EQ(answer.find("HTTP/1.1 4", 1), std::string::npos);  // one answer
+}
+
+TEST_F(HttpServerTest, KnowsNoRanges) {
+  Serve(8);
+  const std::string many = "bytes=-" + Repeat(",-", 4000);
+  for (const std::string& range : {std::string("bytes=0-1"), many, many + ",5-3"}) {
+    Client client(server_->address());
+    client.Send("GET /ping HTTP/1.1\r\nrange:" + range + "\r\nConnection: close\r\n\r\n");
+    const std::string answer = client.Read("never");
+    EXPECT_EQ(answer.rfind("HTTP/1.1 200 ", 0), 0U) << answer.substr(0, 1000);
+    EXPECT_TRUE(answer.ends_with("\r\n\r\npong")) << answer.substr(0, 1000);
+    EXPECT_EQ(answer.find("Content-Range"), std::string::npos);
+  }
+  Client client(server_->address());
+  client.Send("HEAD /ping HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_NE(client.Read("never").find("Accept-Ranges: none"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, TakesABodyAsItIsWhateverItsType) {
+  payload_limit_ = 20000;
+  Serve(8);
+  const std::string text = "{\"a\":1}" + std::string(10000, ' ') + "&b=%20";
+  for (const std::string type :
+       {"application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "a"}) {
+    Client client(server_->address());
+    client.Send("POST /echo HTTP/1.1\r\nContent-Type: " + type +
+                "\r\nContent-Length: " + std::to_string(text.size()) + "\r\n\r\n" + text);
+    const std::string answer = client.Read("&b=%20");
+    EXPECT_EQ(answer.rfind("HTTP/1.1 200 ", 0), 0U) << answer;
+    EXPECT_TRUE(answer.ends_with("\r\n\r\n" + text)) << type;
+  }
 }
 
 TEST_F(HttpServerTest, TakesNoCompressedBody) {

@@ -204,6 +204,13 @@ class Http(unittest.TestCase):
             client.sendall(b'nonsense\r\n\r\n')
             self.assertTrue(client.recv(100).startswith(b'HTTP/1.1 400'))
 
+    def test_a_body_is_json_whatever_its_type(self):
+        body = json.dumps({'prompt': PROMPT, 'max_tokens': 1, 'user': 'u' * 10000}).encode()
+        for kind in ('application/x-www-form-urlencoded', 'multipart/form-data; boundary=x'):
+            status, _, text = call(self.server, 'POST', '/v1/completions', body,
+                                   {'Content-Type': kind})  # the first is curl's
+            self.assertEqual(status, 200, text)
+
     def test_keeps_a_connection(self):
         with contextlib.closing(connect(self.server)) as connection:
             for _ in range(20):
