@@ -46,6 +46,7 @@ class SocketStream final : public httplib::Stream {
     left_ = limit;
   }
   bool in_head() const { return in_head_; }
+  const HttpHead& head() const { return head_; }
   // The part of the request that was being read is as long as it may be.
   bool exhausted() const { return left_ == 0; }
 
@@ -123,11 +124,6 @@ void Fill(const HttpReply& reply, httplib::Response* response) {
       });
 }
 
-bool HasBody(const httplib::Request& request) {
-  return request.has_header("Transfer-Encoding") ||
-         request.get_header_value<uint64_t>("Content-Length") > 0;
-}
-
 // The library's parser, router and writer for one connection: sockets and threads are ours, as the
 // library's own pool would let a few open streams keep everybody else waiting.
 class Connection final : public httplib::Server {
@@ -147,6 +143,7 @@ class Connection final : public httplib::Server {
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
       stream_->BeginBody(payload_limit_ + kFraming);
       if (request.method == "HEAD") response.set_header("Accept-Ranges", "none");  // else "bytes"
+      if (!ReadsBody(request)) Lose(&response);
       if (Refuse(request, &response) || AnswerPrefix(request, &response)) {
         return HandlerResponse::Handled;
       }
@@ -200,10 +197,20 @@ class Connection final : public httplib::Server {
          response);
   }
 
-  // Before a body is read: who may not ask, and what would be unpacked to any size.
+  // Whether the library reads the request to its end, if it is let. Of a GET it leaves the body; of
+  // one in chunks what comes instead of a chunk's line end is lost.
+  bool ReadsBody(const httplib::Request& request) const {
+    const HttpHead& head = stream_->head();
+    return !head.has_body() || (!head.chunked() && request.method == "POST");
+  }
+
+  // Before a body is read: where it ends in more than one way, who may not ask, and what would be
+  // unpacked to any size.
   bool Refuse(const httplib::Request& request, httplib::Response* response) {
+    const HttpHead& head = stream_->head();
     std::optional<HttpReply> refusal;
-    if (options_.gate) {
+    if (!head.error().empty()) refusal = HttpError(400, head.error());
+    if (!refusal && options_.gate) {
       refusal = options_.gate(request.path, request.get_header_value("Authorization"));
     }
     if (!refusal && request.has_header("Content-Encoding")) {
@@ -211,7 +218,7 @@ class Connection final : public httplib::Server {
     }
     if (!refusal) return false;
     Fill(*refusal, response);
-    if (HasBody(request)) Lose(response);
+    if (head.has_body() || !head.error().empty()) Lose(response);
     return true;
   }
 
@@ -238,7 +245,7 @@ class Connection final : public httplib::Server {
   }
 
   void Lose(httplib::Response* response) {
-    lost_ = true;
+    if (std::exchange(lost_, true)) return;
     response->set_header("Connection", "close");
   }
 

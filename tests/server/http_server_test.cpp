@@ -16,6 +16,19 @@ namespace {
 using std::chrono::milliseconds;
 using Client = testing::HttpClient;
 
+// Of a connection that a test expects to be closed: it fails after so long, not after minutes.
+constexpr milliseconds kFailSoon{5000};
+
+int NumAnswers(const std::string& text) {
+  int count = 0;
+  const std::string begin = "HTTP/1.1 ";
+  for (size_t at = 0; (at = text.find(begin, at)) != std::string::npos;) {
+    at += begin.size();
+    count += text[at] >= '1' && text[at] <= '5' ? 1 : 0;
+  }
+  return count;
+}
+
 std::string Repeat(const std::string& text, int times) {
   std::string all;
   for (int i = 0; i < times; ++i) all += text;
@@ -29,6 +42,7 @@ class HttpServerTest : public ::testing::Test {
     options.address = "127.0.0.1:0";
     options.write_timeout = milliseconds(200);
     options.max_connections = max_connections;
+    options.idle_timeout = idle_timeout_;
     options.request_timeout = request_timeout_;
     options.max_age = max_age_;
     options.gate = gate_;
@@ -57,7 +71,18 @@ class HttpServerTest : public ::testing::Test {
     server_ = *std::move(server);
   }
 
+  // All that the server answers to `bytes` until it ends the connection, which is said.
+  std::string AnswerAndEnd(const std::string& bytes) {
+    Client client(server_->address());
+    client.Send(bytes);
+    const std::string answer = client.Read("never");
+    EXPECT_NE(answer.find("\r\nConnection: close\r\n"), std::string::npos) << bytes;
+    EXPECT_EQ(NumAnswers(answer), 1) << bytes << answer;
+    return answer;
+  }
+
   size_t payload_limit_ = 1000;
+  milliseconds idle_timeout_{75000};
   milliseconds request_timeout_{30000};
   milliseconds max_age_{};
   HttpGate gate_;
@@ -120,6 +145,58 @@ TEST_F(HttpServerTest, TakesABodyAsItIsWhateverItsType) {
     const std::string answer = client.Read("&b=%20");
     EXPECT_EQ(answer.rfind("HTTP/1.1 200 ", 0), 0U) << answer;
     EXPECT_TRUE(answer.ends_with("\r\n\r\n" + text)) << type;
+  }
+}
+
+TEST_F(HttpServerTest, ABodyIsNoRequest) {
+  idle_timeout_ = kFailSoon;
+  Serve(8);
+  const std::string inner = "GET /none HTTP/1.1\r\n\r\n";
+  const std::string length = "\r\nContent-Length: " + std::to_string(inner.size());
+  const std::string chunked = "\r\nTransfer-Encoding: chunked";
+  for (const std::string& framing : {length, chunked}) {
+    const std::string rest = " HTTP/1.1" + framing + "\r\n\r\n" + inner;
+    EXPECT_TRUE(AnswerAndEnd("GET /ping" + rest).ends_with("pong"));
+    AnswerAndEnd("HEAD /ping" + rest);
+    for (const std::string method : {"OPTIONS", "DELETE", "PUT", "TRACE"}) {
+      AnswerAndEnd(method + " /ping" + rest);
+    }
+  }
+  // The library takes anything for the end of a chunk.
+  AnswerAndEnd("POST /echo HTTP/1.1" + chunked + "\r\n\r\n2\r\nhiX\r\n" + inner);
+}
+
+TEST_F(HttpServerTest, RefusesWhatTwoCouldReadDifferently) {
+  idle_timeout_ = kFailSoon;
+  Serve(8);
+  const std::vector<std::string> heads = {
+      "Content-Length: 2\r\nContent-Length: 3",
+      "Content-Length: 2\r\ncontent-length: 2",
+      "Content-Length: 2\r\nTransfer-Encoding: chunked",
+      "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+      "Transfer-Encoding: gzip, chunked",
+      "Transfer-Encoding: identity",
+      "Transfer-Encoding:",
+      "Content-Length:",
+      "Content-Length: +2",
+      "Content-Length: -2",
+      "Content-Length: 2,2",
+      "Content-Length: 0x2",
+      "Content-Length: 2 2",
+      "Content-Length: %32",  // the library decodes a header's text
+      "Content-Length : 2",
+      "Content-Length\r\nContent-Length: 2",
+      " Content-Length: 3\r\nContent-Length: 2",
+      "A: b\r\n Content-Length: 3\r\nContent-Length: 2",
+      "A: b\nContent-Length: 3\r\nContent-Length: 2",
+      "A: b\rContent-Length: 3\r\nContent-Length: 2",
+      std::string("A: b\0\r\nContent-Length: 2", 25),
+      ": b\r\nContent-Length: 2",
+  };
+  for (const std::string& head : heads) {
+    const std::string answer =
+        AnswerAndEnd("POST /echo HTTP/1.1\r\n" + head + "\r\n\r\nhiGET /ping HTTP/1.1\r\n\r\n");
+    EXPECT_EQ(answer.rfind("HTTP/1.1 400 ", 0), 0U) << head << answer;
   }
 }
 
