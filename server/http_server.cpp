@@ -152,8 +152,14 @@ class Connection final : public httplib::Server {
     set_error_handler(
         HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
           if (!response.body.empty()) return HandlerResponse::Unhandled;
-          if (stream_->in_head() && stream_->exhausted()) response.status = 431;
-          Fill(HttpError(response.status, WhatIsWrong(response.status, request.path)), &response);
+          if (stream_->exhausted()) {
+            if (stream_->in_head()) {
+              response.status = 431;
+            } else if (response.status == 400) {  // of chunks, as nobody said how many
+              response.status = 413;
+            }
+          }
+          Fill(HttpError(response.status, WhatIsWrong(response.status, request)), &response);
           if (response.status != 404) Lose(&response);
           return HandlerResponse::Handled;
         }));
@@ -188,6 +194,9 @@ class Connection final : public httplib::Server {
 
   void Answer(const HttpRoute& route, const httplib::Request& request,
               httplib::Response* response) {
+    if (request.body.size() > payload_limit_) {  // it came in chunks
+      return Fill(HttpError(413, WhatIsWrong(413, request)), response);
+    }
     if (!place_->BeginAnswer()) return Lose(response);  // nobody hears it any more
     Fill(route.handler({.body = request.body,
                         .path = request.path,
@@ -235,9 +244,14 @@ class Connection final : public httplib::Server {
   }
 
   // With what the library refuses by itself.
-  std::string WhatIsWrong(int status, const std::string& path) const {
-    if (status == 404) return absl::StrCat("nothing at ", path);
-    if (status == 413) return absl::StrCat("the body is over ", payload_limit_, " bytes");
+  std::string WhatIsWrong(int status, const httplib::Request& request) const {
+    if (status == 404) return absl::StrCat("nothing at ", request.path);
+    if (status == 413) {
+      if (stream_->head().chunked() && request.body.size() <= payload_limit_) {
+        return absl::StrCat("what stands between the body's chunks is over ", kFraming, " bytes");
+      }
+      return absl::StrCat("the body is over ", payload_limit_, " bytes");
+    }
     if (status == 431) {
       return absl::StrCat("the headers are over ", options_.header_limit, " bytes");
     }

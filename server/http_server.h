@@ -53,8 +53,8 @@ class HttpServer {
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(HttpOptions options,
                                                            size_t payload_limit);
 
-  // Bytes of a request's body; more is answered with 413. For connections that are made from now
-  // on.
+  // Bytes of a request's body; more is answered with 413, as are over 64 KiB beside those of a body
+  // in chunks. For connections that are made from now on.
   void set_payload_limit(size_t bytes) { payload_limit_ = bytes; }
 
   const std::string& address() const { return listener_->address(); }

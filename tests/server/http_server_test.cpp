@@ -200,6 +200,27 @@ TEST_F(HttpServerTest, RefusesWhatTwoCouldReadDifferently) {
   }
 }
 
+TEST_F(HttpServerTest, LimitsABodyInChunks) {
+  idle_timeout_ = kFailSoon;
+  Serve(8);
+  const std::string head = "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string most(500, 'x');
+  const std::string chunk = "1f4\r\n" + most + "\r\n";
+  const std::string end = "0\r\n\r\n";
+  EXPECT_TRUE(AnswerAndEnd(head + chunk + chunk + end).ends_with("\r\n\r\n" + most + most));
+  const std::string over = "\"the body is over 1000 bytes\"";
+  for (const std::string& body : {chunk + chunk + "1\r\nx\r\n" + end,
+                                  "20000\r\n" + std::string(0x20000, 'x') + "\r\n" + end}) {
+    const std::string answer = AnswerAndEnd(head + body);
+    EXPECT_EQ(answer.rfind("HTTP/1.1 413 ", 0), 0U) << answer;
+    EXPECT_NE(answer.find(over), std::string::npos) << answer;
+  }
+  const std::string sizes = AnswerAndEnd(head + Repeat(std::string(200, '0') + "1\r\nx\r\n", 400));
+  EXPECT_EQ(sizes.rfind("HTTP/1.1 413 ", 0), 0U) << sizes;
+  EXPECT_NE(sizes.find("65536 bytes"), std::string::npos) << sizes;
+  EXPECT_EQ(AnswerAndEnd(head + "x\r\n").rfind("HTTP/1.1 400 ", 0), 0U);
+}
+
 TEST_F(HttpServerTest, TakesNoCompressedBody) {
   Serve(8);
   Client client(server_->address());
