@@ -174,7 +174,12 @@ class Connection final : public httplib::Server {
   bool Exchange(bool last) {
     bool closed = false;
     stream_->BeginRequest();
-    return process_request(*stream_, last, closed, nullptr) && !closed && !last && !lost_;
+    const auto complete = [this](httplib::Request& request) {
+      const HttpHead& head = stream_->head();
+      if (head.has_length() || head.chunked()) return;
+      request.set_header("Content-Length", "0");  // else the library waits for all that may come
+    };
+    return process_request(*stream_, last, closed, complete) && !closed && !last && !lost_;
   }
 
   bool lost() const { return lost_; }

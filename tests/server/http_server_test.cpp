@@ -200,6 +200,15 @@ TEST_F(HttpServerTest, RefusesWhatTwoCouldReadDifferently) {
   }
 }
 
+TEST_F(HttpServerTest, APostWithoutALengthHasNoBody) {
+  Serve(8);
+  Client client(server_->address());
+  client.Send("POST /echo HTTP/1.1\r\n\r\nGET /ping HTTP/1.1\r\n\r\n");
+  const std::string answer = client.Read("pong");
+  EXPECT_EQ(NumAnswers(answer), 2) << answer;
+  EXPECT_NE(answer.find("\r\nContent-Length: 0\r\n"), std::string::npos) << answer;
+}
+
 TEST_F(HttpServerTest, LimitsABodyInChunks) {
   idle_timeout_ = kFailSoon;
   Serve(8);
