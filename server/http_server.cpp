@@ -257,6 +257,9 @@ class Connection final : public httplib::Server {
       }
       return absl::StrCat("the body is over ", payload_limit_, " bytes");
     }
+    if (status == 414) {
+      return absl::StrCat("the request line is over ", CPPHTTPLIB_REQUEST_URI_MAX_LENGTH, " bytes");
+    }
     if (status == 431) {
       return absl::StrCat("the headers are over ", options_.header_limit, " bytes");
     }

@@ -230,6 +230,16 @@ TEST_F(HttpServerTest, LimitsABodyInChunks) {
   EXPECT_EQ(AnswerAndEnd(head + "x\r\n").rfind("HTTP/1.1 400 ", 0), 0U);
 }
 
+TEST_F(HttpServerTest, SaysWhichLineIsTooLong) {
+  Serve(8);
+  const std::string line = AnswerAndEnd("GET /" + std::string(9000, 'x') + " HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(line.rfind("HTTP/1.1 414 ", 0), 0U) << line;
+  EXPECT_NE(line.find("8192 bytes"), std::string::npos) << line;
+  const std::string header =
+      AnswerAndEnd("GET /ping HTTP/1.1\r\nA: " + std::string(9000, 'x') + "\r\n\r\n");
+  EXPECT_EQ(header.rfind("HTTP/1.1 400 ", 0), 0U) << header;
+}
+
 TEST_F(HttpServerTest, TakesNoCompressedBody) {
   Serve(8);
   Client client(server_->address());
