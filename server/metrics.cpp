@@ -69,6 +69,16 @@ const char* ReasonOf(const engine::FinishedEvent& event) {
   return engine::FinishReasonName(event.reason);
 }
 
+// By whose limit it is: each has the name of its message's field.
+const char* ExhaustedOf(const absl::Status& status) {
+  const std::string field = FieldOf(std::string(status.message()));
+  if (field == "queue") return "queue_full";
+  if (field == "api_key") return "key_limit";
+  if (field == "http") return "http_limit";
+  if (field == "eventfd") return "no_descriptor";
+  return "other";
+}
+
 const char* RejectionOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
@@ -76,7 +86,7 @@ const char* RejectionOf(const absl::Status& status) {
     case absl::StatusCode::kUnauthenticated:
       return "unauthenticated";
     case absl::StatusCode::kResourceExhausted:
-      return FieldOf(std::string(status.message())) == "api_key" ? "key_limit" : "queue_full";
+      return ExhaustedOf(status);
     case absl::StatusCode::kUnavailable:
       return "draining";
     case absl::StatusCode::kAlreadyExists:

@@ -97,8 +97,9 @@ TEST(MetricsTest, CountsAbortsRejectionsAndTokens) {
   metrics.OnAbort({.seconds = 0.002, .steps = 1});
   metrics.OnAbort({.seconds = 0.002, .steps = 0});
   metrics.CountRejection(absl::InvalidArgumentError("top_p: 2"));
-  metrics.CountRejection(absl::ResourceExhaustedError("queue"));
-  metrics.CountRejection(absl::ResourceExhaustedError("queue"));
+  metrics.CountRejection(absl::ResourceExhaustedError("queue: 9 requests wait"));
+  metrics.CountRejection(absl::ResourceExhaustedError("queue: 9 requests wait"));
+  metrics.CountRejection(absl::ResourceExhaustedError("memory: 9 bytes"));
   metrics.CountDroppedLogLine();
   metrics.CountGeneratedTokens(3);
   metrics.CountGeneratedTokens(2);
@@ -108,6 +109,7 @@ TEST(MetricsTest, CountsAbortsRejectionsAndTokens) {
   EXPECT_EQ(ValueOf(text, "strata_abort_seconds_count"), "2");
   EXPECT_EQ(ValueOf(text, "strata_rejections_total{reason=\"invalid\"}"), "1");
   EXPECT_EQ(ValueOf(text, "strata_rejections_total{reason=\"queue_full\"}"), "2");
+  EXPECT_EQ(ValueOf(text, "strata_rejections_total{reason=\"other\"}"), "1");
   EXPECT_EQ(ValueOf(text, "strata_access_log_dropped_lines_total"), "1");
   EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "5");
 }

@@ -1,0 +1,45 @@
+#include "server/openai.h"
+
+#include <sys/resource.h>
+
+#include <string>
+
+#include "gtest/gtest.h"
+#include "tests/server/generation_testing.h"
+#include "tests/server/metrics_text.h"
+
+namespace strata::testing::openai_test {
+namespace {
+
+class OpenAiTest : public GenerationTest {
+ protected:
+  server::HttpReply Complete(const std::string& body, int max_generations = 8) {
+    server::HttpCall call;
+    call.body = body;
+    return server::OpenAi(context_, max_generations).Complete(call);
+  }
+  std::string Rejections(const std::string& reason) const {
+    return ValueOf(metrics_.Render(), "strata_rejections_total{reason=\"" + reason + "\"}");
+  }
+};
+
+TEST_F(OpenAiTest, CountsByTheirReasonWhatTheQueueDidNotRefuse) {
+  const std::string body = R"({"prompt":"a","max_tokens":1})";
+  EXPECT_EQ(Complete(body, /*max_generations=*/0).status, 429);
+  EXPECT_EQ(Rejections("http_limit"), "1");
+
+  rlimit files{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = files.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const int status = Complete(body).status;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &files), 0);
+  EXPECT_EQ(status, 429);
+  EXPECT_EQ(Rejections("no_descriptor"), "1");
+
+  EXPECT_EQ(Complete(body).status, 200);
+  EXPECT_EQ(Rejections("queue_full"), "absent");
+}
+
+}  // namespace
+}  // namespace strata::testing::openai_test
