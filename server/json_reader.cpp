@@ -122,9 +122,16 @@ const absl::Status& JsonReader::FailExpected(std::string_view name, std::string_
   return Fail(name, Concat("expected ", expected, ", got ", DescribeJson(value)));
 }
 
-std::string DescribeJson(const json& value) {
+const char* KindOfJson(const json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
+  if (value.is_string()) return "a string";
+  if (value.is_number()) return "a number";
+  return value.is_boolean() ? "true or false" : "null";
+}
+
+std::string DescribeJson(const json& value) {
+  if (value.is_structured()) return KindOfJson(value);
   std::string text = value.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
   if (text.size() > kMaxDescription) {
     size_t end = kMaxDescription;

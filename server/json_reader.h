@@ -69,5 +69,7 @@ class JsonReader {
 
 // A value for a message: one line, cut to a readable length, never recursive.
 std::string DescribeJson(const nlohmann::json& value);
+// "a string", "an object", "null" and so on, of a value that is nobody's to read.
+const char* KindOfJson(const nlohmann::json& value);
 
 }  // namespace strata::server

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/blocking_generation.h"
+#include "server/json_reader.h"
 #include "server/openai_json.h"
 #include "server/openai_request.h"
 #include "server/unicode.h"
@@ -27,7 +28,7 @@ std::string ServerSentEvent(const std::string& data) {
 
 absl::Status NotServed(const std::string& asked, const std::string& served) {
   return absl::NotFoundError(
-      absl::StrCat("model: \"", asked, "\" is not served here; \"", served, "\" is"));
+      absl::StrCat("model: ", DescribeJson(asked), " is not served here; \"", served, "\" is"));
 }
 
 HttpReply UnknownModel(const absl::Status& status) {

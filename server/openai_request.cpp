@@ -38,12 +38,14 @@ std::vector<int32_t> ReadIds(const json& value, const char* name, JsonReader* re
     return ids;
   }
   ids.reserve(value.size());
-  for (const json& id : value) {
+  for (size_t i = 0; i < value.size(); ++i) {
+    const json& id = value[i];
     const bool fits = id.is_number_integer() &&
                       !(id.is_number_unsigned() && id.get<uint64_t>() > uint64_t{INT32_MAX}) &&
                       id.get<int64_t>() >= kMinInt;
     if (!fits) {
-      reader->Fail(name, absl::StrCat("expected token ids, got ", DescribeJson(id)));
+      const char* kind = id.is_number() ? "another number" : KindOfJson(id);
+      reader->Fail(name, absl::StrCat("expected token ids, got ", kind, " at ", i));
       return ids;
     }
     ids.push_back(id.get<int32_t>());
@@ -51,7 +53,7 @@ std::vector<int32_t> ReadIds(const json& value, const char* name, JsonReader* re
   return ids;
 }
 
-// A string, token ids, or an array of one of them.
+// A string, token ids, or an array of one of them. Errors tell its kind alone: they are logged.
 void ReadPrompt(const json& value, JsonReader* reader, GenerationRequest* request) {
   const bool list =
       value.is_array() && !value.empty() && (value[0].is_string() || value[0].is_array());
@@ -65,7 +67,8 @@ void ReadPrompt(const json& value, JsonReader* reader, GenerationRequest* reques
   } else if (prompt.is_array()) {
     request->prompt = ReadIds(prompt, "prompt", reader);
   } else {
-    reader->FailExpected("prompt", "a string or an array of token ids");
+    reader->Fail("prompt", absl::StrCat("expected a string or an array of token ids, got ",
+                                        KindOfJson(prompt)));
   }
 }
 
@@ -142,6 +145,10 @@ void ReadSampling(JsonReader* reader, GenerationRequest* request) {
 absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
   const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return absl::InvalidArgumentError("the body is not JSON");
+  if (!document.is_object()) {  // perhaps the prompt itself
+    return absl::InvalidArgumentError(
+        absl::StrCat("document: expected an object, got ", KindOfJson(document)));
+  }
   absl::Status status;
   JsonReader reader(document, "", &status);
   CompletionRequest request;

@@ -41,5 +41,17 @@ TEST_F(OpenAiTest, CountsByTheirReasonWhatTheQueueDidNotRefuse) {
   EXPECT_EQ(Rejections("queue_full"), "absent");
 }
 
+TEST_F(OpenAiTest, RepeatsOfAModelsNameSoMuchThatItIsRecognized) {
+  const std::string asked = "no\"model " + std::string(1000, 'x');
+  const server::HttpReply reply =
+      Complete(R"({"prompt":"a","model":"no\"model )" + std::string(1000, 'x') + "\"}");
+  EXPECT_EQ(reply.status, 404);
+  EXPECT_NE(reply.body.find("xxx... is not served here; "), std::string::npos) << reply.body;
+  EXPECT_LT(reply.body.size(), 400U);
+  const server::HttpReply path = server::OpenAi(context_, 8).Model(asked);
+  EXPECT_EQ(path.status, 404);
+  EXPECT_EQ(path.body, reply.body);
+}
+
 }  // namespace
 }  // namespace strata::testing::openai_test
