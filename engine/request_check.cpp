@@ -1,5 +1,6 @@
 #include "engine/request_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
@@ -184,6 +185,17 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& model) {
   if (auto status = CheckServing(request); !status.ok()) return status;
   if (auto status = CheckAttention(request, model); !status.ok()) return status;
   return CheckFit(request, model);
+}
+
+// Scheduler::WorstCaseBlocks and WorstCaseScoreBlocks, solved for max_tokens.
+int64_t MostTokens(const ModelInfo& model, int64_t prompt_tokens, int32_t n) {
+  const int64_t blocks = model.cache_tokens / model.block_tokens;
+  const int64_t shared = prompt_tokens / model.block_tokens;
+  int64_t of_each = shared + (blocks - shared) / n;
+  if (model.plan.stores_scores) of_each = std::min(of_each, blocks / n);
+  // The last generated token gets no cache entry.
+  const int64_t in_cache = std::min(of_each * model.block_tokens, model.cache_tokens) + 1;
+  return std::min<int64_t>(in_cache, model.max_positions) - prompt_tokens;
 }
 
 }  // namespace strata::engine

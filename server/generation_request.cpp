@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/request_check.h"
 
 namespace strata::server {
 namespace {
@@ -32,13 +33,13 @@ absl::StatusOr<std::vector<int32_t>> TokenizePrompt(const Tokenizer& tokenizer,
                       absl::StrCat("prompt: ", std::string(ids.status().message())));
 }
 
-// The default, cut to what fits beside the prompt; the last token takes no room in the cache. A
-// prompt that leaves no room keeps 1, for the engine to refuse it with the limit.
-int32_t DefaultMaxTokens(const engine::ModelInfo& model, size_t prompt_tokens) {
-  const int64_t room = std::min<int64_t>(model.max_positions, model.cache_tokens + 1) -
-                       static_cast<int64_t>(prompt_tokens);
-  const int64_t fallback = engine::SamplingParams{}.max_tokens;
-  return static_cast<int32_t>(std::clamp<int64_t>(room, 1, fallback));
+// The default, cut to what fits beside the prompt. What leaves no room for a token keeps 1, for the
+// engine to refuse it with the limit.
+int32_t DefaultMaxTokens(const GenerationRequest& request, const engine::ModelInfo& model,
+                         size_t prompt_tokens) {
+  const int64_t most = engine::MostTokens(model, static_cast<int64_t>(prompt_tokens),
+                                          std::max(request.n.value_or(1), 1));
+  return static_cast<int32_t>(std::clamp<int64_t>(most, 1, request.default_max_tokens));
 }
 
 engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::ModelInfo& model,
@@ -54,8 +55,8 @@ engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::Mo
       .presence_penalty = request->presence_penalty.value_or(defaults.presence_penalty),
       .logit_bias = std::move(request->logit_bias),
       .seed = request->seed ? *request->seed : DrawRandom(),
-      .max_tokens =
-          request->max_tokens ? *request->max_tokens : DefaultMaxTokens(model, prompt_tokens),
+      .max_tokens = request->max_tokens ? *request->max_tokens
+                                        : DefaultMaxTokens(*request, model, prompt_tokens),
       .min_tokens = request->min_tokens.value_or(defaults.min_tokens),
       .stop_ids = std::move(request->stop_token_ids),
       .ignore_eos = request->ignore_eos.value_or(defaults.ignore_eos),

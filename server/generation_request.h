@@ -23,6 +23,7 @@ struct GenerationRequest {
   // Not given, text, or token ids.
   std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
   std::optional<int32_t> max_tokens;
+  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // cut to what fits
   std::optional<int32_t> min_tokens;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;

@@ -117,7 +117,8 @@ std::vector<engine::LogitBias> ReadLogitBias(JsonReader* reader) {
 }
 
 void ReadSampling(JsonReader* reader, GenerationRequest* request) {
-  request->max_tokens = Int(reader, "max_tokens").value_or(kDefaultMaxTokens);
+  request->max_tokens = Int(reader, "max_tokens");
+  request->default_max_tokens = kDefaultMaxTokens;
   request->min_tokens = Int(reader, "min_tokens");
   request->temperature = reader->OptionalFloat("temperature");
   request->top_p = reader->OptionalFloat("top_p");

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/tiny_model.h"
 
 namespace strata::engine::request_check_test {
 namespace {
@@ -134,6 +136,47 @@ TEST(RequestCheckTest, PromptLogprobsFitIntoOneMessage) {
   EXPECT_EQ(CheckRequest(request, model).message(),
             "prompt_logprobs: 11905 tokens with 20 others each are over the limit of 250000 a "
             "request");
+}
+
+// How many cases the cache limits, of those that it is not too small for.
+int ExpectThatMostTokensIsWhatIsTaken(const EngineOptions& options) {
+  testing::EngineRunner runner(options);
+  const ModelInfo& model = runner.core().model();
+  EXPECT_EQ(model.plan.stores_scores, options.score_reuse == "store");
+  int limited = 0;
+  for (int32_t prompt = 1; prompt <= model.max_positions; ++prompt) {
+    for (const int32_t n : {1, 2, 3, 7, 64}) {
+      Request request = {
+          .id = "a", .prompt = testing::RandomPrompt(1, prompt, 96), .sampling = {}, .n = n};
+      const int64_t most = MostTokens(model, prompt, n);
+      limited += most >= 1 && prompt + most < model.max_positions ? 1 : 0;
+      for (const int64_t tokens : {most, most + 1}) {
+        request.sampling.max_tokens = static_cast<int32_t>(tokens);
+        EXPECT_EQ(runner.core().Validate(request).ok(), tokens >= 1 && tokens <= most)
+            << prompt << " and " << n << " times " << tokens << " in " << model.cache_tokens;
+      }
+    }
+  }
+  return limited;
+}
+
+TEST(RequestCheckTest, MostTokensIsWhatTheEngineTakes) {
+  const testing::ScratchDir scratch;
+  const auto dir = testing::WriteModelDir(
+      testing::MakeTinyModel(
+          {.max_positions = 128, .cross_layer = {{"preset", "reuse"}, {"compute_layers", {0}}}}),
+      scratch.path());
+  for (const char* score_reuse : {"route", "store"}) {
+    for (const size_t kib : {64, 200, 4000}) {
+      EXPECT_GT(ExpectThatMostTokensIsWhatIsTaken({.model_dir = dir,
+                                                   .device = "cpu",
+                                                   .threads = 1,
+                                                   .score_reuse = score_reuse,
+                                                   .cache_bytes = kib << 10,
+                                                   .block_tokens = 4}),
+                10);
+    }
+  }
 }
 
 }  // namespace

@@ -176,6 +176,28 @@ TEST_F(GenerationTest, DefaultMaxTokensIsCutToWhatFits) {
   }
 }
 
+TEST_F(GenerationTest, DefaultMaxTokensIsCutToWhatFitsNTimes) {
+  engine::EngineOptions options;
+  options.model_dir = dir_.path();
+  options.threads = 1;
+  options.block_tokens = 16;
+  options.cache_bytes = size_t{100} * 16 * 640;  // 100 blocks
+  auto engine = engine::Engine::Create(options);
+  ASSERT_TRUE(engine.ok()) << engine.status();
+  context_.engine = engine->get();
+  ASSERT_EQ(context_.engine->model().cache_tokens, 1600);
+  RecordingClient client(/*prompt_reader=*/true);
+  server::GenerationRequest request = Text("abc", 0);
+  request.max_tokens.reset();
+  request.n = 64;  // a block each
+  MustStart(std::move(request), &client);
+  ASSERT_TRUE(client.WaitFor("closed"));
+  EXPECT_TRUE(client.status.ok()) << client.status;
+  ASSERT_EQ(client.sequences.size(), 64U);
+  // The last token takes no room.
+  for (const auto& [index, sequence] : client.sequences) EXPECT_EQ(sequence.ids.size(), 14U);
+}
+
 TEST_F(GenerationTest, RefusesBadInputNamingTheField) {
   EXPECT_EQ(ErrorOf({}), "prompt: none; give text or token_ids");
   EXPECT_EQ(ErrorOf(Text("", 1)), "prompt: empty text; at least one character is needed");

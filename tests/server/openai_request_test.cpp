@@ -23,7 +23,8 @@ std::string ErrorOf(const std::string& body) {
 
 TEST(OpenAiRequestTest, DefaultsAreOpenAis) {
   const auto request = MustParse(R"({"prompt":"a","some_new_key":[1]})");
-  EXPECT_EQ(request.generation.max_tokens, 16);
+  EXPECT_EQ(request.generation.max_tokens, std::nullopt);
+  EXPECT_EQ(request.generation.default_max_tokens, 16);
   EXPECT_EQ(request.generation.temperature, std::nullopt);
   EXPECT_EQ(request.generation.seed, std::nullopt);
   EXPECT_FALSE(request.stream);

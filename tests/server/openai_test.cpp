@@ -53,5 +53,16 @@ TEST_F(OpenAiTest, RepeatsOfAModelsNameSoMuchThatItIsRecognized) {
   EXPECT_EQ(path.body, reply.body);
 }
 
+TEST_F(OpenAiTest, SixteenTokensOrWhatFits) {
+  for (const auto& [prompt, expected] : std::vector<std::pair<size_t, int>>{
+           {3, 16}, {kTinyPositions - 10, 10}, {kTinyPositions - 1, 1}}) {
+    const server::HttpReply reply = Complete(R"({"ignore_eos":true,"temperature":0,"prompt":")" +
+                                             std::string(prompt, 'a') + "\"}");
+    EXPECT_EQ(reply.status, 200) << reply.body;
+    const std::string usage = "\"completion_tokens\":" + std::to_string(expected) + ",";
+    EXPECT_NE(reply.body.find(usage), std::string::npos) << reply.body;
+  }
+}
+
 }  // namespace
 }  // namespace strata::testing::openai_test
