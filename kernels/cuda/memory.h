@@ -8,34 +8,33 @@
 
 namespace strata::kernels::cuda {
 
-// Device memory that grows to what the largest call needed and stays; its content goes when it
-// grows. Freeing waits for the device.
-template <class T>
-class DeviceArray {
+// Memory that grows to what the largest call needed and stays; its content goes when it grows.
+// Freeing waits for the device.
+template <class T, class Memory>
+class GrowingArray {
  public:
-  DeviceArray() = default;
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  ~DeviceArray() {
-    if (data_ != nullptr) cudaFree(data_);
+  GrowingArray() = default;
+  GrowingArray(const GrowingArray&) = delete;
+  GrowingArray& operator=(const GrowingArray&) = delete;
+  ~GrowingArray() {
+    if (data_ != nullptr) Memory::Free(data_);
   }
 
   // At least `count` elements, or null after an error.
   T* Reserve(Stream& stream, size_t count) {
     if (count <= size_) return data_;
     stream.Flush();  // what was held back uses it
-    if (data_ != nullptr) stream.Check(cudaFree(data_), "freeing memory");
+    if (data_ != nullptr) stream.Check(Memory::Free(data_), "freeing memory");
     data_ = nullptr;
     size_ = 0;
-    const size_t bytes = count * sizeof(T);
-    stream.Check(cudaMalloc(&data_, bytes), "allocating working memory");
+    stream.Check(Memory::Allocate(&data_, count * sizeof(T)), Memory::kAllocating);
     if (!stream.ok()) return nullptr;
     size_ = count;
     return data_;
   }
   // `count` elements the first time, or null where there is no room.
   T* TryReserve(size_t count) {
-    if (cudaMalloc(&data_, count * sizeof(T)) != cudaSuccess) {
+    if (Memory::Allocate(&data_, count * sizeof(T)) != cudaSuccess) {
       (void)cudaGetLastError();  // no error of the device's
       data_ = nullptr;
       return nullptr;
@@ -50,34 +49,28 @@ class DeviceArray {
   size_t size_ = 0;
 };
 
-// Pinned host memory that grows likewise; when it does nothing may be under way to it.
-template <class T>
-class PinnedArray {
- public:
-  PinnedArray() = default;
-  PinnedArray(const PinnedArray&) = delete;
-  PinnedArray& operator=(const PinnedArray&) = delete;
-  ~PinnedArray() {
-    if (data_ != nullptr) cudaFreeHost(data_);
+struct OnDevice {
+  static constexpr const char* kAllocating = "allocating working memory";
+  template <class T>
+  static cudaError_t Allocate(T** memory, size_t bytes) {
+    return cudaMalloc(memory, bytes);
   }
-
-  // At least `count` elements, or null after an error.
-  T* Reserve(Stream& stream, size_t count) {
-    if (count <= size_) return data_;
-    if (data_ != nullptr) stream.Check(cudaFreeHost(data_), "freeing pinned memory");
-    data_ = nullptr;
-    size_ = 0;
-    stream.Check(cudaMallocHost(&data_, count * sizeof(T)), "allocating pinned memory");
-    if (!stream.ok()) return nullptr;
-    size_ = count;
-    return data_;
-  }
-  T* data() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-  size_t size_ = 0;
+  static cudaError_t Free(void* memory) { return cudaFree(memory); }
 };
+template <class T>
+using DeviceArray = GrowingArray<T, OnDevice>;
+
+// Of the host; when it grows nothing may be under way to it.
+struct Pinned {
+  static constexpr const char* kAllocating = "allocating pinned memory";
+  template <class T>
+  static cudaError_t Allocate(T** memory, size_t bytes) {
+    return cudaMallocHost(memory, bytes);
+  }
+  static cudaError_t Free(void* memory) { return cudaFreeHost(memory); }
+};
+template <class T>
+using PinnedArray = GrowingArray<T, Pinned>;
 
 // Pinned host memory on its way to the device, used in turns: two halves, and a half is written
 // again only when the device has read what it held.
@@ -85,32 +78,21 @@ class Staging {
  public:
   static constexpr size_t kHalf = size_t{4} << 20;
 
-  Staging() = default;
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  ~Staging() {
-    for (cudaEvent_t event : read_) {
-      if (event != nullptr) cudaEventDestroy(event);
-    }
-    if (memory_ != nullptr) cudaFreeHost(memory_);
-  }
-
   void Open(Stream& stream) {
-    stream.Check(cudaMallocHost(&memory_, 2 * kHalf), "allocating pinned memory");
-    for (cudaEvent_t& event : read_) {
-      stream.Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
-    }
+    memory_.Reserve(stream, 2 * kHalf);
+    for (Event& event : read_) event.Open(stream);
   }
 
   // `bytes` (at most kHalf) to be filled and then sent with Send, before anything else is taken.
   std::byte* Take(Stream& stream, size_t bytes) {
     if (used_ + bytes > kHalf) {
-      stream.Check(cudaEventRecord(read_[half_], stream.handle()), "marking what was read");
+      stream.Check(cudaEventRecord(read_[half_].handle(), stream.handle()),
+                   "marking what was read");
       half_ = 1 - half_;
       used_ = 0;
-      stream.Check(cudaEventSynchronize(read_[half_]), "waiting for what was sent");
+      stream.Check(cudaEventSynchronize(read_[half_].handle()), "waiting for what was sent");
     }
-    std::byte* const taken = memory_ + static_cast<size_t>(half_) * kHalf + used_;
+    std::byte* const taken = memory_.data() + static_cast<size_t>(half_) * kHalf + used_;
     used_ += (bytes + 63) / 64 * 64;
     return taken;
   }
@@ -131,8 +113,8 @@ class Staging {
   }
 
  private:
-  std::byte* memory_ = nullptr;
-  cudaEvent_t read_[2] = {};
+  PinnedArray<std::byte> memory_;
+  Event read_[2];
   int half_ = 0;
   size_t used_ = 0;  // of the half
 };

@@ -40,11 +40,6 @@ struct SamplingArgs {
 // back, in one copy, to pinned memory: two steps may be under way at a time.
 class TokenSampler {
  public:
-  TokenSampler() = default;
-  TokenSampler(const TokenSampler&) = delete;
-  TokenSampler& operator=(const TokenSampler&) = delete;
-  ~TokenSampler();
-
   void Open(Stream& stream);
   // Of device memory, for a choice of each sequence.
   static size_t MostBytes(const StepLimits& limits);
@@ -65,7 +60,7 @@ class TokenSampler {
     PinnedArray<std::byte> memory;  // ChosenTokens, or where no logprobs are wanted ids
     bool ids_only = false;
     int64_t count = 0;
-    cudaEvent_t there = nullptr;
+    Event there;
   };
 
   std::vector<ChoiceEntry> entries_;

@@ -11,31 +11,21 @@ namespace strata::kernels::cuda {
 // being there, to the last. Does nothing unless it is opened. At most kMostUntaken steps are open.
 class StepClock {
  public:
-  StepClock() = default;
-  StepClock(const StepClock&) = delete;
-  StepClock& operator=(const StepClock&) = delete;
-  ~StepClock() {
-    for (const Events& events : events_) {
-      if (events.begin != nullptr) cudaEventDestroy(events.begin);
-      if (events.end != nullptr) cudaEventDestroy(events.end);
-    }
-  }
-
   void Open(Stream& stream) {
     for (Events& events : events_) {
-      stream.Check(cudaEventCreateWithFlags(&events.begin, cudaEventDefault), "making an event");
-      stream.Check(cudaEventCreateWithFlags(&events.end, cudaEventDefault), "making an event");
+      events.begin.Open(stream, cudaEventDefault);
+      events.end.Open(stream, cudaEventDefault);
     }
     is_open_ = stream.ok();
   }
 
   void Begin(Stream& stream) {
-    if (is_open_) stream.set_begin(Latest().begin);
+    if (is_open_) stream.set_begin(Latest().begin.handle());
   }
   // Of the step that began last, when all of it is in the stream.
   void End(Stream& stream) {
     if (!is_open_ || !stream.ok()) return;
-    stream.Check(cudaEventRecord(Latest().end, stream.handle()), "timing");
+    stream.Check(cudaEventRecord(Latest().end.handle(), stream.handle()), "timing");
     ++num_ended_;
   }
   // Seconds of the oldest that was not taken. REQUIRES: it has been waited for.
@@ -43,14 +33,15 @@ class StepClock {
     if (!is_open_ || !stream.ok()) return 0;
     const Events& events = events_[num_taken_++ % Backend::kMostUntaken];
     float milliseconds = 0;
-    stream.Check(cudaEventElapsedTime(&milliseconds, events.begin, events.end), "timing");
+    stream.Check(cudaEventElapsedTime(&milliseconds, events.begin.handle(), events.end.handle()),
+                 "timing");
     return 1e-3 * static_cast<double>(milliseconds);
   }
 
  private:
   struct Events {
-    cudaEvent_t begin = nullptr;
-    cudaEvent_t end = nullptr;
+    Event begin;
+    Event end;
   };
   const Events& Latest() const { return events_[num_ended_ % Backend::kMostUntaken]; }
 

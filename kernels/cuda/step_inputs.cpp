@@ -11,20 +11,11 @@ constexpr size_t kLeastRoom = 64;  // bytes, and their alignment
 
 }  // namespace
 
-StepInputs::~StepInputs() {
-  for (cudaEvent_t event : read_) {
-    if (event != nullptr) cudaEventDestroy(event);
-  }
-  if (pinned_ != nullptr) cudaFreeHost(pinned_);
-}
-
 void StepInputs::Open(Stream* stream, Staging* staging) {
   stream_ = stream;
   staging_ = staging;
-  stream->Check(cudaMallocHost(&pinned_, 2 * kRoom), "allocating pinned memory");
-  for (cudaEvent_t& event : read_) {
-    stream->Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
-  }
+  pinned_.Reserve(*stream, 2 * kRoom);
+  for (Event& event : read_) event.Open(*stream);
   mirror_.Reserve(*stream, kRoom);
   stream->set_before_work([this] { Send(); });
 }
@@ -35,7 +26,7 @@ void StepInputs::Begin() {
   used_ = sent_ = 0;
   last_ = {};
   ++generation_;
-  stream_->Check(cudaEventSynchronize(read_[half_]), "waiting for what was sent");
+  stream_->Check(cudaEventSynchronize(read_[half_].handle()), "waiting for what was sent");
 }
 
 const std::byte* StepInputs::PutBytes(Kind kind, std::span<const std::byte> values) {
@@ -62,7 +53,8 @@ void StepInputs::Send() {
   stream_->Check(cudaMemcpyAsync(mirror_.data() + sent_, half() + sent_, used_ - sent_,
                                  cudaMemcpyHostToDevice, stream_->handle()),
                  "sending a step's inputs");
-  stream_->Check(cudaEventRecord(read_[half_], stream_->handle()), "marking what was read");
+  stream_->Check(cudaEventRecord(read_[half_].handle(), stream_->handle()),
+                 "marking what was read");
   sent_ = used_;
 }
 

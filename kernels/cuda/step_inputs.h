@@ -39,11 +39,6 @@ class StepInputs {
     kNumKinds
   };
 
-  StepInputs() = default;
-  StepInputs(const StepInputs&) = delete;
-  StepInputs& operator=(const StepInputs&) = delete;
-  ~StepInputs();
-
   // `stream` and `staging` outlive it.
   void Open(Stream* stream, Staging* staging);
   // What was put is forgotten, and what comes stands in the other half. REQUIRES: no work is held
@@ -67,12 +62,12 @@ class StepInputs {
 
   const std::byte* PutBytes(Kind kind, std::span<const std::byte> values);
   void Send();
-  std::byte* half() const { return pinned_ + static_cast<size_t>(half_) * kRoom; }
+  std::byte* half() const { return pinned_.data() + static_cast<size_t>(half_) * kRoom; }
 
   Stream* stream_ = nullptr;
   Staging* staging_ = nullptr;
-  std::byte* pinned_ = nullptr;  // two halves
-  cudaEvent_t read_[2] = {};     // the device has read the half
+  PinnedArray<std::byte> pinned_;  // two halves
+  Event read_[2];                  // the device has read the half
   DeviceArray<std::byte> mirror_;
   DeviceArray<std::byte> large_[kNumKinds];  // lists that did not fit
   int half_ = 0;

@@ -148,6 +148,25 @@ class Stream {
   const char* what_ = "";
 };
 
+// A mark in a stream, once it has been opened.
+class Event {
+ public:
+  Event() = default;
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() {
+    if (handle_ != nullptr) cudaEventDestroy(handle_);
+  }
+
+  void Open(Stream& stream, unsigned flags = cudaEventDisableTiming) {
+    stream.Check(cudaEventCreateWithFlags(&handle_, flags), "making an event");
+  }
+  cudaEvent_t handle() const { return handle_; }
+
+ private:
+  cudaEvent_t handle_ = nullptr;
+};
+
 // Lets a kernel have more shared memory than the 48 KiB that every kernel may have. Once for each
 // kernel, before its first launch.
 template <class... Parameters>

@@ -8,17 +8,8 @@
 
 namespace strata::kernels::cuda {
 
-TokenSampler::~TokenSampler() {
-  for (const Answer& answer : answers_) {
-    if (answer.there != nullptr) cudaEventDestroy(answer.there);
-  }
-}
-
 void TokenSampler::Open(Stream& stream) {
-  for (Answer& answer : answers_) {
-    stream.Check(cudaEventCreateWithFlags(&answer.there, cudaEventDisableTiming),
-                 "making an event");
-  }
+  for (Answer& answer : answers_) answer.there.Open(stream);
 }
 
 size_t TokenSampler::MostBytes(const StepLimits& limits) {
@@ -67,14 +58,16 @@ void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
   std::byte* const to = answer.memory.Reserve(stream, count * sizeof(ChosenToken));
   stream.Copy(to, answer.ids_only ? static_cast<const void*>(args.tokens) : args.chosen,
               choices.size() * size, cudaMemcpyDeviceToHost);
-  if (stream.ok()) stream.Check(cudaEventRecord(answer.there, stream.handle()), "marking an end");
+  if (stream.ok()) {
+    stream.Check(cudaEventRecord(answer.there.handle(), stream.handle()), "marking an end");
+  }
 }
 
 void TokenSampler::Take(Stream& stream, std::span<ChosenToken> chosen) {
   STRATA_CHECK(num_taken_ < num_chosen_, "tokens were chosen");
   const Answer& answer = answers_[num_taken_++ % Backend::kMostUntaken];
   STRATA_CHECK(std::ssize(chosen) == answer.count, "a token for every choice");
-  if (stream.ok()) stream.Check(cudaEventSynchronize(answer.there), "waiting for a step");
+  if (stream.ok()) stream.Check(cudaEventSynchronize(answer.there.handle()), "waiting for a step");
   if (!stream.ok()) return;
   const std::byte* from = answer.memory.data();
   for (ChosenToken& token : chosen) {
