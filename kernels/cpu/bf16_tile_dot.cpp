@@ -50,13 +50,15 @@ void MultiplyRows(const BF16Tile& tile) {
   MultiplyRows(tile, std::make_index_sequence<kRows>());
 }
 
-void Multiply(size_t rows, const BF16Tile& tile) {
+template <size_t... kLess>
+void MultiplyAny(size_t rows, const BF16Tile& tile, std::index_sequence<kLess...>) {
   using Function = void (*)(const BF16Tile&);
-  static constexpr Function kOfRows[] = {MultiplyRows<1>,  MultiplyRows<2>,  MultiplyRows<3>,
-                                         MultiplyRows<4>,  MultiplyRows<5>,  MultiplyRows<6>,
-                                         MultiplyRows<7>,  MultiplyRows<8>,  MultiplyRows<9>,
-                                         MultiplyRows<10>, MultiplyRows<11>, MultiplyRows<12>};
+  static constexpr Function kOfRows[] = {MultiplyRows<kLess + 1>...};
   kOfRows[rows - 1](tile);
+}
+
+void Multiply(size_t rows, const BF16Tile& tile) {
+  MultiplyAny(rows, tile, std::make_index_sequence<kBF16MaxRows>());
 }
 
 }  // namespace

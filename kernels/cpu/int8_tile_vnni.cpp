@@ -65,13 +65,15 @@ void MultiplyRows(const Int8Tile& tile) {
   MultiplyRows(tile, std::make_index_sequence<kRows>());
 }
 
-void Multiply(size_t rows, const Int8Tile& tile) {
+template <size_t... kLess>
+void MultiplyAny(size_t rows, const Int8Tile& tile, std::index_sequence<kLess...>) {
   using Function = void (*)(const Int8Tile&);
-  static constexpr Function kOfRows[] = {MultiplyRows<1>,  MultiplyRows<2>,  MultiplyRows<3>,
-                                         MultiplyRows<4>,  MultiplyRows<5>,  MultiplyRows<6>,
-                                         MultiplyRows<7>,  MultiplyRows<8>,  MultiplyRows<9>,
-                                         MultiplyRows<10>, MultiplyRows<11>, MultiplyRows<12>};
+  static constexpr Function kOfRows[] = {MultiplyRows<kLess + 1>...};
   kOfRows[rows - 1](tile);
+}
+
+void Multiply(size_t rows, const Int8Tile& tile) {
+  MultiplyAny(rows, tile, std::make_index_sequence<kInt8MaxRows>());
 }
 
 }  // namespace
