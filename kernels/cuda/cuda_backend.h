@@ -23,8 +23,9 @@
 namespace strata::kernels::cuda {
 
 // The backend of one CUDA device. Operations are put into a stream and run in order; the host waits
-// in CopyToHost(), TakeChosen() and Synchronize() alone. Working memory grows to what the largest
-// call needed.
+// for results in CopyToHost(), TakeChosen() and Synchronize() alone, else until a half of pinned
+// memory has been read (BeginStep(), staging), and where memory grows or is freed. Working memory
+// grows to what the largest call needed.
 // The first error of the device stays: nothing runs after it, and Synchronize() says it every time.
 class CudaBackend final : public Backend {
  public:
