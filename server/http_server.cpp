@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/http_head.h"
 #include "server/http_socket.h"
@@ -163,11 +164,11 @@ class Connection final : public httplib::Server {
           if (response.status != 404) Lose(&response);
           return HandlerResponse::Handled;
         }));
-    set_exception_handler(
-        [](const httplib::Request& request, httplib::Response& response, std::exception_ptr) {
-          spdlog::error("http: {} threw", request.path);
-          Fill(HttpError(500, "internal error"), &response);
-        });
+    set_exception_handler([](const httplib::Request& request, httplib::Response& response,
+                             std::exception_ptr) {
+      spdlog::error("http: {} threw", absl::CEscape(request.path));  // its bytes are the client's
+      Fill(HttpError(500, "internal error"), &response);
+    });
   }
 
   // Reads one request and answers it; whether another may follow.
