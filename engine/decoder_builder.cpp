@@ -44,6 +44,7 @@ absl::Status Decoder::Builder::Build() {
   ChooseLifetimes();
   decoder_->layers_.resize(num_layers_);
   if (absl::Status status = AllocateScratch(); !status.ok()) return status;
+  if (absl::Status status = MakeRopeTable(); !status.ok()) return status;
   if (absl::Status status = AllocateProjections(); !status.ok()) return status;
   for (size_t layer = 0; layer < num_layers_; ++layer) {
     ResolveMixes(layer);
@@ -136,15 +137,24 @@ absl::Status Decoder::Builder::AllocateScratch() {
     if (!allocated.ok()) return allocated.status();
     *rows = *allocated;
   }
-  const std::vector<float> table =
-      RopeTable(config.rope, config.attention.head_dim, config.max_positions);
-  auto on_backend = Allocate(static_cast<int64_t>(table.size()));
-  if (!on_backend.ok()) return on_backend.status();
-  decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(*on_backend),
-                                   std::as_bytes(std::span(table)));
-  decoder_->rope_table_ = *on_backend;
   decoder_->all_rows_.resize(static_cast<size_t>(decoder_->max_rows_));
   std::iota(decoder_->all_rows_.begin(), decoder_->all_rows_.end(), 0);
+  return absl::OkStatus();
+}
+
+// In pieces: a long table would take as much of the host's memory again.
+absl::Status Decoder::Builder::MakeRopeTable() {
+  constexpr int32_t kPiece = 4096;  // positions
+  const ModelConfig& config = decoder_->config_;
+  const auto table = Allocate(config.max_positions * head_dim_);
+  if (!table.ok()) return table.status();
+  decoder_->rope_table_ = *table;
+  for (int32_t begin = 0; begin < config.max_positions; begin += kPiece) {
+    const int32_t end = std::min(begin + kPiece, config.max_positions);
+    const std::vector<float> piece = RopeTable(config.rope, config.attention.head_dim, begin, end);
+    decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(*table + begin * head_dim_),
+                                     std::as_bytes(std::span(piece)));
+  }
   return absl::OkStatus();
 }
 

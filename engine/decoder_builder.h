@@ -29,6 +29,7 @@ class Decoder::Builder {
   void ChooseKeptOutputs();
   void ChooseLifetimes();
   absl::Status AllocateScratch();
+  absl::Status MakeRopeTable();
   absl::Status AllocateProjections();
   void ResolveMixes(size_t layer);
   void ResolveWrites(size_t layer);

@@ -50,8 +50,8 @@ struct ModelConfig {
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& dir);
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text);
 
-// The angles' cosines and sines in float64 rounded once: [max_positions, head_dim], each row
-// cos[d/2] then sin[d/2], as Backend::PrepareAttention takes them.
-std::vector<float> RopeTable(const RopeConfig& rope, int32_t head_dim, int32_t max_positions);
+// The angles' cosines and sines of positions [begin, end), in float64 rounded once: [end - begin,
+// head_dim], each row cos[d/2] then sin[d/2], as Backend::PrepareAttention takes them.
+std::vector<float> RopeTable(const RopeConfig& rope, int32_t head_dim, int32_t begin, int32_t end);
 
 }  // namespace strata::engine

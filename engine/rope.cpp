@@ -122,14 +122,14 @@ RopeConfig ReadRope(ConfigReader& config) {
   return rope;
 }
 
-std::vector<float> RopeTable(const RopeConfig& rope, int32_t head_dim, int32_t max_positions) {
+std::vector<float> RopeTable(const RopeConfig& rope, int32_t head_dim, int32_t begin, int32_t end) {
   const int32_t half = head_dim / 2;
   std::vector<double> frequencies;
   for (int32_t j = 0; j < half; ++j) frequencies.push_back(Frequency(rope, head_dim, j));
 
   std::vector<float> table;
-  table.reserve(static_cast<size_t>(max_positions) * static_cast<size_t>(head_dim));
-  for (int32_t position = 0; position < max_positions; ++position) {
+  table.reserve(static_cast<size_t>(end - begin) * static_cast<size_t>(head_dim));
+  for (int32_t position = begin; position < end; ++position) {
     for (const double frequency : frequencies) {
       table.push_back(static_cast<float>(std::cos(position * frequency)));
     }

@@ -9,7 +9,7 @@ namespace strata::engine::rope_test {
 namespace {
 
 TEST(RopeTableTest, HoldsCosinesThenSinesOfEveryPosition) {
-  const std::vector<float> table = RopeTable({.theta = 100.0}, 4, 3);
+  const std::vector<float> table = RopeTable({.theta = 100.0}, 4, 0, 3);
   ASSERT_EQ(table.size(), 12U);
   for (size_t position = 0; position < 3; ++position) {
     const auto at = static_cast<double>(position);
@@ -22,7 +22,7 @@ TEST(RopeTableTest, HoldsCosinesThenSinesOfEveryPosition) {
 
 TEST(RopeTableTest, LinearScalingSlowsEveryAngle) {
   const RopeConfig rope = {.theta = 100.0, .scaling = RopeConfig::Scaling::kLinear, .factor = 4.0};
-  const std::vector<float> table = RopeTable(rope, 2, 5);
+  const std::vector<float> table = RopeTable(rope, 2, 0, 5);
   EXPECT_EQ(table[2 * 4 + 1], static_cast<float>(std::sin(1.0)));
 }
 
@@ -36,7 +36,7 @@ TEST(RopeTableTest, Llama3SlowsLowFrequenciesOnly) {
                            .low_freq_factor = 1.0,
                            .high_freq_factor = 4.0,
                            .original_max_positions = 8192};
-  const std::vector<float> table = RopeTable(rope, 128, 2);
+  const std::vector<float> table = RopeTable(rope, 128, 0, 2);
   const auto frequency = [](int j) { return std::pow(500000.0, -j / 64.0); };
   const auto angle = [&](size_t j) { return static_cast<double>(table[128 + 64 + j]); };
   EXPECT_EQ(table[128 + 64], static_cast<float>(std::sin(1.0)));

@@ -27,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   if (!IsSane(*model)) std::abort();
-  strata::engine::RopeTable(model->rope, model->attention.head_dim, /*max_positions=*/2);
+  strata::engine::RopeTable(model->rope, model->attention.head_dim, /*begin=*/0, /*end=*/2);
   if (model->attention.num_layers * model->attention.num_query_heads > 1024) return 0;  // slow
   const auto plan = strata::kvcache::ParsePlan(model->cross_layer, model->attention);
   if (!plan.ok() && plan.status().message().find('\n') != absl::string_view::npos) std::abort();

@@ -1,0 +1,56 @@
+// Making a decoder: of a model with many positions.
+#include "engine/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "gtest/gtest.h"
+#include "tests/support/null_backend.h"
+
+namespace strata::testing::decoder_test {
+namespace {
+
+// Keeps what is copied to it, in order.
+class ListeningBackend final : public NullBackend {
+ public:
+  void CopyFromHost(std::byte* to, std::span<const std::byte> from) override {
+    NullBackend::CopyFromHost(to, from);
+    EXPECT_TRUE(end_ == nullptr || to == end_) << "pieces adjoin";
+    end_ = to + from.size();
+    const auto* floats = reinterpret_cast<const float*>(from.data());
+    copied_.insert(copied_.end(), floats, floats + from.size() / sizeof(float));
+    largest_ = std::max(largest_, from.size());
+  }
+  const std::vector<float>& copied() const { return copied_; }
+  size_t largest() const { return largest_; }
+
+ private:
+  const std::byte* end_ = nullptr;
+  std::vector<float> copied_;
+  size_t largest_ = 0;
+};
+
+absl::StatusOr<std::unique_ptr<engine::Decoder>> Make(const kvcache::AttentionShape& shape,
+                                                      int32_t max_positions,
+                                                      kernels::Backend* backend) {
+  engine::ModelConfig config;
+  config.attention = shape;
+  config.hidden_size = config.intermediate_size = 2;
+  config.max_positions = max_positions;
+  const auto plan = kvcache::SharingPlan::Plain(shape);
+  const engine::Weights weights;
+  return engine::Decoder::Create(config, plan, kvcache::PlaneMap(plan, {}, /*block_tokens=*/1),
+                                 &weights, backend, /*max_rows=*/1);
+}
+
+TEST(DecoderTest, TheTableOfAnglesComesInPieces) {
+  ListeningBackend backend;
+  constexpr int32_t kPositions = 10000;
+  const auto decoder = Make({1, 1, 1, 64}, kPositions, &backend);
+  ASSERT_TRUE(decoder.ok());
+  EXPECT_LE(backend.largest(), size_t{1} << 20);
+  EXPECT_EQ(backend.copied(), engine::RopeTable({}, 64, 0, kPositions));
+}
+
+}  // namespace
+}  // namespace strata::testing::decoder_test
