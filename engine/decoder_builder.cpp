@@ -42,6 +42,8 @@ absl::Status Decoder::Builder::Build() {
   ChooseWork();
   ChooseKeptOutputs();
   ChooseLifetimes();
+  keys_again_ = ReadAgain(&HeadSources::keys);
+  values_again_ = ReadAgain(&HeadSources::values);
   decoder_->layers_.resize(num_layers_);
   if (absl::Status status = AllocateScratch(); !status.ok()) return status;
   if (absl::Status status = MakeRopeTable(); !status.ok()) return status;
@@ -265,8 +267,7 @@ void Decoder::Builder::ResolveWrites(size_t layer) {
 
 void Decoder::Builder::ResolveAttention(size_t layer) {
   for (size_t head = 0; head < work_[layer].size(); ++head) {
-    const HeadWork work = work_[layer][head];
-    if (work == HeadWork::kInPlace || work == HeadWork::kCopy) continue;
+    if (!Attends(layer, head)) continue;
     const HeadSources& sources =
         plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head));
     const HeadRef owner = sources.scores;
@@ -279,11 +280,11 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
         .value_offset = planes_.ValueOffset(sources.values),
         .lse_stride = log_sum_exp_[static_cast<size_t>(owner.layer)].stride,
         .score_slot = plan_.ScoreSlot(owner.layer, owner.head),
-        .keys_again = ReadAgain(layer, sources.keys, &HeadSources::keys),
-        .values_again = ReadAgain(layer, sources.values, &HeadSources::values),
+        .keys_again = keys_again_.contains(sources.keys),
+        .values_again = values_again_.contains(sources.values),
         .output = output.data,
         .output_stride = output.stride};
-    if (work == HeadWork::kOwn) {
+    if (work_[layer][head] == HeadWork::kOwn) {
       attention.lse = LogSumExp(owner);
       decoder_->layers_[layer].owners.push_back(attention);
       decoder_->layers_[layer].owner_heads.push_back(static_cast<int32_t>(head));
@@ -294,17 +295,23 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
   }
 }
 
-bool Decoder::Builder::ReadAgain(size_t layer, HeadRef plane, HeadRef HeadSources::*kind) const {
-  for (size_t other = 0; other < num_layers_; ++other) {
-    for (size_t head = 0; head < work_[other].size() && other != layer; ++head) {
-      const HeadWork work = work_[other][head];
-      if (work == HeadWork::kInPlace || work == HeadWork::kCopy) continue;
-      const HeadSources& sources =
-          plan_.sources(static_cast<int32_t>(other), static_cast<int32_t>(head));
-      if (sources.*kind == plane) return true;
+bool Decoder::Builder::Attends(size_t layer, size_t head) const {
+  const HeadWork work = work_[layer][head];
+  return work == HeadWork::kOwn || work == HeadWork::kReuse;
+}
+
+std::set<HeadRef> Decoder::Builder::ReadAgain(HeadRef HeadSources::*kind) const {
+  std::map<HeadRef, size_t> first_layer;  // that reads the plane
+  std::set<HeadRef> again;
+  for (size_t layer = 0; layer < num_layers_; ++layer) {
+    for (size_t head = 0; head < work_[layer].size(); ++head) {
+      if (!Attends(layer, head)) continue;
+      const HeadRef plane =
+          plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head)).*kind;
+      if (first_layer.try_emplace(plane, layer).first->second != layer) again.insert(plane);
     }
   }
-  return false;
+  return again;
 }
 
 void Decoder::Builder::ResolveCopies(size_t layer) {
@@ -319,9 +326,9 @@ void Decoder::Builder::ResolveCopies(size_t layer) {
     const kernels::Rows from = owner.layer == this_layer ? OutputColumns(owner.head) : kept(owner);
     copies.push_back({.from = from, .to = OutputColumns(head)});
   }
-  for (const auto& [owner, slot] : kept_slots_) {
-    if (owner.layer != this_layer) continue;
-    copies.push_back({.from = OutputColumns(owner.head), .to = kept(owner)});
+  for (auto slot = kept_slots_.lower_bound({this_layer, 0});
+       slot != kept_slots_.end() && slot->first.layer == this_layer; ++slot) {
+    copies.push_back({.from = OutputColumns(slot->first.head), .to = kept(slot->first)});
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,9 +46,10 @@ class Decoder::Builder {
   kernels::Rows ValueColumns(kvcache::HeadRef kv_head) const;
   float* LogSumExp(kvcache::HeadRef query_head) const;
   kernels::Rows OutputColumns(int32_t head) const;
-  // Whether a head of another layer reads the plane, its keys or its values.
-  bool ReadAgain(size_t layer, kvcache::HeadRef plane,
-                 kvcache::HeadRef kvcache::HeadSources::*kind) const;
+  // The planes, of keys or of values, that heads of more than one layer read.
+  std::set<kvcache::HeadRef> ReadAgain(kvcache::HeadRef kvcache::HeadSources::*kind) const;
+  // Whether the head reads planes.
+  bool Attends(size_t layer, size_t head) const;
 
   const kvcache::SharingPlan& plan_;
   const kvcache::PlaneMap& planes_;
@@ -59,9 +61,11 @@ class Decoder::Builder {
   std::vector<std::vector<int32_t>> key_heads_;
   std::vector<std::vector<int32_t>> value_heads_;
   std::vector<std::vector<HeadWork>> work_;  // [layer][query head]
-  std::vector<size_t> last_use_;             // [layer]: last layer that reads its projections
-  std::vector<kernels::Rows> log_sum_exp_;   // [layer]: [max_rows, living query heads]
-  std::vector<kernels::Rows> buffers_;       // [layer]: the whole that its projections are part of
+  std::set<kvcache::HeadRef> keys_again_;
+  std::set<kvcache::HeadRef> values_again_;
+  std::vector<size_t> last_use_;            // [layer]: last layer that reads its projections
+  std::vector<kernels::Rows> log_sum_exp_;  // [layer]: [max_rows, living query heads]
+  std::vector<kernels::Rows> buffers_;      // [layer]: the whole that its projections are part of
   // Outputs that a later layer takes into another column, and where they are kept till then.
   std::map<kvcache::HeadRef, int32_t> kept_slots_;
   int32_t num_kept_slots_ = 0;

@@ -1,4 +1,4 @@
-// Making a decoder: of a model with many positions.
+// Making a decoder: of the largest shape that a config may have, and of one with many positions.
 #include "engine/decoder.h"
 
 #include <algorithm>
@@ -41,6 +41,12 @@ absl::StatusOr<std::unique_ptr<engine::Decoder>> Make(const kvcache::AttentionSh
   const engine::Weights weights;
   return engine::Decoder::Create(config, plan, kvcache::PlaneMap(plan, {}, /*block_tokens=*/1),
                                  &weights, backend, /*max_rows=*/1);
+}
+
+// A million heads: what is looked up among all of them for each would never end.
+TEST(DecoderTest, TheMostLayersAndHeadsAreMade) {
+  NullBackend backend;
+  EXPECT_TRUE(Make({1024, 1024, 1, 2}, 1, &backend).ok());
 }
 
 TEST(DecoderTest, TheTableOfAnglesComesInPieces) {
