@@ -25,13 +25,11 @@ Decoder::Decoder(const ModelConfig& config, const Weights* weights, Backend* bac
                  int32_t max_rows)
     : config_(config), weights_(weights), backend_(backend), max_rows_(max_rows) {}
 
-absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(const ModelConfig& config,
-                                                         const kvcache::SharingPlan& plan,
-                                                         const kvcache::PlaneMap& planes,
-                                                         const Weights* weights, Backend* backend,
-                                                         int32_t max_rows) {
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(
+    const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+    const kvcache::PlaneMap& planes, const Weights* weights, Backend* backend, int32_t max_rows) {
   std::unique_ptr<Decoder> decoder(new Decoder(config, weights, backend, max_rows));
-  if (absl::Status status = Builder(plan, planes, decoder.get()).Build(); !status.ok()) {
+  if (absl::Status status = Builder(plan, layout, planes, decoder.get()).Build(); !status.ok()) {
     return status;
   }
   return decoder;

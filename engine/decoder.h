@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/decoder_layout.h"
 #include "engine/model_config.h"
 #include "engine/step_batch.h"
 #include "engine/weights.h"
@@ -31,10 +32,12 @@ namespace strata::engine {
 // One thread. Scratch is allocated once, for `max_rows` rows.
 class Decoder {
  public:
-  // `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED when scratch cannot be had.
+  // `layout`: the plan's. `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED when
+  // scratch cannot be had.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(
-      const ModelConfig& config, const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
-      const Weights* weights, kernels::Backend* backend, int32_t max_rows);
+      const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+      const kvcache::PlaneMap& planes, const Weights* weights, kernels::Backend* backend,
+      int32_t max_rows);
 
   // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. Where the
   // backend chooses from them (batch.choices) it returns when that is under way: another batch may

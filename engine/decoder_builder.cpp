@@ -1,13 +1,11 @@
 #include "engine/decoder_builder.h"
 
 #include <algorithm>
-#include <cmath>
+#include <map>
 #include <numeric>
-#include <tuple>
 #include <utility>
 
 #include "kernels/check.h"
-#include "kvcache/slot_lives.h"
 
 namespace strata::engine {
 
@@ -24,31 +22,22 @@ int64_t IndexOf(const std::vector<int32_t>& heads, int32_t head) {
 
 }  // namespace
 
-Decoder::Builder::Builder(const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
-                          Decoder* decoder)
+Decoder::Builder::Builder(const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+                          const kvcache::PlaneMap& planes, Decoder* decoder)
     : plan_(plan),
+      layout_(layout),
       planes_(planes),
       decoder_(decoder),
       head_dim_(plan.shape().head_dim),
-      num_layers_(static_cast<size_t>(plan.shape().num_layers)) {
-  for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
-    query_heads_.push_back(plan.QueryHeads(layer));
-    key_heads_.push_back(plan.KeyHeads(layer));
-    value_heads_.push_back(plan.ValueHeads(layer));
-  }
-}
+      keys_again_(ReadAgain(&HeadSources::keys)),
+      values_again_(ReadAgain(&HeadSources::values)) {}
 
 absl::Status Decoder::Builder::Build() {
-  ChooseWork();
-  ChooseKeptOutputs();
-  ChooseLifetimes();
-  keys_again_ = ReadAgain(&HeadSources::keys);
-  values_again_ = ReadAgain(&HeadSources::values);
-  decoder_->layers_.resize(num_layers_);
-  if (absl::Status status = AllocateScratch(); !status.ok()) return status;
+  decoder_->layers_.resize(layout_.layers.size());
+  if (absl::Status status = AllocateRows(); !status.ok()) return status;
   if (absl::Status status = MakeRopeTable(); !status.ok()) return status;
-  if (absl::Status status = AllocateProjections(); !status.ok()) return status;
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
+  for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
+    PlaceProjections(layer);
     ResolveMixes(layer);
     ResolveWrites(layer);
     ResolveAttention(layer);
@@ -59,58 +48,6 @@ absl::Status Decoder::Builder::Build() {
   return absl::OkStatus();
 }
 
-void Decoder::Builder::ChooseWork() {
-  const int32_t num_heads = plan_.shape().num_query_heads;
-  // What each column of the attention output holds while the layers run.
-  std::vector<std::optional<HeadSources>> held(static_cast<size_t>(num_heads));
-  work_.assign(num_layers_, std::vector<HeadWork>(held.size()));
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
-    for (size_t head = 0; head < held.size(); ++head) {
-      const HeadRef self = {static_cast<int32_t>(layer), static_cast<int32_t>(head)};
-      const HeadSources& sources = plan_.sources(self.layer, self.head);
-      switch (plan_.Run(self.layer, self.head)) {
-        case kvcache::HeadRun::kComputeScores:
-          work_[layer][head] = HeadWork::kOwn;
-          break;
-        case kvcache::HeadRun::kReuseScores:
-          work_[layer][head] = HeadWork::kReuse;
-          break;
-        case kvcache::HeadRun::kReuseOutput:
-          work_[layer][head] = held[head] == sources ? HeadWork::kInPlace : HeadWork::kCopy;
-          break;
-      }
-      held[head] = sources;
-    }
-  }
-}
-
-void Decoder::Builder::ChooseKeptOutputs() {
-  std::map<HeadRef, int32_t> last_taker;
-  for (int32_t layer = 0; layer < plan_.shape().num_layers; ++layer) {
-    for (int32_t head = 0; head < plan_.shape().num_query_heads; ++head) {
-      if (work_[static_cast<size_t>(layer)][static_cast<size_t>(head)] != HeadWork::kCopy) continue;
-      const HeadRef owner = plan_.OutputOwner(layer, head);
-      if (owner.layer != layer) last_taker[owner] = layer;
-    }
-  }
-  std::tie(kept_slots_, num_kept_slots_) = kvcache::AssignSlots(last_taker);
-}
-
-void Decoder::Builder::ChooseLifetimes() {
-  for (size_t layer = 0; layer < num_layers_; ++layer) last_use_.push_back(layer);
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
-    for (size_t head = 0; head < work_[layer].size(); ++head) {
-      if (work_[layer][head] != HeadWork::kReuse) continue;
-      const HeadRef owner =
-          plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head)).scores;
-      last_use_[static_cast<size_t>(owner.layer)] = layer;
-    }
-    for (const int32_t kv_head : value_heads_[layer]) {
-      if (plan_.mix(static_cast<int32_t>(layer), kv_head)) last_use_[0] = layer;
-    }
-  }
-}
-
 absl::StatusOr<float*> Decoder::Builder::Allocate(int64_t num_floats) {
   auto buffer = decoder_->backend_->Allocate(static_cast<size_t>(num_floats) * sizeof(float));
   if (!buffer.ok()) return buffer.status();
@@ -118,27 +55,17 @@ absl::StatusOr<float*> Decoder::Builder::Allocate(int64_t num_floats) {
   return decoder_->buffers_.back()->floats();
 }
 
-absl::StatusOr<kernels::Rows> Decoder::Builder::AllocateRows(int64_t num_cols) {
-  const int64_t stride = (num_cols + 15) / 16 * 16;  // rows start on a cache line
-  auto data = Allocate(decoder_->max_rows_ * stride);
-  if (!data.ok()) return data.status();
-  return kernels::Rows{*data, decoder_->max_rows_, num_cols, stride};
-}
-
-absl::Status Decoder::Builder::AllocateScratch() {
-  const ModelConfig& config = decoder_->config_;
-  const std::pair<kernels::Rows*, int64_t> scratch[] = {
-      {&decoder_->residual_, config.hidden_size},
-      {&decoder_->attended_, config.attention.num_query_heads * head_dim_},
-      {&decoder_->activated_, config.intermediate_size},
-      {&kept_, num_kept_slots_ * head_dim_},
-  };
-  for (const auto& [rows, num_cols] : scratch) {
-    if (num_cols == 0) continue;
-    auto allocated = AllocateRows(num_cols);
-    if (!allocated.ok()) return allocated.status();
-    *rows = *allocated;
+absl::Status Decoder::Builder::AllocateRows() {
+  for (const int64_t num_cols : layout_.row_columns) {
+    const int64_t stride = DecoderLayout::RowStride(num_cols);
+    absl::StatusOr<float*> data = nullptr;
+    if (num_cols > 0) data = Allocate(decoder_->max_rows_ * stride);
+    if (!data.ok()) return data.status();
+    rows_.push_back({*data, decoder_->max_rows_, num_cols, stride});
   }
+  decoder_->residual_ = rows_[DecoderLayout::kResidual];
+  decoder_->attended_ = rows_[DecoderLayout::kAttended];
+  decoder_->activated_ = rows_[DecoderLayout::kActivated];
   decoder_->all_rows_.resize(static_cast<size_t>(decoder_->max_rows_));
   std::iota(decoder_->all_rows_.begin(), decoder_->all_rows_.end(), 0);
   return absl::OkStatus();
@@ -148,7 +75,7 @@ absl::Status Decoder::Builder::AllocateScratch() {
 absl::Status Decoder::Builder::MakeRopeTable() {
   constexpr int32_t kPiece = 4096;  // positions
   const ModelConfig& config = decoder_->config_;
-  const auto table = Allocate(config.max_positions * head_dim_);
+  const auto table = Allocate(layout_.rope_floats);
   if (!table.ok()) return table.status();
   decoder_->rope_table_ = *table;
   for (int32_t begin = 0; begin < config.max_positions; begin += kPiece) {
@@ -160,64 +87,41 @@ absl::Status Decoder::Builder::MakeRopeTable() {
   return absl::OkStatus();
 }
 
-// A layer's projections stand in a buffer until the last layer that reads them has run; then the
-// buffer goes to a later layer. Most plans need one buffer, routing plans two.
-absl::Status Decoder::Builder::AllocateProjections() {
-  int64_t widest = 0;
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
-    const size_t heads =
-        query_heads_[layer].size() + key_heads_[layer].size() + value_heads_[layer].size();
-    widest = std::max(widest, static_cast<int64_t>(heads) * head_dim_ +
-                                  static_cast<int64_t>(query_heads_[layer].size()));
-  }
-  struct Kept {
-    kernels::Rows rows;
-    size_t last_use;
-  };
-  std::vector<Kept> kept;
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
-    auto place = std::find_if(kept.begin(), kept.end(),
-                              [&](const Kept& buffer) { return buffer.last_use < layer; });
-    if (place == kept.end()) {
-      auto rows = AllocateRows(widest);
-      if (!rows.ok()) return rows.status();
-      place = kept.insert(kept.end(), {*rows, 0});
-    }
-    place->last_use = last_use_[layer];
-    buffers_.push_back(place->rows);
-    const auto queries = static_cast<int64_t>(query_heads_[layer].size());
-    const auto keys = static_cast<int64_t>(key_heads_[layer].size());
-    const auto values = static_cast<int64_t>(value_heads_[layer].size());
-    const int64_t columns = (queries + keys + values) * head_dim_;
-    decoder_->layers_[layer].projected = place->rows.Columns(0, columns);
-    decoder_->layers_[layer].rotated_columns = (queries + keys) * head_dim_;
-    log_sum_exp_.push_back(place->rows.Columns(columns, queries));
-  }
-  return absl::OkStatus();
+void Decoder::Builder::PlaceProjections(size_t layer) {
+  const DecoderLayout::Layer& place = layout_.layers[layer];
+  const kernels::Rows& rows = rows_[place.projections];
+  const auto queries = std::ssize(place.query_heads);
+  const int64_t rotated = (queries + std::ssize(place.key_heads)) * head_dim_;
+  const int64_t columns = rotated + std::ssize(place.value_heads) * head_dim_;
+  decoder_->layers_[layer].projected = rows.Columns(0, columns);
+  decoder_->layers_[layer].rotated_columns = rotated;
+  log_sum_exp_.push_back(rows.Columns(columns, queries));
 }
 
 kernels::Rows Decoder::Builder::QueryColumns(HeadRef query_head) const {
   const auto layer = static_cast<size_t>(query_head.layer);
-  const int64_t index = IndexOf(query_heads_[layer], query_head.head);
+  const int64_t index = IndexOf(layout_.layers[layer].query_heads, query_head.head);
   return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
 }
 
 kernels::Rows Decoder::Builder::KeyColumns(HeadRef kv_head) const {
   const auto layer = static_cast<size_t>(kv_head.layer);
-  const int64_t index = std::ssize(query_heads_[layer]) + IndexOf(key_heads_[layer], kv_head.head);
+  const DecoderLayout::Layer& place = layout_.layers[layer];
+  const int64_t index = std::ssize(place.query_heads) + IndexOf(place.key_heads, kv_head.head);
   return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
 }
 
 kernels::Rows Decoder::Builder::ValueColumns(HeadRef kv_head) const {
   const auto layer = static_cast<size_t>(kv_head.layer);
-  const int64_t index = std::ssize(query_heads_[layer]) + std::ssize(key_heads_[layer]) +
-                        IndexOf(value_heads_[layer], kv_head.head);
+  const DecoderLayout::Layer& place = layout_.layers[layer];
+  const int64_t index = std::ssize(place.query_heads) + std::ssize(place.key_heads) +
+                        IndexOf(place.value_heads, kv_head.head);
   return decoder_->layers_[layer].projected.Columns(index * head_dim_, head_dim_);
 }
 
 float* Decoder::Builder::LogSumExp(HeadRef query_head) const {
   const auto layer = static_cast<size_t>(query_head.layer);
-  return log_sum_exp_[layer].data + IndexOf(query_heads_[layer], query_head.head);
+  return log_sum_exp_[layer].data + IndexOf(layout_.layers[layer].query_heads, query_head.head);
 }
 
 kernels::Rows Decoder::Builder::OutputColumns(int32_t head) const {
@@ -226,7 +130,7 @@ kernels::Rows Decoder::Builder::OutputColumns(int32_t head) const {
 
 void Decoder::Builder::ResolveMixes(size_t layer) {
   std::vector<kernels::ValueMix>& mixes = decoder_->layers_[layer].mixes;
-  for (const int32_t kv_head : value_heads_[layer]) {
+  for (const int32_t kv_head : layout_.layers[layer].value_heads) {
     const auto& mix = plan_.mix(static_cast<int32_t>(layer), kv_head);
     if (!mix) continue;
     const kernels::ValueMix next = {.values = ValueColumns({static_cast<int32_t>(layer), kv_head}),
@@ -256,7 +160,7 @@ void Decoder::Builder::ResolveWrites(size_t layer) {
                                                .source_stride = source.stride});
   };
   const auto index = static_cast<int32_t>(layer);
-  for (const int32_t head : key_heads_[layer]) {
+  for (const int32_t head : layout_.layers[layer].key_heads) {
     add(kernels::PlaneKind::kKey, planes_.KeyOffset({index, head}), KeyColumns({index, head}));
   }
   for (const int32_t head : plan_.ValuePlaneHeads(index)) {
@@ -266,8 +170,9 @@ void Decoder::Builder::ResolveWrites(size_t layer) {
 }
 
 void Decoder::Builder::ResolveAttention(size_t layer) {
-  for (size_t head = 0; head < work_[layer].size(); ++head) {
-    if (!Attends(layer, head)) continue;
+  const DecoderLayout::Layer& place = layout_.layers[layer];
+  for (size_t head = 0; head < place.work.size(); ++head) {
+    if (!place.Attends(head)) continue;
     const HeadSources& sources =
         plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head));
     const HeadRef owner = sources.scores;
@@ -284,7 +189,7 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
         .values_again = values_again_.contains(sources.values),
         .output = output.data,
         .output_stride = output.stride};
-    if (work_[layer][head] == HeadWork::kOwn) {
+    if (place.work[head] == HeadWork::kOwn) {
       attention.lse = LogSumExp(owner);
       decoder_->layers_[layer].owners.push_back(attention);
       decoder_->layers_[layer].owner_heads.push_back(static_cast<int32_t>(head));
@@ -295,17 +200,13 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
   }
 }
 
-bool Decoder::Builder::Attends(size_t layer, size_t head) const {
-  const HeadWork work = work_[layer][head];
-  return work == HeadWork::kOwn || work == HeadWork::kReuse;
-}
-
 std::set<HeadRef> Decoder::Builder::ReadAgain(HeadRef HeadSources::*kind) const {
   std::map<HeadRef, size_t> first_layer;  // that reads the plane
   std::set<HeadRef> again;
-  for (size_t layer = 0; layer < num_layers_; ++layer) {
-    for (size_t head = 0; head < work_[layer].size(); ++head) {
-      if (!Attends(layer, head)) continue;
+  for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
+    const DecoderLayout::Layer& place = layout_.layers[layer];
+    for (size_t head = 0; head < place.work.size(); ++head) {
+      if (!place.Attends(head)) continue;
       const HeadRef plane =
           plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head)).*kind;
       if (first_layer.try_emplace(plane, layer).first->second != layer) again.insert(plane);
@@ -316,18 +217,18 @@ std::set<HeadRef> Decoder::Builder::ReadAgain(HeadRef HeadSources::*kind) const 
 
 void Decoder::Builder::ResolveCopies(size_t layer) {
   const auto kept = [&](HeadRef owner) {
-    return kept_.Columns(kept_slots_.at(owner) * head_dim_, head_dim_);
+    return rows_[DecoderLayout::kKept].Columns(layout_.kept_slots.at(owner) * head_dim_, head_dim_);
   };
   const auto this_layer = static_cast<int32_t>(layer);
   std::vector<Copy>& copies = decoder_->layers_[layer].copies;
   for (int32_t head = 0; head < plan_.shape().num_query_heads; ++head) {
-    if (work_[layer][static_cast<size_t>(head)] != HeadWork::kCopy) continue;
+    if (layout_.layers[layer].work[static_cast<size_t>(head)] != HeadWork::kCopy) continue;
     const HeadRef owner = plan_.OutputOwner(this_layer, head);
     const kernels::Rows from = owner.layer == this_layer ? OutputColumns(owner.head) : kept(owner);
     copies.push_back({.from = from, .to = OutputColumns(head)});
   }
-  for (auto slot = kept_slots_.lower_bound({this_layer, 0});
-       slot != kept_slots_.end() && slot->first.layer == this_layer; ++slot) {
+  for (auto slot = layout_.kept_slots.lower_bound({this_layer, 0});
+       slot != layout_.kept_slots.end() && slot->first.layer == this_layer; ++slot) {
     copies.push_back({.from = OutputColumns(slot->first.head), .to = kept(slot->first)});
   }
 }
@@ -336,9 +237,10 @@ void Decoder::Builder::ResolveCopies(size_t layer) {
 void Decoder::Builder::ResolveKeptRows() {
   std::vector<kernels::Rows>& rows = decoder_->kept_rows_;
   rows = {decoder_->residual_, decoder_->attended_};
-  if (num_kept_slots_ > 0) rows.push_back(kept_);
+  if (!layout_.kept_slots.empty()) rows.push_back(rows_[DecoderLayout::kKept]);
   for (size_t layer = 0; layer <= decoder_->last_writer_; ++layer) {
-    if (last_use_[layer] >= decoder_->last_writer_) rows.push_back(buffers_[layer]);
+    const DecoderLayout::Layer& place = layout_.layers[layer];
+    if (place.last_use >= decoder_->last_writer_) rows.push_back(rows_[place.projections]);
   }
 }
 

@@ -194,9 +194,10 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   if (!weights.ok()) return weights.status();
   model.weights = std::make_unique<Weights>(*std::move(weights));
   PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
-  auto decoder = Decoder::Create(
-      model.config, model.plan, kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
-      model.weights.get(), model.backend.get(), options.max_batch_tokens);
+  auto decoder =
+      Decoder::Create(model.config, model.plan, LayoutOf(model.config, model.plan),
+                      kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
+                      model.weights.get(), model.backend.get(), options.max_batch_tokens);
   if (!decoder.ok()) return decoder.status();
   model.decoder = *std::move(decoder);
   absl::StatusOr<size_t> cache_bytes = options.cache_bytes;

@@ -15,7 +15,7 @@ namespace strata::engine {
 namespace {
 
 using kvcache::HeadRef;
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr size_t kMaxColumns = 100;
 constexpr size_t kNameColumns = 10;
@@ -44,10 +44,10 @@ const char* ScoreReuseName(const PlanReport& report) {
   return report.stores_scores ? "store" : "route";
 }
 
-json SourcesJson(const std::vector<PlanReport::Source>& sources) {
-  json list = json::array();
+Json SourcesJson(const std::vector<PlanReport::Source>& sources) {
+  Json list = Json::array();
   for (const PlanReport::Source& source : sources) {
-    list.push_back(json::array({source.layer, source.head}));
+    list.push_back(Json::array({source.layer, source.head}));
   }
   return list;
 }
@@ -223,12 +223,12 @@ PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes
 }
 
 std::string PlanReportJson(const PlanReport& report) {
-  json planes = json::array();
+  Json planes = Json::array();
   for (const PlanReport::Plane& plane : report.planes) {
     planes.push_back(
         {{"kind", plane.is_key ? "key" : "value"}, {"layer", plane.layer}, {"head", plane.head}});
   }
-  json layers = json::array();
+  Json layers = Json::array();
   for (const PlanReport::Layer& layer : report.layers) {
     layers.push_back({{"layer", layer.layer},
                       {"scores", SourcesJson(layer.scores)},
@@ -238,7 +238,7 @@ std::string PlanReportJson(const PlanReport& report) {
                       {"value_mix", layer.value_mix},
                       {"summary", layer.summary}});
   }
-  return json{{"num_layers", report.shape.num_layers},
+  return Json{{"num_layers", report.shape.num_layers},
               {"num_query_heads", report.shape.num_query_heads},
               {"num_kv_heads", report.shape.num_kv_heads},
               {"head_dim", report.shape.head_dim},

@@ -39,8 +39,9 @@ absl::StatusOr<std::unique_ptr<engine::Decoder>> Make(const kvcache::AttentionSh
   config.max_positions = max_positions;
   const auto plan = kvcache::SharingPlan::Plain(shape);
   const engine::Weights weights;
-  return engine::Decoder::Create(config, plan, kvcache::PlaneMap(plan, {}, /*block_tokens=*/1),
-                                 &weights, backend, /*max_rows=*/1);
+  return engine::Decoder::Create(config, plan, engine::LayoutOf(config, plan),
+                                 kvcache::PlaneMap(plan, {}, /*block_tokens=*/1), &weights, backend,
+                                 /*max_rows=*/1);
 }
 
 // A million heads: what is looked up among all of them for each would never end.
