@@ -74,24 +74,6 @@ absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
 }
 
-size_t Decoder::WorkingBytes(int64_t max_sequences, int32_t block_tokens) const {
-  const kvcache::AttentionShape& shape = config_.attention;
-  const int64_t attended = int64_t{shape.num_query_heads} * shape.head_dim;
-  const int64_t widths[] = {config_.hidden_size, 2 * config_.intermediate_size, 3 * attended};
-  const size_t logits =
-      static_cast<size_t>(max_rows_) * static_cast<size_t>(config_.vocab_size) * sizeof(float);
-  const int64_t context = config_.max_positions;
-  return logits +
-         backend_->WorkingBytes({.rows = max_rows_,
-                                 .sequences = max_sequences,
-                                 .context = context,
-                                 .table_entries = (context + block_tokens - 1) / block_tokens,
-                                 .product_width = *std::max_element(widths, std::end(widths)),
-                                 .vocab_size = config_.vocab_size,
-                                 .heads = shape.num_query_heads,
-                                 .head_dim = shape.head_dim});
-}
-
 // The batch with as many rows as the backend would have in a step of decodes, if there is scratch
 // for them.
 const StepBatch& Decoder::Padded(const StepBatch& batch) {

@@ -47,8 +47,6 @@ class Decoder {
   // Waits for the oldest batch that was started. Returns its logits, [logit_rows, vocab], valid
   // until the next Start; none where the backend chose from them. An error is the device's.
   absl::StatusOr<std::span<const float>> Finish(const StepBatch& batch);
-  // Device memory that steps of up to `max_sequences` may still allocate, at most.
-  size_t WorkingBytes(int64_t max_sequences, int32_t block_tokens) const;
 
   // What the choices of the batch that was finished last came to.
   std::span<const kernels::ChosenToken> chosen() const { return chosen_; }

@@ -183,9 +183,13 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
     return InvalidArgument("memory-share: ", model.backend->Describe(),
                            ", has no memory of its own; cache-bytes is for it");
   }
+  const DecoderLayout layout = LayoutOf(model.config, model.plan);
+  const StepNeed steps = NeedOfSteps(model.config, layout, options, *model.backend);
   if (!memory) {  // what a cgroup does not allow would end in a kill, much later
     absl::Status fits =
-        CheckMemory(NeedOf(model.config, model.plan, *dtype, options),
+        CheckMemory({.weights = NeedOfWeights(model.config, model.plan, *dtype),
+                     .cache = options.cache_bytes,
+                     .steps = steps},
                     options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
     if (!fits.ok()) return fits;
   }
@@ -195,7 +199,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   model.weights = std::make_unique<Weights>(*std::move(weights));
   PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
   auto decoder =
-      Decoder::Create(model.config, model.plan, LayoutOf(model.config, model.plan),
+      Decoder::Create(model.config, model.plan, layout,
                       kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
                       model.weights.get(), model.backend.get(), options.max_batch_tokens);
   if (!decoder.ok()) return decoder.status();
@@ -203,8 +207,7 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
   absl::StatusOr<size_t> cache_bytes = options.cache_bytes;
   if (options.memory_share > 0) {
     cache_bytes =
-        CacheBytes(options.memory_share, *memory, *model.backend->device_memory(),
-                   model.decoder->WorkingBytes(options.max_running, options.block_tokens));
+        CacheBytes(options.memory_share, *memory, *model.backend->device_memory(), steps.growth);
     if (!cache_bytes.ok()) return cache_bytes.status();
   }
   auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,

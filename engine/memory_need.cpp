@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/request_check.h"
 #include "kernels/cpu/cgroup.h"
 
 namespace strata::engine {
@@ -23,17 +25,6 @@ int64_t MatrixElements(const ModelConfig& config, const kvcache::SharingPlan& pl
   return rows * hidden;
 }
 
-// f32 numbers of the largest step.
-int64_t WorkspaceElements(const ModelConfig& config, const EngineOptions& options) {
-  const kvcache::AttentionShape& shape = config.attention;
-  const int64_t row = int64_t{config.hidden_size} + config.intermediate_size +
-                      int64_t{2} * (shape.num_query_heads + shape.num_kv_heads) * shape.head_dim;
-  const int64_t rows = options.max_batch_tokens;
-  const int64_t logit_rows = std::min(options.max_batch_tokens, options.max_running);
-  return rows * row + logit_rows * config.vocab_size +
-         int64_t{config.max_positions} * shape.head_dim;
-}
-
 std::string Text(size_t bytes) {
   constexpr double kMiB = 1 << 20;
   return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / kMiB);
@@ -41,12 +32,35 @@ std::string Text(size_t bytes) {
 
 }  // namespace
 
-MemoryNeed NeedOf(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                  kernels::DType weights, const EngineOptions& options) {
-  return {
-      .weights = static_cast<size_t>(MatrixElements(config, plan)) * kernels::DTypeSize(weights),
-      .cache = options.cache_bytes,
-      .workspace = static_cast<size_t>(WorkspaceElements(config, options)) * sizeof(float)};
+StepNeed NeedOfSteps(const ModelConfig& config, const DecoderLayout& layout,
+                     const EngineOptions& options, const kernels::Backend& backend) {
+  const int64_t rows = options.max_batch_tokens;
+  const int64_t context = config.max_positions;
+  const std::vector<int64_t>& columns = layout.row_columns;
+  const int64_t gates_and_ups = 2 * int64_t{config.intermediate_size};
+  // Where the log-probabilities of prompts are asked for all rows of a step have logits.
+  const int64_t logits = rows * config.vocab_size;
+  const kernels::StepLimits limits = {
+      .rows = rows,
+      // A request of more than max-running runs alone.
+      .sequences = std::max(options.max_running, kMaxSequences),
+      .context = context,
+      .table_entries = (context + options.block_tokens - 1) / options.block_tokens,
+      .inputs = std::max({columns[DecoderLayout::kResidual], columns[DecoderLayout::kAttended],
+                          columns[DecoderLayout::kActivated]}),
+      .outputs =
+          std::max({columns[DecoderLayout::kResidual], columns[DecoderLayout::kFirstProjections],
+                    gates_and_ups, int64_t{config.vocab_size}}),
+      .vocab_size = config.vocab_size,
+      .heads = config.attention.num_query_heads,
+      .head_dim = config.attention.head_dim};
+  return {.scratch = layout.Bytes(rows),
+          .growth = static_cast<size_t>(logits) * sizeof(float) + backend.WorkingBytes(limits)};
+}
+
+size_t NeedOfWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
+                     kernels::DType weights) {
+  return static_cast<size_t>(MatrixElements(config, plan)) * kernels::DTypeSize(weights);
 }
 
 absl::Status CheckMemory(const MemoryNeed& need, size_t limit) {
@@ -54,7 +68,7 @@ absl::Status CheckMemory(const MemoryNeed& need, size_t limit) {
   return absl::ResourceExhaustedError(absl::StrFormat(
       "memory: weights %s + cache %s + workspace %s + program %s = %s, of which the limit, %s, is "
       "less; lower cache-bytes or max-batch-tokens, or take weights of fewer bits",
-      Text(need.weights), Text(need.cache), Text(need.workspace), Text(need.program),
+      Text(need.weights), Text(need.cache), Text(need.workspace()), Text(need.program),
       Text(need.total()), Text(limit)));
 }
 

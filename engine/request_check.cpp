@@ -12,7 +12,6 @@
 namespace strata::engine {
 namespace {
 
-constexpr int32_t kMaxSequences = 64;
 constexpr int32_t kMaxPriority = 100;
 constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxBiases = 1024;

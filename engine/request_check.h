@@ -8,6 +8,8 @@
 
 namespace strata::engine {
 
+inline constexpr int32_t kMaxSequences = 64;  // of a request
+
 // Whether this model can serve the request: INVALID_ARGUMENT, one line, "field: value is not
 // limit". Fields go by their names in inference.proto. Reads constants only: any thread.
 absl::Status CheckRequest(const Request& request, const ModelInfo& model);

@@ -172,7 +172,8 @@ struct StepLimits {
   int64_t sequences = 0;
   int64_t context = 0;        // of a sequence
   int64_t table_entries = 0;  // of a sequence's block table
-  int64_t product_width = 0;  // the most inputs or outputs of a matrix
+  int64_t inputs = 0;         // of a matrix
+  int64_t outputs = 0;        // of a matrix, the vocabulary's among them
   int64_t vocab_size = 0;
   int64_t heads = 0;  // of a layer's queries
   int32_t head_dim = 0;
@@ -199,7 +200,8 @@ class Backend {
 
   // None where it computes in the host's memory.
   virtual std::optional<DeviceMemory> device_memory() { return std::nullopt; }
-  // Bytes of its own working memory that steps within these limits may allocate, at most.
+  // Bytes of its own working memory that steps within these limits may take, at most. It grows to
+  // what the largest step needed.
   virtual size_t WorkingBytes(const StepLimits&) const { return 0; }
 
   // RESOURCE_EXHAUSTED with the number of bytes when memory is short.

@@ -35,6 +35,7 @@ class Scratch {
  public:
   // At least `count` floats, 64-byte aligned, zeroed when they were last allocated.
   float* Floats(size_t count);
+  size_t bytes() const { return memory_.size(); }
 
  private:
   AlignedMemory memory_;

@@ -126,6 +126,9 @@ class AttentionRunner {
   // Backend::AttentionProbabilities, on the calling thread.
   void Probabilities(const PagedArena& cache, const SequenceRows& sequence,
                      const HeadAttention& head, float* out);
+  // Of scratch, that steps may take at most and that were taken so far.
+  static size_t MostScratchBytes(const StepLimits& limits, int num_threads);
+  size_t scratch_bytes() const { return work_.bytes() + states_.bytes(); }
 
  private:
   void GroupHeads(std::span<const HeadAttention> heads);

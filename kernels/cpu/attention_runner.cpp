@@ -27,6 +27,19 @@ void AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows>
   }
 }
 
+size_t AttentionRunner::MostScratchBytes(const StepLimits& limits, int num_threads) {
+  const auto threads = static_cast<size_t>(num_threads);
+  const size_t state_floats = AttentionStateFloats(limits.head_dim) * AttentionUnit::kMaxQueries;
+  size_t states = 2 * state_floats * threads;
+  if (threads > 1) {
+    const size_t spans = (static_cast<size_t>(limits.context) + Backend::kAttentionSpan - 1) /
+                         Backend::kAttentionSpan;
+    const size_t units = kUnitsPerThread * threads - 1;
+    states = std::max(states, std::min(units * (spans + 1) * state_floats, kMaxSpanStates));
+  }
+  return (AttentionScratch::Floats(limits.head_dim) * threads + states) * sizeof(float);
+}
+
 void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
                             BackendCounters* counters) const {
   const auto key_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kKey));

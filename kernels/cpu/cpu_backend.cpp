@@ -81,6 +81,11 @@ std::string CpuBackend::Describe() const {
                       why_not_cuda_.empty() ? "" : absl::StrCat(" (", why_not_cuda_, ")"));
 }
 
+size_t CpuBackend::WorkingBytes(const StepLimits& limits) const {
+  return ProductScratchFloats(limits.rows, limits.inputs, pool_) * sizeof(float) +
+         AttentionRunner::MostScratchBytes(limits, pool_.num_threads());
+}
+
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {
   absl::StatusOr<AlignedMemory> memory = AlignedMemory::Allocate(bytes);
   if (!memory.ok()) return memory.status();

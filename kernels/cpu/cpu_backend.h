@@ -30,6 +30,9 @@ class CpuBackend final : public Backend {
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
 
+  size_t WorkingBytes(const StepLimits& limits) const override;
+  // What it has taken of that so far.
+  size_t working_bytes() const { return tiles_.bytes() + attention_.scratch_bytes(); }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;

@@ -291,6 +291,11 @@ int64_t TileRows(int64_t num_rows, size_t most) {
 
 }  // namespace
 
+// The left side is largest in f32.
+size_t ProductScratchFloats(int64_t num_rows, int64_t num_cols, const ThreadPool& pool) {
+  return LeftSide::Floats(num_cols, pool) + static_cast<size_t>(num_rows * PaddedInputs(num_cols));
+}
+
 void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows out,
                   Backend::Store store, Scratch& scratch, ThreadPool& pool) {
   if (x.num_rows == 0) return;

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_memory.h"
 #include "kernels/cpu/packed_matrix.h"
@@ -16,6 +19,8 @@ namespace strata::kernels {
 // integer sums over 256 inputs at a time, scaled and chained (int8_tile.h), then times the output's
 // scale.
 // REQUIRES: shapes match; x and out do not overlap.
+// Floats of `scratch` that it takes at most, where x has so many rows and columns.
+size_t ProductScratchFloats(int64_t num_rows, int64_t num_cols, const ThreadPool& pool);
 void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows out,
                   Backend::Store store, Scratch& scratch, ThreadPool& pool);
 

@@ -55,6 +55,22 @@ TEST_F(CudaMemoryShareTest, TheCacheTakesTheRestAndStepsStayWithin) {
   EXPECT_LE(cuda_on_cpu::BytesInUse() - before, budget);
 }
 
+// More sequences than may run, all of one request: its choices take 64 rows of the vocabulary.
+TEST_F(CudaMemoryShareTest, AWideRequestAloneStaysWithin) {
+  options_.model_dir = WriteModelDir(MakeTinyModel({.vocab_size = 1 << 18}), scratch_.path());
+  options_.memory_share = 0.5;
+  options_.max_batch_tokens = 8;
+  options_.max_running = 1;
+  auto backend = kernels::MakeCuda();
+  const size_t before = cuda_on_cpu::BytesInUse();
+  const auto core = engine::EngineCore::Create(options_, std::move(backend)).value();
+  engine::Request request = {.id = "wide", .prompt = {1, 2, 3}, .sampling = Greedy(1), .n = 64};
+  ASSERT_TRUE(core->Validate(request).ok());
+  core->Add(std::move(request), std::make_shared<Recording>(), std::chrono::steady_clock::now());
+  while (core->HasWork()) core->Step();
+  EXPECT_LE(cuda_on_cpu::BytesInUse() - before, kDeviceBytes / 2);
+}
+
 TEST_F(CudaMemoryShareTest, WhatDoesNotFitIsSaidWithTheSum) {
   const absl::Status small = Refusal(0.01, kernels::MakeCuda());
   EXPECT_EQ(small.code(), absl::StatusCode::kResourceExhausted);

@@ -1,0 +1,179 @@
+// What steps are said to take of memory, before any is taken, beside what they take.
+#include "engine/memory_need.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "gtest/gtest.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kvcache/plan_parser.h"
+#include "tests/bench/profiling_backend.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/null_backend.h"
+#include "tests/support/tiny_model.h"
+
+namespace strata::testing::memory_need_test {
+namespace {
+
+using nlohmann::json;
+
+constexpr int32_t kVocab = 2048;
+constexpr int32_t kPositions = 512;
+const TinyModelOptions kModel = {
+    .attention = {.num_layers = 6, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 32},
+    .hidden_size = 96,
+    .intermediate_size = 320,
+    .vocab_size = kVocab,
+    .max_positions = kPositions};
+
+// The CPU's, and the bytes of its buffers that live.
+class CountingBackend final : public ProfilingBackend {
+ public:
+  // Takes what it is given.
+  explicit CountingBackend(kernels::CpuBackend* cpu)
+      : ProfilingBackend(std::unique_ptr<kernels::Backend>(cpu)), cpu_(cpu) {}
+
+  absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
+    auto buffer = ProfilingBackend::Allocate(bytes);
+    if (!buffer.ok()) return buffer.status();
+    bytes_ += bytes;
+    return std::make_unique<Counted>(*std::move(buffer), &bytes_);
+  }
+  // Of buffers and of its own.
+  size_t bytes() const { return bytes_ + cpu_->working_bytes(); }
+
+ private:
+  class Counted final : public kernels::Buffer {
+   public:
+    Counted(std::unique_ptr<kernels::Buffer> inner, size_t* bytes)
+        : inner_(std::move(inner)), bytes_(bytes) {}
+    ~Counted() override { *bytes_ -= size(); }
+    std::byte* data() const override { return inner_->data(); }
+    size_t size() const override { return inner_->size(); }
+    bool host_readable() const override { return inner_->host_readable(); }
+
+   private:
+    const std::unique_ptr<kernels::Buffer> inner_;
+    size_t* const bytes_;
+  };
+
+  const kernels::CpuBackend* const cpu_;
+  size_t bytes_ = 0;
+};
+
+class MemoryNeedTest : public ::testing::Test {
+ protected:
+  // A model with this plan, which the engine that is made next has.
+  void Use(const json& plan) {
+    TinyModelOptions model = kModel;
+    model.cross_layer = plan;
+    const TinyModel tiny = MakeTinyModel(model);
+    options_.model_dir = WriteModelDir(tiny, scratch_.path());
+    config_ = engine::ParseModelConfig(tiny.config_json).value();
+    plan_ = kvcache::ParsePlan(config_.cross_layer, config_.attention).value();
+  }
+  engine::StepNeed StepsNeed(const kernels::Backend& backend) const {
+    return engine::NeedOfSteps(config_, engine::LayoutOf(config_, plan_), options_, backend);
+  }
+  static std::unique_ptr<CountingBackend> MakeBackend() {
+    return std::make_unique<CountingBackend>(
+        kernels::CpuBackend::Create(2, false).value().release());
+  }
+
+  const ScratchDir scratch_;
+  engine::EngineOptions options_ = {
+      .model_dir = {}, .block_tokens = 16, .max_batch_tokens = 256, .max_running = 8};
+  engine::ModelConfig config_;
+  kvcache::SharingPlan plan_;
+};
+
+// One long prompt alone, whose attention is cut into spans, then a step of prompts whose every row
+// has its logits.
+void RunLargestSteps(engine::EngineCore* core) {
+  const auto add = [core](const std::string& id, int32_t tokens) {
+    engine::Request request = {.id = id,
+                               .prompt = RandomPrompt(1, tokens, kVocab),
+                               .sampling = Greedy(2),
+                               .prompt_logprobs = 0};
+    ASSERT_TRUE(core->Validate(request).ok());
+    core->Add(std::move(request), std::make_shared<Recording>(), std::chrono::steady_clock::now());
+  };
+  add("alone", kPositions - 2);
+  while (core->HasWork()) core->Step();
+  for (const char* id : {"a", "b", "c", "d"}) add(id, 64);
+  while (core->HasWork()) core->Step();
+}
+
+TEST_F(MemoryNeedTest, StepsTakeWhatWasSaidAndNotMuchLess) {
+  const json svformer = {{"preset", "svformer"}};
+  const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
+  const json partial = {{"preset", "reuse"}, {"compute_layers", {0}}, {"heads", 2}};
+  // One buffer of projections or two, outputs that are kept, layers without projections.
+  for (const json& plan :
+       {json(), svformer, json{{"preset", "resformer"}}, reuse, json{svformer, reuse},
+        json{svformer, partial}, json{{"preset", "cla"}, {"factor", 2}},
+        json{{"preset", "sla"}, {"skip_layers", 2}, {"skip_heads", 2}}}) {
+    SCOPED_TRACE(plan.dump());
+    Use(plan);
+    auto made = MakeBackend();
+    const CountingBackend& backend = *made;
+    const engine::StepNeed need = StepsNeed(backend);
+    const auto core = engine::EngineCore::Create(options_, std::move(made)).value();
+    const auto norms = static_cast<size_t>((2 * kModel.attention.num_layers + 1) *
+                                           kModel.hidden_size * int32_t{sizeof(float)});
+    const size_t others = core->model().cache_bytes + norms;
+    EXPECT_EQ(need.scratch, backend.bytes() - others);
+    RunLargestSteps(core.get());
+    const size_t taken = backend.bytes() - others;
+    const size_t said = need.scratch + need.growth;
+    EXPECT_GE(said, taken);
+    EXPECT_LE(said, taken + taken / 10);
+  }
+}
+
+TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
+  Use(json());
+  const engine::MemoryNeed need = {
+      .weights = engine::NeedOfWeights(config_, plan_, kernels::DType::kF32),
+      .cache = options_.cache_bytes,
+      .steps = StepsNeed(*MakeBackend())};
+  options_.memory_limit = need.total();
+  EXPECT_TRUE(engine::EngineCore::Create(options_, MakeBackend()).ok());
+  --options_.memory_limit;
+  const absl::Status refused = engine::EngineCore::Create(options_, MakeBackend()).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(absl::StrContains(refused.message(), "weights 3.")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "workspace 3.8 MiB")) << refused;
+}
+
+class AskedBackend final : public NullBackend {
+ public:
+  size_t WorkingBytes(const kernels::StepLimits& limits) const override {
+    limits_ = limits;
+    return 1;
+  }
+  const kernels::StepLimits& limits() const { return limits_; }
+
+ private:
+  mutable kernels::StepLimits limits_;
+};
+
+// A request for many sequences runs alone where fewer may run.
+TEST_F(MemoryNeedTest, StepsAreAsWideAsOneRequestAtLeast) {
+  Use(json());
+  const AskedBackend backend;
+  options_.max_running = 1;
+  EXPECT_EQ(StepsNeed(backend).growth, 256U * kVocab * sizeof(float) + 1);
+  EXPECT_EQ(backend.limits().sequences, 64);
+  EXPECT_EQ(backend.limits().rows, 256);
+  EXPECT_EQ(backend.limits().inputs, 320);
+  EXPECT_EQ(backend.limits().outputs, kVocab);
+  options_.max_running = 100;
+  StepsNeed(backend);
+  EXPECT_EQ(backend.limits().sequences, 100);
+}
+
+}  // namespace
+}  // namespace strata::testing::memory_need_test
