@@ -216,10 +216,4 @@ std::vector<std::string> Checkpoint::Names() const {
   return names;
 }
 
-size_t Checkpoint::total_bytes() const {
-  size_t total = 0;
-  for (const auto& [name, entry] : tensors_) total += entry.bytes;
-  return total;
-}
-
 }  // namespace strata::engine

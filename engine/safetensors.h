@@ -42,7 +42,6 @@ class Checkpoint final : public TensorSource {
   absl::StatusOr<TensorView> Find(std::string_view name) const override;
   std::vector<std::string> Names() const override;
   void Release(const TensorView& tensor) const override;
-  size_t total_bytes() const;  // of tensor data
 
  private:
   class Mapping;  // a file in memory

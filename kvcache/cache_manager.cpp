@@ -216,17 +216,12 @@ size_t CacheManager::arena_bytes() const {
 CacheUsage CacheManager::usage() const {
   const BlockPool& pool = blocks_.pool();
   const BlockPool& scores = score_blocks_.pool();
-  const size_t tokens =
-      static_cast<size_t>(pool.num_held()) * static_cast<size_t>(planes_.block_tokens());
   return {.blocks_total = pool.num_blocks(),
           .blocks_used = pool.num_held(),
           .blocks_cached = pool.num_idle(),
           .blocks_free = pool.num_free(),
-          .key_bytes_used = tokens * planes_.key_bytes_per_token(),
-          .value_bytes_used = tokens * planes_.value_bytes_per_token(),
           .score_blocks_total = scores.num_blocks(),
-          .score_blocks_used = scores.num_held(),
-          .score_bytes_used = static_cast<size_t>(scores.num_held()) * planes_.score_block_bytes()};
+          .score_blocks_used = scores.num_held()};
 }
 
 absl::Status CacheManager::CheckIntegrity(std::span<const BlockTable* const> tables) const {

@@ -59,11 +59,8 @@ struct CacheUsage {
   int32_t blocks_used = 0;    // in a table
   int32_t blocks_cached = 0;  // in no table, content kept for a prefix to come; evicted when needed
   int32_t blocks_free = 0;
-  size_t key_bytes_used = 0;       // blocks_used in bytes of their key planes
-  size_t value_bytes_used = 0;     // and of their value planes
   int32_t score_blocks_total = 0;  // = used + free
   int32_t score_blocks_used = 0;
-  size_t score_bytes_used = 0;
 };
 
 // The arena, its pool of blocks, the prefixes they hold, and the arithmetic of admission. Owned and

@@ -242,18 +242,4 @@ int32_t SharingPlan::LastReaderOfScores(int32_t layer) const {
   return last_score_readers_[Index(layer)];
 }
 
-bool SharingPlan::IsPlain() const {
-  for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
-    for (int32_t head = 0; head < shape_.num_query_heads; ++head) {
-      const HeadRef plane = {layer, shape_.KvHeadOf(head)};
-      const HeadSources self = {.scores = {layer, head}, .keys = plane, .values = plane};
-      if (sources(layer, head) != self) return false;
-    }
-    for (int32_t head = 0; head < shape_.num_kv_heads; ++head) {
-      if (mix(layer, head).has_value()) return false;
-    }
-  }
-  return true;
-}
-
 }  // namespace strata::kvcache

@@ -118,7 +118,6 @@ class SharingPlan {
   int32_t ScoreSlot(int32_t layer, int32_t query_head) const {
     return score_slots_[static_cast<size_t>(layer)][static_cast<size_t>(query_head)];
   }
-  bool IsPlain() const;
 
   // One line a layer, for people: "layer 3: scores 0, keys 0, values own"; where heads differ,
   // "layer 3: scores (heads 0-1 from layer 2, 2-3 own), ..."; with a mix, ", mix 0.5 own + 0.5

@@ -155,9 +155,10 @@ class EngineBench {
         decode.push_back(std::move(step));
     }
     const kvcache::CacheUsage usage = core_->cache().usage();
-    held_bytes_per_token_ = static_cast<double>(usage.key_bytes_used + usage.value_bytes_used +
-                                                usage.score_bytes_used) /
-                            (static_cast<double>(usage.blocks_used) * model().block_tokens);
+    const kvcache::PlaneMap& planes = core_->cache().planes();
+    const double score_share = static_cast<double>(usage.score_blocks_used) / usage.blocks_used;
+    held_bytes_per_token_ = static_cast<double>(planes.bytes_per_token()) +
+                            score_share * static_cast<double>(planes.score_bytes_per_token());
     core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
     while (core_->HasWork()) core_->Step();  // what is under way
     return Report(batch, MeanOf(before, MeasureMachine()), prefill, decode);

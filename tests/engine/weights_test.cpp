@@ -314,7 +314,7 @@ TEST_F(WeightsTest, RefusesADTypeThatCannotBeLoaded) {
 TEST(ResolvePlanTest, OverrideBeatsConfigBeatsDetection) {
   const Loaded loaded = Make({.cross_layer = {{"preset", "svformer"}}, .trim = false});
   EXPECT_EQ(loaded.Plan()->sources(3, 0).values.layer, 0);
-  EXPECT_TRUE(loaded.Plan({{"preset", "plain"}})->IsPlain());
+  EXPECT_EQ(*loaded.Plan({{"preset", "plain"}}), SharingPlan::Plain(loaded.config.attention));
   EXPECT_EQ(loaded.Plan({{"preset", "cla"}, {"factor", 2}})->sources(3, 0).keys.layer, 2);
   EXPECT_EQ(loaded.Plan({{"preset", "none"}}).status().code(), absl::StatusCode::kInvalidArgument);
 }

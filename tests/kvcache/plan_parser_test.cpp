@@ -63,9 +63,8 @@ TEST(ParsePlan, NothingIsPlain) {
        {"null", "{}", "[]", R"({"preset":"plain"})", R"({"keys":null,"values":[null]})",
         R"({"preset":"reuse","compute_layers":[0],"heads":0})", R"({"preset":"cla","factor":1})",
         R"([{"preset":"svformer"},{"preset":"plain"}])"}) {
-    EXPECT_TRUE(Parse(text).IsPlain()) << text;
+    EXPECT_EQ(Parse(text), SharingPlan::Plain(kShape)) << text;
   }
-  EXPECT_EQ(Parse("null"), SharingPlan::Plain(kShape));
 }
 
 TEST(ParsePlan, Svformer) {
@@ -295,7 +294,7 @@ TEST(ParsePlan, RefusesWhatTheShapeDoesNotAllow) {
   EXPECT_EQ(Refusal({{"preset", "resformer"}, {"layers", {1}}}, {1, 4, 4, 8}),
             "cross_layer.layers: 1 is not a layer (there is none)");
   EXPECT_EQ(Refusal(json(), {0, 4, 4, 8}), "num_layers: 0 is out of range (1..1024)");
-  EXPECT_TRUE(ParsePlan({{"preset", "resformer"}}, {1, 4, 4, 8})->IsPlain());
+  EXPECT_EQ(*ParsePlan({{"preset", "resformer"}}, {1, 4, 4, 8}), SharingPlan::Plain({1, 4, 4, 8}));
 }
 
 TEST(ParsePlan, RandomExplicitPlansKeepTheirInvariants) {
@@ -345,7 +344,7 @@ SharingPlan Detect(const std::vector<ProjectionsPresent>& layers) {
 }
 
 TEST(DetectPlan, ReadsTheSchemesOffTheProjections) {
-  EXPECT_TRUE(Detect(std::vector<ProjectionsPresent>(8, kAll)).IsPlain());
+  EXPECT_EQ(Detect(std::vector<ProjectionsPresent>(8, kAll)), SharingPlan::Plain(kShape));
   std::vector<ProjectionsPresent> layers(8, kNoValue);
   layers[0] = kAll;
   EXPECT_EQ(Detect(layers), Parse(R"({"preset":"svformer"})"));
@@ -400,7 +399,7 @@ TEST(NamedPlan, AllParseWhereTheShapeAllows) {
       const absl::StatusOr<json> named = NamedPlan(name, shape);
       ASSERT_TRUE(named.ok()) << named.status();
       const SharingPlan plan = Parse(named->dump(), shape);
-      EXPECT_EQ(plan.IsPlain(), std::string(name) == "plain") << name;
+      EXPECT_EQ(plan == SharingPlan::Plain(shape), std::string(name) == "plain") << name;
     }
   }
   EXPECT_EQ(*NamedPlan("sla", kTwelve),
