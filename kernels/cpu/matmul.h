@@ -19,9 +19,10 @@ namespace strata::kernels {
 // integer sums over 256 inputs at a time, scaled and chained (int8_tile.h), then times the output's
 // scale.
 // REQUIRES: shapes match; x and out do not overlap.
-// Floats of `scratch` that it takes at most, where x has so many rows and columns.
-size_t ProductScratchFloats(int64_t num_rows, int64_t num_cols, const ThreadPool& pool);
 void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows out,
                   Backend::Store store, Scratch& scratch, ThreadPool& pool);
+
+// Floats of `scratch` that it takes at most, where x has so many rows and columns.
+size_t ProductScratchFloats(int64_t num_rows, int64_t num_cols, const ThreadPool& pool);
 
 }  // namespace strata::kernels
