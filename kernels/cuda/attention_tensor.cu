@@ -96,7 +96,6 @@ class Attender {
     int32_t row = 0;        // of the batch
     int32_t position = -1;  // the last it sees; -1: there is no such query
     int32_t head = 0;       // of the launch
-    int32_t score_slot = -1;
     bool reuses = false;
     float most = -INFINITY;  // of the span so far, or the log-sum-exp that is reused
     float sum = 0;           // of this lane's positions
@@ -116,7 +115,6 @@ class Attender {
     query.position = sequence_.first_position + row;
     query.head = group_.first_head + number % group_.num_heads;
     const HeadEntry& head = args_.heads[query.head];
-    query.score_slot = head.score_slot;
     query.reuses = head.reused_lse != nullptr;
     if (query.reuses) query.most = head.reused_lse[query.row * head.lse_stride];
   }
@@ -177,7 +175,7 @@ class Attender {
       const Query& query = query_[i / 2];
       const int32_t at = tile + position + i % 2;
       const bool sees = at <= query.position;
-      if (keeps_scores_ && sees && query.score_slot >= 0) {
+      if (keeps_scores_ && sees && args_.heads[query.head].score_slot >= 0) {
         float* const kept = Kept(query, at);
         if (finds_scores_) {
           scores[i] = *kept;
@@ -191,8 +189,8 @@ class Attender {
   __device__ __forceinline__ float* Kept(const Query& query, int32_t position) const {
     const CachePlace place =
         PlaceOf(position, args_.tables + sequence_.score_table, args_.block_tokens);
-    return args_.scores +
-           ScoreIndex(place, args_.score_slots, query.score_slot, args_.block_tokens);
+    return args_.scores + ScoreIndex(place, args_.score_slots, args_.heads[query.head].score_slot,
+                                     args_.block_tokens);
   }
 
   __device__ __forceinline__ void AttendTile(const Copier& copier, int stage, int32_t tile) {
