@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/request_check.h"
 #include "server/client.h"
 #include "server/commands.h"
 #include "server/generate_report.h"
@@ -19,8 +20,6 @@
 
 namespace strata::server {
 namespace {
-
-constexpr int32_t kMaxSequences = 64;  // the server refuses more
 
 absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
   if (options.prompt) return *options.prompt;
@@ -100,7 +99,7 @@ absl::StatusOr<GenerateResult> Stream(grpc::ClientContext* context,
                                       grpc::ClientReader<v1::GenerateEvent>* reader, int32_t n,
                                       bool show) {
   GenerateResult result;
-  result.sequences.resize(static_cast<size_t>(std::clamp(n, 1, kMaxSequences)));
+  result.sequences.resize(static_cast<size_t>(std::clamp(n, 1, engine::kMaxSequences)));
   absl::Status written;
   absl::Status unexpected;
   v1::GenerateEvent event;
