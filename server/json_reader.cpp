@@ -1,5 +1,6 @@
 #include "server/json_reader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "server/string_util.h"
@@ -14,6 +15,14 @@ constexpr size_t kMaxDescription = 80;
 const json& NullJson() {
   static const json null;
   return null;
+}
+
+// A field's name for a message: the client's own bytes, so one line of a readable length.
+std::string DescribeName(const std::string& name) {
+  const bool plain =
+      !name.empty() && name.size() <= kMaxDescription &&
+      std::ranges::all_of(name, [](char c) { return c > ' ' && c < 0x7f && c != ':'; });
+  return plain ? name : DescribeJson(name);
 }
 
 }  // namespace
@@ -108,6 +117,15 @@ std::vector<JsonReader> JsonReader::Objects(std::string_view name) {
     readers.emplace_back(value[i], Concat(PathOf(name), "[", i, "]"), status_);
   }
   return readers;
+}
+
+void JsonReader::RefuseOthers(std::span<const std::string_view> known) {
+  if (!value_->is_object()) return;
+  for (const auto& [name, value] : value_->items()) {
+    if (std::ranges::find(known, std::string_view(name)) != known.end()) continue;
+    Fail(DescribeName(name), "not recognised");
+    return;
+  }
 }
 
 const absl::Status& JsonReader::Fail(std::string_view name, std::string_view message) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,6 +53,9 @@ class JsonReader {
   std::vector<JsonReader> Objects(std::string_view name);
   // The value itself, null where the field is absent.
   const nlohmann::json& Value(std::string_view name) const;
+
+  // Fails at the first field, in alphabetical order, that is not among `known`.
+  void RefuseOthers(std::span<const std::string_view> known);
 
   // Keeps INVALID_ARGUMENT "path.name: message", unless something was wrong before; `name` may be
   // empty for the object itself. Returns the status kept.
