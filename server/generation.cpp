@@ -221,7 +221,10 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
   Sequence& sequence = sequences_[static_cast<size_t>(index)];
   SequenceText::Piece piece;
   sequence.text.Append(std::move(box.tokens), &piece);
-  if (box.finished && box.finished->status.ok()) sequence.text.Finish(&piece);
+  if (box.finished && box.finished->status.ok()) {
+    if (box.finished->end_token) sequence.text.AppendEnd(box.finished->end_token->token, &piece);
+    sequence.text.Finish(&piece);
+  }
   if (sequence.text.stopped() && !box.finished && !std::exchange(sequence.told_to_stop, true)) {
     context_.engine->Stop(id_, index);
   }

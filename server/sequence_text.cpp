@@ -19,6 +19,11 @@ void SequenceText::Append(std::vector<engine::TokenEvent> tokens, Piece* piece) 
   }
 }
 
+void SequenceText::AppendEnd(int32_t token, Piece* piece) {
+  if (stopped_ || finished_ || !stop_strings_->include()) return;
+  matcher_.Push(detokenizer_.Append({&token, 1}), /*armed=*/false, &piece->text);
+}
+
 void SequenceText::Finish(Piece* piece) {
   if (stopped_ || std::exchange(finished_, true)) return;
   Match(detokenizer_.Finish(), piece);

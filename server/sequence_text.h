@@ -38,6 +38,9 @@ class SequenceText {
   // Appends what `tokens` give. Those after the one that completes a stop string are left out, and
   // so is everything once stopped().
   void Append(std::vector<engine::TokenEvent> tokens, Piece* piece);
+  // The token that ended the output: part of the text where stop strings are. Before Finish, and
+  // after it without effect.
+  void AppendEnd(int32_t token, Piece* piece);
   // Appends the rest of the text; after the last token, and again without effect.
   void Finish(Piece* piece);
 

@@ -350,6 +350,26 @@ TEST_F(OpenAiCompletionTest, AStopStringThatIsTheTextOfASpecialTokenStopsThere) 
   EXPECT_EQ(choice["usage"]["completion_tokens"], 3);
 }
 
+// As vLLM does it: the text of a stop id, but for a special token that the text leaves out.
+TEST_F(OpenAiCompletionTest, AStopIdIsInTheTextWhereStopStringsAre) {
+  for (const bool include : {false, true}) {
+    const json body = {{"prompt", "a"},
+                       {"max_tokens", 5},
+                       {"stop_token_ids", {'x' + 1}},
+                       {"logit_bias", Forced('x' + 1)},
+                       {"logprobs", 0},
+                       {"include_stop_str_in_output", include}};
+    const json choice = Choice(body);
+    EXPECT_EQ(choice["text"], include ? "x" : "");
+    EXPECT_EQ(choice["stop_reason"], 'x' + 1);
+    EXPECT_EQ(choice["logprobs"]["text_offset"], json({0}));
+    EXPECT_EQ(Choice({{"prompt", "a"},
+                      {"logit_bias", Forced(kEosId)},
+                      {"include_stop_str_in_output", include}})["text"],
+              "");
+  }
+}
+
 TEST_F(OpenAiCompletionTest, UsageComesWithEachChunkOnRequest) {
   const json body = {
       {"prompt", "ab"},
