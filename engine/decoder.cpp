@@ -222,7 +222,8 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
 absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
-  const size_t bytes = rows.size() * static_cast<size_t>(config_.vocab_size) * sizeof(float);
+  const size_t bytes =
+      rows.size() * static_cast<size_t>(LogitsStride(config_.vocab_size)) * sizeof(float);
   if (logits_ == nullptr || logits_->size() < bytes) {
     logits_.reset();
     auto grown = backend_->Allocate(bytes);
@@ -230,16 +231,21 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
     logits_ = *std::move(grown);
   }
   MoveToFront(residual_, rows);
-  const Rows logits = {logits_->floats(), count, config_.vocab_size, config_.vocab_size};
+  const int64_t vocab = config_.vocab_size;
+  const int64_t stride = logits_->host_readable() ? vocab : LogitsStride(vocab);
+  const Rows logits = {logits_->floats(), count, vocab, stride};
   backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
   if (!batch.choices.empty()) {
     backend_->ChooseTokens(logits, batch.choices);
   } else if (!logits_->host_readable()) {
-    const size_t wanted_logits = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
-    host_logits_.resize(std::max(host_logits_.size(), wanted_logits));
-    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted_logits)),
+    const auto wanted = static_cast<size_t>(std::ssize(batch.logit_rows) * stride);
+    host_logits_.resize(std::max(host_logits_.size(), wanted));
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted)),
                          logits_->data());
+    for (int64_t i = 1; i < std::ssize(batch.logit_rows) && stride != vocab; ++i) {
+      std::copy_n(host_logits_.data() + i * stride, vocab, host_logits_.data() + i * vocab);
+    }
   }
   return absl::OkStatus();
 }

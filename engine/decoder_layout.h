@@ -10,6 +10,10 @@
 
 namespace strata::engine {
 
+// Floats from one row of logits to the next in a device's memory: rows of whole 16 bytes, which its
+// libraries need for their fast products, though a vocabulary be odd.
+constexpr int64_t LogitsStride(int64_t vocab_size) { return (vocab_size + 3) / 4 * 4; }
+
 // How a query head's column of the attention output gets its output.
 enum class HeadWork : uint8_t {
   kOwn,      // the head computes its softmax

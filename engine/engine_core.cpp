@@ -27,7 +27,11 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
                   .max_running = options.max_running,
                   .prefix_cache = options.prefix_cache},
                  model_.cache.get()),
-      pacer_(options.max_step_time, options.max_batch_tokens) {}
+      pacer_(options.max_step_time, options.max_batch_tokens) {
+  if (observer_ == nullptr) return;
+  const std::string slow = model_.backend->WhyAttentionIsSlow(model_.cache->arena());
+  if (!slow.empty()) observer_->OnNote(slow);
+}
 
 absl::Status EngineCore::Validate(const Request& request) const {
   if (auto status = CheckRequest(request, model_.info); !status.ok()) return status;

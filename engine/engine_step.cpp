@@ -98,6 +98,7 @@ void EngineCore::TellStep(Request::Time begin, Request::Time forwarded) {
   stats.first_token_seconds = first_token_seconds_;
   stats.inter_token_seconds = inter_token_seconds_;
   observer_->OnStep(stats);
+  for (const std::string& note : model_.backend->TakeNotes()) observer_->OnNote(note);
 }
 
 // The sequence whose turn comes `stages` stages of prefetching after turn i; null: there is none.

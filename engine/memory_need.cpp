@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "engine/decoder_layout.h"
 #include "engine/request_check.h"
 #include "kernels/cpu/cgroup.h"
 
@@ -39,7 +40,7 @@ StepNeed NeedOfSteps(const ModelConfig& config, const DecoderLayout& layout,
   const std::vector<int64_t>& columns = layout.row_columns;
   const int64_t gates_and_ups = 2 * int64_t{config.intermediate_size};
   // Where the log-probabilities of prompts are asked for all rows of a step have logits.
-  const int64_t logits = rows * config.vocab_size;
+  const int64_t logits = rows * LogitsStride(config.vocab_size);
   const kernels::StepLimits limits = {
       .rows = rows,
       // A request of more than max-running runs alone.

@@ -68,6 +68,8 @@ class EngineObserver {
   // Before the sink's OnFinished: once for each sequence of a request that Submit accepted,
   // whatever ended it.
   virtual void OnFinished(const std::string& request_id, const FinishedEvent& event) = 0;
+  // One line for whoever runs the server: a slow path that the backend takes, and why.
+  virtual void OnNote(const std::string& /*note*/) {}
   // When the blocks of a request that was aborted, running or queued, are free.
   virtual void OnAbort(const AbortStats& abort) = 0;
 };

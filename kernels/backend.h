@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -190,6 +191,12 @@ struct StepLimits {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // One line for whoever runs the server about each slow path that was taken since the last call,
+  // and why; none where nothing is new.
+  virtual std::vector<std::string> TakeNotes() { return {}; }
+  // Why attention over such a cache takes a slow path, in one line; empty: it does not.
+  virtual std::string WhyAttentionIsSlow(const PagedArena&) const { return {}; }
 
   // Called by the thread that will call everything from now on, where `pin_threads` asks for it.
   virtual void BindThread() {}

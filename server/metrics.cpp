@@ -12,6 +12,7 @@
 #include "prometheus/text_serializer.h"
 #include "server/error_field.h"
 #include "server/metric_gauges.h"
+#include "spdlog/spdlog.h"
 
 namespace strata::server {
 namespace {
@@ -193,6 +194,8 @@ void Metrics::OnFinished(const std::string& /*request_id*/, const engine::Finish
   s.prefill.Observe(m.prefill_seconds);
   s.decode.Observe(m.decode_seconds);
 }
+
+void Metrics::OnNote(const std::string& note) { spdlog::warn("{}", note); }
 
 void Metrics::OnAbort(const engine::AbortStats& abort) {
   series_->abort_seconds.Observe(abort.seconds);

@@ -31,6 +31,7 @@ class Metrics final : public engine::EngineObserver {
   void OnStep(const engine::StepStats& step) override;
   void OnFinished(const std::string& request_id, const engine::FinishedEvent& event) override;
   void OnAbort(const engine::AbortStats& abort) override;
+  void OnNote(const std::string& note) override;  // to the log, as a warning
 
   // A request that was refused, by a front or by Engine::Submit.
   void CountRejection(const absl::Status& status);

@@ -182,6 +182,10 @@ void Trace::OnFinished(const std::string& request_id, const engine::FinishedEven
         .tokens = event.metrics.generated_tokens});
 }
 
+void Trace::OnNote(const std::string& note) {
+  if (next_ != nullptr) next_->OnNote(note);
+}
+
 void Trace::OnAbort(const engine::AbortStats& abort) {
   if (next_ != nullptr) next_->OnAbort(abort);
 }

@@ -42,6 +42,7 @@ class Trace final : public engine::EngineObserver {
   bool TimesSampling() const override { return true; }
   void OnFinished(const std::string& request_id, const engine::FinishedEvent& event) override;
   void OnAbort(const engine::AbortStats& abort) override;
+  void OnNote(const std::string& note) override;
 
   // Events that were dropped so far.
   int64_t dropped() const { return dropped_.load(); }

@@ -85,6 +85,9 @@ void FindProbabilities(Stream& stream, const AttentionArgs& args, int32_t contex
 
 // Whether the tensor cores' kernels take a cache like this.
 bool HasTensorKernel(const AttentionArgs& args);
+constexpr bool IsTensorHeadDim(int32_t head_dim) {
+  return head_dim == 32 || head_dim == 64 || head_dim == 128;
+}
 // How queries and contexts are shared out to blocks of threads: no bit depends on it.
 struct TensorLaunch {
   bool shares_queries = false;  // all warps work on the same 16 queries; else 16 for each of four

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 
 namespace strata::kernels::cuda {
@@ -66,6 +67,26 @@ HeadEntry EntryOf(const HeadAttention& head) {
 }
 
 }  // namespace
+
+std::string WhyNoTensorKernel(const PagedArena& cache) {
+  constexpr const char* kSlow =
+      "attention runs without the tensor cores, ten to twenty times slower: ";
+  if (cache.key_dtype != cache.value_dtype) {
+    return absl::StrCat(kSlow, "keys are kept in ", std::string(DTypeName(cache.key_dtype)),
+                        " and values in ", std::string(DTypeName(cache.value_dtype)),
+                        ", which must be one type");
+  }
+  if (cache.key_dtype == DType::kF32) {
+    return absl::StrCat(kSlow, "the cache is in f32, which must have 16 or 8 bits");
+  }
+  if (!IsTensorHeadDim(cache.head_dim)) {
+    return absl::StrCat(kSlow, "heads have ", cache.head_dim, " dimensions, not 32, 64 or 128");
+  }
+  const size_t plane = cache.TokenBytes(PlaneKind::kKey) * static_cast<size_t>(cache.block_tokens);
+  if (plane % 16 == 0 && cache.block_bytes % 16 == 0) return "";
+  return absl::StrCat(kSlow, "a plane of ", cache.block_tokens, " tokens takes ", plane,
+                      " bytes, no multiple of 16; --block-tokens 32 is");
+}
 
 void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                           std::span<const SequenceRows> sequences,

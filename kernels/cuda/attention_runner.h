@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -10,6 +11,9 @@
 #include "kernels/cuda/step_inputs.h"
 
 namespace strata::kernels::cuda {
+
+// Why attention over such a cache cannot run on the tensor cores, in one line; empty: it can.
+std::string WhyNoTensorKernel(const PagedArena& cache);
 
 // Runs Backend::Attention: sorts heads by the planes they read, sends sequences and block tables
 // once a step, chooses kernels and cuts the work. How it is cut changes no bit. One thread.

@@ -400,7 +400,7 @@ void LaunchStored(Stream& stream, const AttentionArgs& args, const TensorLaunch&
 // Rows of whole 16 bytes at addresses that are multiples of 16.
 bool HasTensorKernel(const AttentionArgs& args) {
   if (args.key_dtype != args.value_dtype || args.key_dtype == DType::kF32) return false;
-  if (args.head_dim != 32 && args.head_dim != 64 && args.head_dim != 128) return false;
+  if (!IsTensorHeadDim(args.head_dim)) return false;
   bool aligned = reinterpret_cast<uintptr_t>(args.arena) % 16 == 0 && args.block_bytes % 16 == 0;
   for (int32_t i = 0; i < args.num_groups; ++i) {
     aligned =

@@ -1,5 +1,7 @@
 #include "kernels/cuda/cublas_products.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 
 namespace strata::kernels::cuda {
@@ -44,31 +46,38 @@ absl::Status CublasProducts::Open(Stream& stream) {
   return absl::OkStatus();
 }
 
-void CublasProducts::Check(Stream& stream, cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) stream.Check(cudaErrorUnknown, what);
+const CublasProducts::Plan& CublasProducts::PlanFor(const Shape& shape) {
+  Plan& plan = plans_[shape];
+  if (std::exchange(plan.asked, true)) return plan;
+  plan.exists = MakePlan(shape, &plan) == CUBLAS_STATUS_SUCCESS;
+  return plan;
 }
 
 // Rows one after the other are columns to cuBLASLt: out^T [outputs, rows] = w x^T, with w stored
-// transposed.
-const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape& shape) {
-  Plan& plan = plans_[shape];
-  if (plan.ready || !stream.ok()) return plan;
+// transposed. Asks the library alone: an error is an answer, and none of the device's.
+cublasStatus_t CublasProducts::MakePlan(const Shape& shape, Plan* plan) const {
   const auto& [dtype, outputs, inputs, rows, out_stride, alignment] = shape;
   const cudaDataType_t type = TypeOf(dtype);
   const bool exact = dtype == DType::kI8;
   const cudaDataType_t sums = exact ? CUDA_R_32I : CUDA_R_32F;
-  const auto check = [&](cublasStatus_t status) { Check(stream, status, "planning a product"); };
-  check(cublasLtMatmulDescCreate(&plan.operation, exact ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
-                                 sums));
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;  // the first that is none
+  const auto check = [&status](cublasStatus_t step) {
+    if (status == CUBLAS_STATUS_SUCCESS) status = step;
+    return status == CUBLAS_STATUS_SUCCESS;
+  };
   const cublasOperation_t transposed = CUBLAS_OP_T;
-  check(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                       sizeof(transposed)));
   const auto size = [](int64_t count) { return static_cast<uint64_t>(count); };
-  check(cublasLtMatrixLayoutCreate(&plan.w, type, size(inputs), size(outputs), inputs));
-  check(cublasLtMatrixLayoutCreate(&plan.x, type, size(inputs), size(rows), inputs));
-  check(cublasLtMatrixLayoutCreate(&plan.out, sums, size(outputs), size(rows), out_stride));
+  if (!check(cublasLtMatmulDescCreate(&plan->operation,
+                                      exact ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F, sums)) ||
+      !check(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                            &transposed, sizeof(transposed))) ||
+      !check(cublasLtMatrixLayoutCreate(&plan->w, type, size(inputs), size(outputs), inputs)) ||
+      !check(cublasLtMatrixLayoutCreate(&plan->x, type, size(inputs), size(rows), inputs)) ||
+      !check(cublasLtMatrixLayoutCreate(&plan->out, sums, size(outputs), size(rows), out_stride))) {
+    return status;
+  }
   cublasLtMatmulPreference_t preference = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&preference));
+  if (!check(cublasLtMatmulPreferenceCreate(&preference))) return status;
   const size_t workspace = kWorkspace;
   check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                              &workspace, sizeof(workspace)));
@@ -79,13 +88,14 @@ const CublasProducts::Plan& CublasProducts::PlanFor(Stream& stream, const Shape&
   }
   cublasLtMatmulHeuristicResult_t found = {};
   int count = 0;
-  check(cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.w, plan.x, plan.out, plan.out,
-                                       preference, 1, &found, &count));
-  if (preference != nullptr) cublasLtMatmulPreferenceDestroy(preference);
-  if (count == 0) check(CUBLAS_STATUS_NOT_SUPPORTED);
-  plan.algorithm = found.algo;
-  plan.ready = stream.ok();
-  return plan;
+  if (status == CUBLAS_STATUS_SUCCESS) {
+    check(cublasLtMatmulAlgoGetHeuristic(handle_, plan->operation, plan->w, plan->x, plan->out,
+                                         plan->out, preference, 1, &found, &count));
+    if (count == 0) check(CUBLAS_STATUS_NOT_SUPPORTED);
+  }
+  cublasLtMatmulPreferenceDestroy(preference);
+  plan->algorithm = found.algo;
+  return status;
 }
 
 // One product, as often as it is wanted.
@@ -132,16 +142,17 @@ class CublasProducts::Product final : public Work {
   std::byte* const workspace_;
 };
 
-void CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
+bool CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
                               int64_t num_inputs, Rows out, bool add) {
   // The largest power of two, up to 16, that every row of out stands on.
   const auto address = reinterpret_cast<uintptr_t>(out.data) |
                        static_cast<uintptr_t>(out.stride) * sizeof(float) | 16;
   const auto alignment = static_cast<uint32_t>(address & (~address + 1));
   const Plan& plan =
-      PlanFor(stream, {dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
-  if (!stream.ok()) return;
+      PlanFor({dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
+  if (!plan.exists) return false;
   stream.Put(Product(handle_, &plan, dtype == DType::kI8, w, x, out.data, add, workspace_.data()));
+  return true;
 }
 
 }  // namespace strata::kernels::cuda

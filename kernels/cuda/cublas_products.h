@@ -26,8 +26,9 @@ class CublasProducts {
   // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
   // [out.num_rows, num_inputs] of one dtype, consecutive rows of whole 16 bytes. In int8 sums are
   // i32 in out's memory, and none are added to; scales are the caller's affair. In 8 bits
-  // out.num_cols is a multiple of 16.
-  void Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
+  // out.num_cols is a multiple of 16. False where the library has no way to compute it: nothing was
+  // done then, and never is for this shape.
+  bool Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
                 Rows out, bool add);
 
  private:
@@ -40,13 +41,14 @@ class CublasProducts {
     cublasLtMatrixLayout_t x = nullptr;
     cublasLtMatrixLayout_t out = nullptr;
     cublasLtMatmulAlgo_t algorithm = {};
-    bool ready = false;
+    bool asked = false;
+    bool exists = false;
   };
   class Product;
   static constexpr size_t kWorkspace = size_t{32} << 20;
 
-  const Plan& PlanFor(Stream& stream, const Shape& shape);
-  static void Check(Stream& stream, cublasStatus_t status, const char* what);
+  const Plan& PlanFor(const Shape& shape);
+  cublasStatus_t MakePlan(const Shape& shape, Plan* plan) const;
 
   cublasLtHandle_t handle_ = nullptr;
   DeviceArray<std::byte> workspace_;

@@ -196,8 +196,10 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
                                        : add     ? Epilogue::kAdd
                                                  : Epilogue::kSet};
   if (!batch_invariant_ && x.num_rows > kFewRows) {
-    MultiplyByCublas(product);
-  } else if (weights.dtype == DType::kF32) {
+    if (MultiplyByCublas(product)) return;
+    NoteMissingPlan(product);
+  }
+  if (weights.dtype == DType::kF32) {
     MultiplyF32(stream_, product);
   } else if (x.num_rows <= kManyRows) {
     MultiplyFewRows(stream_, product);
@@ -206,21 +208,33 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
   }
 }
 
-void CudaBackend::MultiplyByCublas(const Product& product) {
+// Once for each matrix: the rows differ from step to step.
+void CudaBackend::NoteMissingPlan(const Product& product) {
+  const StoredRows& w = product.weights;
+  if (!noted_.emplace(w.dtype, product.weight_rows, w.num_inputs).second) return;
+  notes_.push_back(absl::StrCat("cuBLASLt has no plan for ", product.out.num_rows,
+                                " rows times a matrix of ", product.weight_rows, " outputs and ",
+                                w.num_inputs, " inputs in ", std::string(DTypeName(w.dtype)),
+                                ": such products run on kernels of our own, which are slower"));
+}
+
+bool CudaBackend::MultiplyByCublas(const Product& product) {
   const StoredRows& w = product.weights;
   const Rows& out = product.out;
   const bool whole = product.epilogue != Epilogue::kGate && !HasScale(w.dtype);
   if (whole) {
-    cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride, out,
-                     product.epilogue == Epilogue::kAdd);
-    return;
+    return cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride, out,
+                            product.epilogue == Epilogue::kAdd);
   }
   // Padding is multiplied too: zeros.
   const int64_t width = product.weight_rows;
   float* const sums = sums_.Reserve(stream_, static_cast<size_t>(out.num_rows * width));
-  cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride,
-                   {sums, out.num_rows, width, width}, /*add=*/false);
+  if (!cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride,
+                        {sums, out.num_rows, width, width}, /*add=*/false)) {
+    return false;
+  }
   FinishSums(stream_, product, sums);
+  return true;
 }
 
 void CudaBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) {

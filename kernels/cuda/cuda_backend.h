@@ -3,8 +3,11 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -36,6 +39,10 @@ class CudaBackend final : public Backend {
   void BindThread() override;
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
+  std::vector<std::string> TakeNotes() override { return std::exchange(notes_, {}); }
+  std::string WhyAttentionIsSlow(const PagedArena& cache) const override {
+    return WhyNoTensorKernel(cache);
+  }
 
   std::optional<DeviceMemory> device_memory() override;
   size_t WorkingBytes(const StepLimits& limits) const override;
@@ -73,7 +80,9 @@ class CudaBackend final : public Backend {
         batch_invariant_(options.batch_invariant),
         attention_(info_.multiprocessors, options.keep_shared_planes ? info_.kept_bytes : 0) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
-  void MultiplyByCublas(const Product& product);
+  // False where cuBLASLt has no plan for it.
+  bool MultiplyByCublas(const Product& product);
+  void NoteMissingPlan(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
                 std::span<const ProjectionTask> tasks);
 
@@ -92,6 +101,9 @@ class CudaBackend final : public Backend {
   DeviceArray<float> input_scales_;        // of their rows, in 8 bits
   DeviceArray<float> sums_;                // of cuBLASLt, where something is left to do to them
   std::vector<ProjectionTask> tasks_;
+  std::set<std::tuple<DType, int64_t, int64_t>>
+      noted_;                       // matrices whose missing plans were told of
+  std::vector<std::string> notes_;  // not taken yet
 };
 
 }  // namespace strata::kernels::cuda

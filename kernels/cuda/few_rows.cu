@@ -13,7 +13,8 @@ namespace strata::kernels::cuda {
 namespace {
 
 constexpr int kThreads = kSlices * kWarp;
-constexpr int kAhead = 4;  // groups of 64 bytes asked for before the first is used
+constexpr int kBlocks = 2;  // on a multiprocessor, which registers must leave room for
+constexpr int kTurn = 4;  // groups of 64 bytes that a turn of the loop loads
 constexpr int kRows = static_cast<int>(kFewRows);
 
 struct Group {
@@ -33,17 +34,17 @@ __device__ __forceinline__ void MultiplyGroup(const Group& group, SumOf<T> (&sum
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     FewRowsKernel(const __grid_constant__ Product product, int64_t first_row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int slice = static_cast<int>(threadIdx.x) / kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
   const int64_t row_bytes = product.weights.stride * int64_t{sizeof(T)};
-  const int64_t groups = row_bytes / kGroupBytes;
-  const int64_t per_slice = (groups + kSlices - 1) / kSlices;
-  const int64_t begin = min(slice * per_slice, groups);
-  const int64_t end = min(begin + per_slice, groups);
+  const int groups = static_cast<int>(row_bytes / kGroupBytes);
+  const int per_slice = (groups + kSlices - 1) / kSlices;
+  const int begin = min(slice * per_slice, groups);
+  const int end = min(begin + per_slice, groups);
 
   const int64_t output = static_cast<int64_t>(blockIdx.x) * kOutputGroup;
   const auto* const weights = static_cast<const std::byte*>(product.weights.data);
@@ -54,22 +55,36 @@ __global__ void __launch_bounds__(kThreads)
                              (first_row + (has_row ? g : 0)) * row_bytes + 16 * t;
 
   SumOf<T> sums[4] = {};
-  const auto load = [&](int64_t i) {
+  const auto load = [&](int i) {
+    const int64_t place = int64_t{i} * kGroupBytes;
     Group group;
-    group.low = ptx::LoadStreamed(low + i * kGroupBytes);
-    group.high = ptx::LoadStreamed(high + i * kGroupBytes);
-    group.x =
-        has_row ? *reinterpret_cast<const uint4*>(x + i * kGroupBytes) : make_uint4(0, 0, 0, 0);
+    group.low = ptx::LoadStreamed(low + place);
+    group.high = ptx::LoadStreamed(high + place);
+    group.x = has_row ? *reinterpret_cast<const uint4*>(x + place) : make_uint4(0, 0, 0, 0);
     return group;
   };
-  int64_t i = begin;
-  for (; i + kAhead <= end; i += kAhead) {
-    Group groups_ahead[kAhead];
+  // Each turn loads the next turn's groups, then multiplies its own: two turns are in flight.
+  int i = begin;
+  Group now[kTurn];
+  const int last = end - (end - begin) % kTurn;  // of whole turns
+  if (i < last) {
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) groups_ahead[k] = load(i + k);
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) MultiplyGroup<T>(groups_ahead[k], sums);
+    for (int k = 0; k < kTurn; ++k) now[k] = load(i + k);
   }
+#pragma unroll 1
+  for (; i < last; i += kTurn) {
+    Group next[kTurn];
+    if (i + kTurn < last) {
+#pragma unroll
+      for (int k = 0; k < kTurn; ++k) next[k] = load(i + kTurn + k);
+    }
+    __syncwarp();  // the compiler moves no load behind it, to where the registers are free
+#pragma unroll
+    for (int k = 0; k < kTurn; ++k) MultiplyGroup<T>(now[k], sums);
+#pragma unroll
+    for (int k = 0; k < kTurn; ++k) now[k] = next[k];
+  }
+#pragma unroll 1
   for (; i < end; ++i) MultiplyGroup<T>(load(i), sums);
 
   // [slice][row][output], a slice's outputs of a row side by side.

@@ -3,8 +3,9 @@
 // Tokens stand in order of likelihood, of equals the lower id first. Every cut is the first token
 // in that order up to which something sums to more than a target: a count for top-k, weights for
 // top-p and for the draw. Weights are whole multiples of 2^-40 of the likeliest's, so that their
-// sums depend on no order; the token is found byte by byte of its key, a number that rises as
-// likelihood falls.
+// sums depend on no order. The token's bin comes first, an eighth of a nat below the likeliest
+// wide; the tokens of the bin are listed, and the token is found among them byte by byte of its
+// key, a number that rises as likelihood falls.
 #include <cmath>
 
 #include "kernels/cuda/ptx.cuh"
@@ -14,12 +15,15 @@
 namespace strata::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kDigits = 256;
+constexpr int kThreads = 1024;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kDigits = 256;  // also of bins
+constexpr int kDigitsOfLane = kDigits / kWarp;
+constexpr float kBinsPerNat = 8;
+constexpr uint32_t kMostListed = 4096;
 constexpr float kWhole = 0x1p40f;  // the likeliest's weight
 constexpr uint64_t kEveryKey = ~uint64_t{0};
 constexpr uint64_t kNoKey = kEveryKey;
-using Sum = unsigned long long;  // NOLINT: what atomicAdd knows
 
 __device__ __forceinline__ bool Possible(float logit) { return fabsf(logit) < INFINITY; }
 
@@ -31,26 +35,49 @@ __device__ __forceinline__ uint64_t KeyOf(float logit, int64_t id) {
 }
 __device__ __forceinline__ int32_t IdOf(uint64_t key) { return static_cast<int32_t>(key); }
 
+// Sums of up to 64 bits, one for each digit, in pieces of 32 bits: shared memory adds those by
+// itself, sums of 64 bits by loops of compare and swap. A piece holds so few bits of what is added
+// that a row of tokens does not overflow it: the highest piece takes the rest.
+struct DigitSums {
+  static constexpr int kMostPieces = 5;
+  uint32_t pieces[kMostPieces][kDigits];
+};
+struct PieceWidth {
+  int bits;
+  int count;
+
+  explicit __device__ PieceWidth(int64_t vocab)
+      : bits(vocab <= int64_t{1} << 18 ? 14 : 8), count(vocab <= int64_t{1} << 18 ? 3 : 5) {}
+};
+
 struct Shared {
-  Sum digits[kDigits];
-  Sum total;
-  Sum key;
-  Sum target;
+  DigitSums sums;
+  uint64_t of_warp[kWarps];
+  uint64_t total;   // of all digits
+  uint64_t target;  // left over before the digit that was found
+  uint32_t digit;
+  uint32_t num_listed;
   int32_t num_top;
   uint64_t top[kMaxLogprobs];
+  uint64_t listed[kMostListed];  // keys
 };
 
 // What tokens weigh: exp((logit - top) / temperature), nothing below the floor.
 struct Weighing {
   float top = 0;
-  float temperature = 1;
+  float inverse = 1;        // of the temperature
   float floor = -INFINITY;  // in nats over the temperature
 
+  __device__ __forceinline__ float Nats(float logit) const { return (logit - top) * inverse; }
   __device__ __forceinline__ bool Keeps(float logit) const {
-    return Possible(logit) && (logit - top) / temperature >= floor;
+    return Possible(logit) && (floor == -INFINITY || Nats(logit) >= floor);
   }
-  __device__ __forceinline__ Sum Of(float logit) const {
-    return static_cast<Sum>(rintf(expf((logit - top) / temperature) * kWhole));
+  __device__ __forceinline__ uint64_t Of(float logit) const {
+    return static_cast<uint64_t>(rintf(expf(Nats(logit)) * kWhole));
+  }
+  // Never falls as likelihood falls.
+  __device__ __forceinline__ uint32_t Bin(float logit) const {
+    return static_cast<uint32_t>(fminf(-Nats(logit) * kBinsPerNat, kDigits - 1));
   }
 };
 
@@ -58,66 +85,67 @@ struct Weighing {
 class Row {
  public:
   __device__ Row(const float* logits, int64_t vocab, Shared* shared)
-      : logits_(logits), vocab_(vocab), shared_(*shared) {}
+      : logits_(logits),
+        vocab_(vocab),
+        num_wide_(reinterpret_cast<uintptr_t>(logits) % sizeof(float4) == 0 ? vocab / 4 : 0),
+        width_(vocab),
+        shared_(*shared) {}
 
   __device__ float logit(uint64_t key) const { return logits_[IdOf(key)]; }
 
   // The sum of measure(logit) over the tokens with keys up to `limit` that `weighing` keeps.
   template <class Measure>
   __device__ uint64_t Total(const Weighing& weighing, uint64_t limit, Measure measure) const {
-    if (threadIdx.x == 0) shared_.total = 0;
-    __syncthreads();
-    Sum sum = 0;
+    uint64_t sum = 0;
     ForEach(weighing, limit, [&](uint64_t, float logit) { sum += measure(logit); });
-    atomicAdd(&shared_.total, sum);
-    __syncthreads();
-    const uint64_t total = shared_.total;
-    __syncthreads();
-    return total;
+    return BlockOf(sum, [](uint64_t a, uint64_t b) { return a + b; });
   }
 
-  // The key of the first of those tokens up to which the sum of measure(logit) exceeds `target`.
-  // REQUIRES: that of all does.
-  template <class Measure>
-  __device__ uint64_t Find(const Weighing& weighing, uint64_t limit, uint64_t target,
+  // The key of the first of those tokens up to which the sum of measure(logit) exceeds
+  // target_of(the sum of all); every key, where that of all does not.
+  template <class TargetOf, class Measure>
+  __device__ uint64_t Find(const Weighing& weighing, uint64_t limit, TargetOf target_of,
                            Measure measure) const {
+    ClearSums();
+    ForEach(weighing, limit,
+            [&](uint64_t, float logit) { Add(weighing.Bin(logit), measure(logit)); });
+    uint64_t target = 0;
+    uint32_t bin = 0;
+    if (!FindDigit(target_of, &bin, &target)) return kEveryKey;
+
+    if (threadIdx.x == 0) shared_.num_listed = 0;
+    __syncthreads();
+    ForEach(weighing, limit, [&](uint64_t key, float logit) {
+      if (weighing.Bin(logit) != bin) return;
+      const uint32_t place = atomicAdd(&shared_.num_listed, 1u);
+      if (place < kMostListed) shared_.listed[place] = key;
+    });
+    __syncthreads();
+    const uint32_t num_listed = shared_.num_listed;
+
     uint64_t prefix = 0;
     for (int shift = 56; shift >= 0; shift -= 8) {
       if (shift < 32 && shift > 0 && vocab_ >> shift == 0) {  // ids are not so long
         prefix <<= 8;
         continue;
       }
-      for (int i = static_cast<int>(threadIdx.x); i < kDigits; i += kThreads) {
-        shared_.digits[i] = 0;
-      }
-      __syncthreads();
-      // Neighbours often have the same digit: what they sum to is added at once.
-      uint32_t digit = 0;
-      Sum sum = 0;
-      ForEach(weighing, limit, [&](uint64_t key, float logit) {
+      ClearSums();
+      const auto add = [&](uint64_t key, float logit) {
         if (shift < 56 && key >> (shift + 8) != prefix) return;
-        const auto next = static_cast<uint32_t>(key >> shift & 0xff);
-        if (next != digit) {
-          if (sum != 0) atomicAdd(&shared_.digits[digit], sum);
-          digit = next;
-          sum = 0;
+        Add(static_cast<uint32_t>(key >> shift & 0xff), measure(logit));
+      };
+      if (num_listed <= kMostListed) {
+        for (uint32_t i = threadIdx.x; i < num_listed; i += kThreads) {
+          add(shared_.listed[i], logit(shared_.listed[i]));
         }
-        sum += measure(logit);
-      });
-      if (sum != 0) atomicAdd(&shared_.digits[digit], sum);
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        uint64_t found = 0;
-        while (found + 1 < kDigits && shared_.digits[found] <= target) {
-          target -= shared_.digits[found++];
-        }
-        shared_.key = prefix << 8 | found;
-        shared_.target = target;
+      } else {
+        ForEach(weighing, limit, [&](uint64_t key, float logit) {
+          if (weighing.Bin(logit) == bin) add(key, logit);
+        });
       }
-      __syncthreads();
-      prefix = shared_.key;
-      target = shared_.target;
-      __syncthreads();
+      uint32_t digit = 0;
+      FindDigit([target](uint64_t) { return target; }, &digit, &target);
+      prefix = prefix << 8 | digit;
     }
     return prefix;
   }
@@ -125,32 +153,116 @@ class Row {
   // The key of the likeliest possible token, or kNoKey.
   __device__ uint64_t Likeliest() const {
     uint64_t least = kNoKey;
-    for (int64_t id = threadIdx.x; id < vocab_; id += kThreads) {
-      if (Possible(logits_[id])) least = min(least, KeyOf(logits_[id], id));
-    }
-    if (threadIdx.x == 0) shared_.key = kNoKey;
-    __syncthreads();
-    atomicMin(&shared_.key, static_cast<Sum>(least));
-    __syncthreads();
-    const uint64_t key = shared_.key;
-    __syncthreads();
-    return key;
+    ForEach({}, kEveryKey, [&](uint64_t key, float) { least = min(least, key); });
+    return BlockOf(least, [](uint64_t a, uint64_t b) { return min(a, b); });
   }
 
+  // Calls visit(key, logit) for those tokens, each by one thread.
   template <class Visit>
   __device__ __forceinline__ void ForEach(const Weighing& weighing, uint64_t limit,
                                           Visit visit) const {
-    for (int64_t id = threadIdx.x; id < vocab_; id += kThreads) {
-      const float logit = logits_[id];
-      if (!weighing.Keeps(logit)) continue;
+    const auto one = [&](int64_t id, float logit) {
+      if (!weighing.Keeps(logit)) return;
       const uint64_t key = KeyOf(logit, id);
       if (key <= limit) visit(key, logit);
+    };
+#pragma unroll 1
+    for (int64_t i = threadIdx.x; i < num_wide_; i += kThreads) {
+      const float4 four = reinterpret_cast<const float4*>(logits_)[i];
+      one(4 * i, four.x);
+      one(4 * i + 1, four.y);
+      one(4 * i + 2, four.z);
+      one(4 * i + 3, four.w);
+    }
+#pragma unroll 1
+    for (int64_t id = 4 * num_wide_ + threadIdx.x; id < vocab_; id += kThreads) {
+      one(id, logits_[id]);
     }
   }
 
  private:
+  __device__ void ClearSums() const {
+    for (int i = static_cast<int>(threadIdx.x); i < width_.count * kDigits; i += kThreads) {
+      shared_.sums.pieces[i / kDigits][i % kDigits] = 0;
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void Add(uint32_t digit, uint64_t sum) const {
+    const uint32_t mask = (1u << width_.bits) - 1;
+#pragma unroll 1
+    for (int piece = 0; piece + 1 < width_.count; ++piece) {
+      const auto part = static_cast<uint32_t>(sum) & mask;
+      if (part != 0) atomicAdd(&shared_.sums.pieces[piece][digit], part);
+      sum >>= width_.bits;
+    }
+    if (sum != 0) {
+      atomicAdd(&shared_.sums.pieces[width_.count - 1][digit], static_cast<uint32_t>(sum));
+    }
+  }
+
+  __device__ __forceinline__ uint64_t SumOf(int digit) const {
+    uint64_t sum = 0;
+    for (int piece = width_.count - 1; piece >= 0; --piece) {
+      sum = (sum << width_.bits) + shared_.sums.pieces[piece][digit];
+    }
+    return sum;
+  }
+
+  // The first digit up to which the sums exceed target_of(their total), and what of the target is
+  // left before it; false, where they do not. By the first warp, for all.
+  template <class TargetOf>
+  __device__ bool FindDigit(TargetOf target_of, uint32_t* digit, uint64_t* target) const {
+    __syncthreads();
+    if (threadIdx.x < kWarp) {
+      const int lane = static_cast<int>(threadIdx.x);
+      const int first = lane * kDigitsOfLane;
+      uint64_t own = 0;
+      for (int i = 0; i < kDigitsOfLane; ++i) own += SumOf(first + i);
+      uint64_t upto = own;  // the sums of this lane and those before it
+      for (int apart = 1; apart < kWarp; apart *= 2) {
+        const uint64_t before = __shfl_sync(kWholeWarp, upto, max(lane - apart, 0));
+        if (lane >= apart) upto += before;
+      }
+      const uint64_t total = __shfl_sync(kWholeWarp, upto, kWarp - 1);
+      uint64_t left = target_of(total);
+      if (lane == 0) {
+        shared_.total = total;
+        shared_.target = left;
+      }
+      __syncwarp();
+      if (left < upto && left >= upto - own) {  // one lane's, if anybody's
+        left -= upto - own;
+        int i = first;
+        while (SumOf(i) <= left) left -= SumOf(i++);
+        shared_.digit = static_cast<uint32_t>(i);
+        shared_.target = left;
+      }
+    }
+    __syncthreads();
+    *digit = shared_.digit;
+    *target = shared_.target;
+    return shared_.target < shared_.total;
+  }
+
+  // Over the whole block.
+  template <class Combine>
+  __device__ uint64_t BlockOf(uint64_t value, Combine combine) const {
+    for (int apart = kWarp / 2; apart > 0; apart /= 2) {
+      value = combine(value, __shfl_xor_sync(kWholeWarp, value, apart));
+    }
+    __syncthreads();
+    if (threadIdx.x % kWarp == 0) shared_.of_warp[threadIdx.x / kWarp] = value;
+    __syncthreads();
+    value = shared_.of_warp[0];
+    for (int warp = 1; warp < kWarps; ++warp) value = combine(value, shared_.of_warp[warp]);
+    return value;
+  }
+
   const float* const logits_;
   const int64_t vocab_;
+  const int64_t num_wide_;  // groups of four that are read at once
+  const PieceWidth width_;
   Shared& shared_;
 };
 
@@ -196,24 +308,30 @@ __device__ void Adjust(const SamplingArgs& args, const ChoiceEntry& choice, cons
 }
 
 __device__ int32_t Draw(const Row& row, const TokenChoice& how, uint64_t likeliest) {
-  const Weighing weighing = {.top = row.logit(likeliest),
-                             .temperature = how.temperature,
-                             .floor = how.min_p > 0 ? logf(how.min_p) : -INFINITY};
-  const auto one = [](float) { return Sum{1}; };
+  constexpr double kMost = 3.4028234663852886e38;
+  const Weighing weighing = {
+      .top = row.logit(likeliest),
+      .inverse = static_cast<float>(fmin(1 / static_cast<double>(how.temperature), kMost)),
+      .floor = how.min_p > 0 ? logf(how.min_p) : -INFINITY};
+  const auto one = [](float) { return uint64_t{1}; };
   const auto weight = [&](float logit) { return weighing.Of(logit); };
   uint64_t limit = kEveryKey;
   if (how.top_k > 0) {
-    const auto kept = static_cast<uint64_t>(how.top_k);
-    if (row.Total(weighing, limit, one) > kept) limit = row.Find(weighing, limit, kept - 1, one);
+    const auto last = static_cast<uint64_t>(how.top_k) - 1;
+    limit = row.Find(
+        weighing, limit, [last](uint64_t) { return last; }, one);
   }
-  uint64_t total = row.Total(weighing, limit, weight);
   if (how.top_p < 1) {
-    const double wanted = ceil(static_cast<double>(total) * static_cast<double>(how.top_p));
-    limit = row.Find(weighing, limit, static_cast<uint64_t>(fmax(wanted, 1.0)) - 1, weight);
-    total = row.Total(weighing, limit, weight);
+    const auto wanted = [&how](uint64_t total) {
+      const double share = ceil(static_cast<double>(total) * static_cast<double>(how.top_p));
+      return static_cast<uint64_t>(fmax(share, 1.0)) - 1;
+    };
+    limit = min(limit, row.Find(weighing, limit, wanted, weight));
   }
-  const auto target = static_cast<uint64_t>(static_cast<double>(total) * how.uniform);
-  return IdOf(row.Find(weighing, limit, min(target, total - 1), weight));
+  const auto drawn = [&how](uint64_t total) {
+    return min(static_cast<uint64_t>(static_cast<double>(total) * how.uniform), total - 1);
+  };
+  return IdOf(row.Find(weighing, limit, drawn, weight));
 }
 
 // Of the row as the model made it.
@@ -228,7 +346,7 @@ __device__ void TellLogprobs(const Row& row, int32_t num_top, Shared* shared, Ch
     return;
   }
   const Weighing weighing = {.top = row.logit(likeliest)};
-  const auto one = [](float) { return Sum{1}; };
+  const auto one = [](float) { return uint64_t{1}; };
   const uint64_t possible = row.Total(weighing, kEveryKey, one);
   const uint64_t total = row.Total(weighing, kEveryKey, [&](float x) { return weighing.Of(x); });
   const double log_total = log(static_cast<double>(total) / static_cast<double>(kWhole));
@@ -242,7 +360,8 @@ __device__ void TellLogprobs(const Row& row, int32_t num_top, Shared* shared, Ch
   if (threadIdx.x == 0) shared->num_top = 0;
   __syncthreads();
   if (count > 0) {
-    const uint64_t last = row.Find(weighing, kEveryKey, count - 1, one);
+    const uint64_t last = row.Find(
+        weighing, kEveryKey, [count](uint64_t) { return count - 1; }, one);
     row.ForEach(weighing, last,
                 [&](uint64_t key, float) { shared->top[atomicAdd(&shared->num_top, 1)] = key; });
   }
@@ -263,7 +382,7 @@ __device__ void TellLogprobs(const Row& row, int32_t num_top, Shared* shared, Ch
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     SampleKernel(const __grid_constant__ SamplingArgs args) {
   const ChoiceEntry& choice = args.choices[blockIdx.x];
   if (choice.how.row < 0) return;
@@ -273,7 +392,7 @@ __global__ void __launch_bounds__(kThreads)
   auto* const shared = ptx::SharedMemory<Shared>();
   const float* adjusted = logits;
   if (choice.num_seen > 0 || choice.num_biases > 0) {
-    float* const to = args.adjusted + blockIdx.x * vocab;
+    float* const to = args.adjusted + blockIdx.x * AdjustedStride(vocab);
     Adjust(args, choice, logits, to);
     adjusted = to;
   }

@@ -24,12 +24,15 @@ struct ChoiceEntry {
   int64_t num_biases = 0;
 };
 
+// Of a row of adjusted logits: whole vectors of four.
+constexpr int64_t AdjustedStride(int64_t vocab) { return (vocab + 3) / 4 * 4; }
+
 struct SamplingArgs {
   ConstRows logits = {};
   const ChoiceEntry* choices = nullptr;
   const SeenToken* seen = nullptr;
   const TokenBias* biases = nullptr;
-  float* adjusted = nullptr;      // [choices, logits.num_cols]
+  float* adjusted = nullptr;      // [choices, AdjustedStride(logits.num_cols)]
   ChosenToken* chosen = nullptr;  // [choices]
   int32_t* tokens = nullptr;      // [choices], the ids alone
 

@@ -17,7 +17,8 @@ size_t TokenSampler::MostBytes(const StepLimits& limits) {
   const auto vocab = static_cast<size_t>(limits.vocab_size);
   const size_t seen = std::min(vocab, static_cast<size_t>(limits.context));
   return choices * (sizeof(ChoiceEntry) + sizeof(ChosenToken) + sizeof(int32_t) +
-                    vocab * sizeof(float) + 2 * seen * sizeof(SeenToken));
+                    static_cast<size_t>(AdjustedStride(limits.vocab_size)) * sizeof(float) +
+                    2 * seen * sizeof(SeenToken));
 }
 
 void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
@@ -43,7 +44,8 @@ void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
       .choices = inputs.Put(StepInputs::kChoices, std::span<const ChoiceEntry>(entries_)),
       .seen = inputs.Put(StepInputs::kSeen, std::span<const SeenToken>(seen_)),
       .biases = inputs.Put(StepInputs::kBiases, std::span<const TokenBias>(biases_))};
-  args.adjusted = adjusted_.Reserve(stream, count * static_cast<size_t>(logits.num_cols));
+  args.adjusted =
+      adjusted_.Reserve(stream, count * static_cast<size_t>(AdjustedStride(logits.num_cols)));
   args.chosen = chosen_.Reserve(stream, count);
   args.tokens = tokens_.Reserve(stream, count);
   num_tokens_ = std::ssize(choices);

@@ -1,6 +1,7 @@
 // What only a device that is none can be made to do: fail, be missing, count.
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/cuda/attention_args.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/attention_testing.h"
@@ -51,6 +52,66 @@ TEST(CudaFaultsTest, SaysWhatItMisses) {
   cuda_on_cpu::SetDevices(1);
   EXPECT_TRUE(refusal().ok());
   EXPECT_TRUE(MakeCuda()->CheckWeights(DType::kF8).ok());
+}
+
+// Some shapes and types have no plan in cuBLASLt, others on other devices: no reason to end.
+TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
+  const std::vector<float> weights = Random(1).Normals(48 * 96);
+  const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 48, 96};
+  const std::vector<float> values = Random(2).Normals(20 * 96);
+  for (const DType dtype : {DType::kBF16, DType::kI8, DType::kF8, DType::kF32}) {
+    std::vector<std::vector<float>> results;
+    for (const bool refused : {true, false}) {
+      const std::unique_ptr<Backend> backend = MakeCuda(/*batch_invariant=*/!refused);
+      const std::unique_ptr<Matrix> w = *backend->Pack({&rows, 1}, dtype);
+      BackendRows x(*backend, GuardedRows(20, 96, values));
+      BackendRows out(*backend, GuardedRows(20, 48));
+      if (refused) cuda_on_cpu::RefusePlans(9, 31);
+      for (int i = 0; i < 2; ++i) {
+        backend->MatMul(*w, x.rows(), {}, out.rows(), Backend::Store::kSet);
+      }
+      cuda_on_cpu::RefusePlans(1, 0);
+      EXPECT_TRUE(backend->Synchronize().ok());
+      results.push_back(out.Fetch().Values());
+      const std::vector<std::string> notes = backend->TakeNotes();
+      ASSERT_EQ(notes.size(), refused ? 1U : 0U);
+      if (!refused) continue;
+      EXPECT_TRUE(absl::StrContains(
+          notes[0],
+          absl::StrCat("no plan for 20 rows times a matrix of 48 outputs and 96 inputs in ",
+                       std::string(DTypeName(dtype)))))
+          << notes[0];
+      EXPECT_TRUE(backend->TakeNotes().empty());
+    }
+    EXPECT_EQ(results[0], results[1]);  // the kernels that batch invariance takes
+  }
+}
+
+TEST(CudaFaultsTest, SaysWhyAttentionIsSlow) {
+  const std::unique_ptr<Backend> backend = MakeCuda();
+  const auto why = [&](int32_t head_dim, DType keys, DType values, int32_t block_tokens) {
+    PagedArena cache = {.block_tokens = block_tokens,
+                        .head_dim = head_dim,
+                        .key_dtype = keys,
+                        .value_dtype = values};
+    cache.block_bytes = static_cast<size_t>(block_tokens) *
+                        (cache.TokenBytes(PlaneKind::kKey) + cache.TokenBytes(PlaneKind::kValue));
+    return backend->WhyAttentionIsSlow(cache);
+  };
+  for (const int32_t head_dim : {32, 64, 128}) {
+    for (const DType dtype : {DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
+      EXPECT_EQ(why(head_dim, dtype, dtype, 32), "");
+    }
+  }
+  for (const int32_t head_dim : {80, 96, 256}) {
+    EXPECT_TRUE(absl::StrContains(why(head_dim, DType::kBF16, DType::kBF16, 32),
+                                  absl::StrCat("heads have ", head_dim, " dimensions")));
+  }
+  EXPECT_TRUE(absl::StrContains(why(64, DType::kF32, DType::kF32, 32), "the cache is in f32"));
+  EXPECT_TRUE(absl::StrContains(why(64, DType::kI8, DType::kBF16, 32),
+                                "keys are kept in int8 and values in bf16"));
+  EXPECT_TRUE(
+      absl::StrContains(why(64, DType::kI8, DType::kI8, 5), "a plane of 5 tokens takes 340 bytes"));
 }
 
 // After the first step of a kind nothing is allocated, on the device or pinned.

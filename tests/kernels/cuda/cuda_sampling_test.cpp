@@ -198,6 +198,26 @@ TEST_F(CudaSamplingTest, TiesAndWhatIsNotFinite) {
 }
 
 // Several choices of one row, as the sequences of a prompt make their first.
+// Vocabularies at and above the size up to which sums are kept in three pieces; more tokens of one
+// likelihood than are listed; a row that no vectors of four fit.
+TEST_F(CudaSamplingTest, LargeVocabulariesAndManyTies) {
+  for (const int64_t vocab : {int64_t{1} << 18, (int64_t{1} << 18) + 3}) {
+    Random random(11);
+    std::vector<float> spread;
+    for (int64_t id = 0; id < vocab; ++id) {
+      spread.push_back(static_cast<float>(random.Below(64)) * 0.125f);
+    }
+    const std::vector<std::vector<float>> logits = {
+        std::vector<float>(static_cast<size_t>(vocab), 1.5f), spread};
+    std::vector<Case> cases;
+    for (const SamplingParams& params : std::vector<SamplingParams>{
+             {.temperature = 1}, {.temperature = 0.8f, .top_k = 100000, .top_p = 0.7f}}) {
+      for (int row = 0; row < 2; ++row) cases.push_back({.params = params, .uniform = 0.71});
+    }
+    ExpectSameChoices(cases, logits);
+  }
+}
+
 TEST_F(CudaSamplingTest, OneRowForSeveral) {
   std::vector<Case> cases;
   for (int i = 0; i < 9; ++i) {

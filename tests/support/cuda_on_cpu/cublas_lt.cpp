@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "tests/support/cuda_on_cpu/cublasLt.h"
+#include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
 #include "tests/support/cuda_on_cpu/kernels/cuda/ptx.cuh"
 
 namespace {
@@ -56,7 +57,15 @@ bool Fits(const MatmulDescOnCpu& desc, const MatrixLayoutOnCpu& a, const MatrixL
          b.ld >= static_cast<int64_t>(b.rows) && d.ld >= static_cast<int64_t>(d.rows);
 }
 
+int64_t g_refused_first = 1;
+int64_t g_refused_last = 0;
+
 }  // namespace
+
+void cuda_on_cpu::RefusePlans(int64_t first, int64_t last) {
+  g_refused_first = first;
+  g_refused_last = last;
+}
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return Make(handle); }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return Destroy(handle); }
@@ -99,6 +108,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
                                               cublasLtMatmulHeuristicResult_t* results,
                                               int* count) {
   *count = 0;
+  const auto rows = static_cast<int64_t>(d->cols);
+  if (rows >= g_refused_first && rows <= g_refused_last) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (!Fits(*desc, *a, *b, *d)) return CUBLAS_STATUS_INVALID_VALUE;
   *count = 1;
   results->algo.alignment = preference->alignment;

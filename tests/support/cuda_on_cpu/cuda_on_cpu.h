@@ -25,6 +25,8 @@ int64_t CopiesOut();
 int64_t KeptBytes();
 int64_t PassedBytes();
 void SetKeptCache(int bytes);
+// From now on cuBLASLt has no plan for products of so many rows: [first, last]; none at first.
+void RefusePlans(int64_t first, int64_t last);
 // Bytes of device memory that are allocated.
 size_t BytesInUse();
 

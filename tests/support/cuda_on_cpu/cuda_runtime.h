@@ -4,6 +4,8 @@
 // sees it in every run. Device memory is ordinary memory, full of 0xff at first.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstddef>
@@ -60,9 +62,12 @@ inline void __syncthreads() { cuda_on_cpu::MeetBlock(); }
 inline void __syncwarp() { cuda_on_cpu::MeetWarp(nullptr, 0, "__syncwarp"); }
 template <class T>
 T __shfl_sync(unsigned, T value, int source) {
-  static_assert(sizeof(T) == 4);
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return std::bit_cast<T>(cuda_on_cpu::MeetWarp(&bits, 1, "shuffle")[source & 31][0]);
+  using Words = std::array<uint32_t, sizeof(T) / sizeof(uint32_t)>;
+  auto words = std::bit_cast<Words>(value);
+  const auto& told =
+      cuda_on_cpu::MeetWarp(words.data(), static_cast<int>(words.size()), "shuffle")[source & 31];
+  std::copy_n(told, words.size(), words.begin());
+  return std::bit_cast<T>(words);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
