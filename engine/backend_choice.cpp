@@ -3,7 +3,7 @@
 namespace strata::engine {
 
 double UniformFor(const Sequence& sequence, int32_t index, int32_t position) {
-  if (sequence.sampling().temperature == 0) return 0;  // greedy: asks for none
+  if (sequence.sampling().greedy()) return 0;  // greedy: asks for none
   return UniformAt(sequence.sampling().seed, static_cast<uint32_t>(index),
                    static_cast<uint64_t>(position));
 }
@@ -12,9 +12,9 @@ kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index, int32_t p
                               std::span<const int32_t> eos_ids,
                               std::vector<std::vector<kernels::TokenBias>>* biases) {
   const SamplingParams& params = sequence.sampling();
-  kernels::TokenChoice choice = {.temperature = params.temperature,
+  kernels::TokenChoice choice = {.temperature = params.greedy() ? 0 : params.temperature,
                                  .top_k = params.top_k,
-                                 .top_p = params.top_p,
+                                 .top_p = params.greedy() ? 1 : params.top_p,
                                  .min_p = params.min_p,
                                  .repetition_penalty = params.repetition_penalty,
                                  .frequency_penalty = params.frequency_penalty,
@@ -22,17 +22,12 @@ kernels::TokenChoice ChoiceOf(const Sequence& sequence, int32_t index, int32_t p
                                  .seen = sequence.history.entries(),
                                  .uniform = UniformFor(sequence, index, position),
                                  .num_logprobs = params.logprobs.value_or(-1)};
-  const bool bars = position - sequence.state->prompt_size < params.min_tokens;
-  if (params.logit_bias.empty() && !bars) return choice;
+  std::vector<int32_t> barred;
+  AppendBarred(params, eos_ids, sequence.output(), position - sequence.state->prompt_size, &barred);
+  if (params.logit_bias.empty() && barred.empty()) return choice;
   std::vector<kernels::TokenBias>& list = biases->emplace_back();
   for (const LogitBias& bias : params.logit_bias) list.push_back({bias.id, bias.bias});
-  if (bars) {
-    const auto bar = [&list](int32_t id) { list.push_back({id, kernels::kBarred}); };
-    if (!params.ignore_eos) {
-      for (const int32_t id : eos_ids) bar(id);
-    }
-    for (const int32_t id : params.stop_ids) bar(id);
-  }
+  for (const int32_t id : barred) list.push_back({id, kernels::kBarred});
   choice.biases = list;
   return choice;
 }

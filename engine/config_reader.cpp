@@ -66,6 +66,17 @@ double ConfigReader::CheckedPositive(std::string_view key, const Json& value, do
   return max;
 }
 
+std::optional<float> ConfigReader::OptionalFloat(std::string_view key, float min, float max) {
+  const Json* value = Get(key);
+  if (value == nullptr) return std::nullopt;
+  if (value->is_number()) {
+    const auto number = value->get<float>();
+    if (number >= min && number <= max) return number;  // false for NaN
+  }
+  Refuse(key, " = ", PrintableJson(*value), ", want a number from ", min, " to ", max);
+  return std::nullopt;
+}
+
 bool ConfigReader::Bool(std::string_view key, bool default_value) {
   const Json* value = Get(key);
   if (value == nullptr) return default_value;

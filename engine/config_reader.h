@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,6 +39,8 @@ class ConfigReader {
   // Finite, above 0 and at most `max`.
   double RequiredPositive(std::string_view key, double max);
   double Positive(std::string_view key, double default_value, double max);
+  // From `min` to `max`; absent where missing.
+  std::optional<float> OptionalFloat(std::string_view key, float min, float max);
   bool Bool(std::string_view key, bool default_value);
   // "" where missing.
   std::string String(std::string_view key);

@@ -6,6 +6,7 @@
 #include "engine/clock.h"
 #include "engine/engine_core.h"
 #include "engine/errors.h"
+#include "engine/request_check.h"
 #include "engine/retry_after.h"
 
 namespace strata::engine {
@@ -34,23 +35,41 @@ Engine::~Engine() { Shutdown(std::chrono::milliseconds(0)); }
 const ModelInfo& Engine::model() const { return core_->model(); }
 
 absl::Status Engine::Submit(Request request, std::shared_ptr<RequestSink> sink) {
-  if (absl::Status status = core_->Validate(request); !status.ok()) return status;
+  std::vector<Submission> submissions;
+  submissions.push_back({std::move(request), std::move(sink)});
+  return Submit(std::move(submissions));
+}
+
+absl::Status Engine::Submit(std::vector<Submission> submissions) {
+  RequestTotals totals;
+  for (size_t i = 0; i < submissions.size(); ++i) {
+    const Request& request = submissions[i].request;
+    absl::Status status = core_->Validate(request);
+    if (status.ok()) status = totals.Add(request);
+    if (!status.ok()) return submissions.size() > 1 ? NamePrompt(i, status) : status;
+  }
   const MutexLock lock(mutex_);
   if (!failure_.ok()) {
     return absl::UnavailableError(Concat("the device has failed: ", failure_.message()));
   }
   if (draining_) return absl::UnavailableError("the server is shutting down");
   const int64_t waiting = std::ssize(submissions_) + load_.waiting;
-  if (waiting >= max_queue_) {
+  // An empty queue takes a list that is longer than it, as it takes a prompt that it cannot run
+  // yet.
+  if (waiting > 0 && waiting + std::ssize(submissions) > max_queue_) {
     return WithRetryAfter(absl::ResourceExhaustedError(Concat(
                               "queue: ", waiting, " requests wait, the limit is ", max_queue_)),
                           RetryAfter());
   }
-  if (!in_flight_.insert(request.id).second) {
+  for (size_t i = 0; i < submissions.size(); ++i) {
+    const std::string& id = submissions[i].request.id;
+    if (in_flight_.insert(id).second) continue;
+    for (size_t j = 0; j < i; ++j) in_flight_.erase(submissions[j].request.id);
     return absl::AlreadyExistsError(
-        Concat("request_id: \"", request.id, "\" is the id of a request in flight"));
+        Concat("request_id: \"", id, "\" is the id of a request in flight"));
   }
-  submissions_.push_back({std::move(request), std::move(sink), Clock::now()});
+  const Request::Time now = Clock::now();
+  for (Submission& submission : submissions) submissions_.push_back({std::move(submission), now});
   wake_.NotifyOne();
   return absl::OkStatus();
 }
@@ -104,7 +123,7 @@ std::chrono::milliseconds Engine::RetryAfter() const {
 void Engine::Run() {
   core_->backend().BindThread();
   for (;;) {
-    std::vector<Submission> submissions;
+    std::vector<Queued> submissions;
     std::vector<Cancellation> cancels;
     absl::Status end;  // not OK: why this is the last turn
     {
@@ -124,8 +143,8 @@ void Engine::Run() {
         end = absl::UnavailableError("the server is shutting down");
       }
     }
-    for (Submission& submission : submissions) {
-      core_->Add(std::move(submission.request), std::move(submission.sink), submission.submitted);
+    for (auto& [submission, submitted] : submissions) {
+      core_->Add(std::move(submission.request), std::move(submission.sink), submitted);
     }
     for (const Cancellation& cancellation : cancels) Cancel(cancellation);
     if (!end.ok()) {

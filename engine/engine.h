@@ -43,6 +43,8 @@ struct EngineOptions {
   std::string cache_dtype = "auto";
   // JSON that replaces config.json's key, or the name of a plan; empty: none.
   std::string cross_layer = {};
+  // auto (generation_config.json says what a request that says nothing gets), none.
+  std::string generation_config = "auto";
   // How decode applies reused scores: store (read them back), route (compute them again), auto
   // (store where that moves fewer bytes).
   std::string score_reuse = "auto";
@@ -84,6 +86,7 @@ struct ModelInfo {
   int32_t block_tokens = 0;
   size_t cache_bytes = 0;
   std::vector<int32_t> eos_ids;
+  SamplingDefaults defaults;
   std::vector<std::string> unused_tensors;
   PlanReport plan;
 };
@@ -106,7 +109,14 @@ class Engine {
 
   const ModelInfo& model() const;
 
+  struct Submission {
+    Request request;
+    std::shared_ptr<RequestSink> sink;
+  };
   absl::Status Submit(Request request, std::shared_ptr<RequestSink> sink);
+  // All of them or none, under the limits of one request: a caller's list of prompts. Errors name
+  // the prompt as "prompt[3]" where there are several.
+  absl::Status Submit(std::vector<Submission> submissions);
   // The request finishes with kCancelled before the next step. No effect on unknown ids.
   void Cancel(const std::string& request_id);
   // One of its sequences finishes with kStop: who reads its text needs no more of it. No effect
@@ -139,9 +149,8 @@ class Engine {
   absl::Status failure() const;
 
  private:
-  struct Submission {
-    Request request;
-    std::shared_ptr<RequestSink> sink;
+  struct Queued {
+    Submission submission;
     Request::Time submitted;
   };
   struct Cancellation {
@@ -163,7 +172,7 @@ class Engine {
 
   mutable Mutex mutex_;
   CondVar wake_;
-  std::vector<Submission> submissions_ STRATA_GUARDED_BY(mutex_);
+  std::vector<Queued> submissions_ STRATA_GUARDED_BY(mutex_);
   std::vector<Cancellation> cancels_ STRATA_GUARDED_BY(mutex_);
   std::unordered_set<std::string> in_flight_
       STRATA_GUARDED_BY(mutex_);  // ids from Submit to finished

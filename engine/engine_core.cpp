@@ -92,7 +92,8 @@ void EngineCore::FinishAll(FinishReason reason, const absl::Status& status) {
   while (!scheduler_.waiting().empty()) End(**scheduler_.waiting().begin(), reason, status);
 }
 
-void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status& status) {
+void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status& status,
+                     std::optional<TokenEvent> end_token) {
   if (ahead_.is_under_way) {
     for (ScheduledRange& range : ahead_.plan.ranges) {
       if (range.sequence == &sequence) range.sequence = nullptr;
@@ -100,8 +101,11 @@ void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status
   }
   const std::unique_ptr<Sequence> owned = scheduler_.Remove(sequence);
   RequestState& state = *owned->state;
-  FinishedEvent event = {
-      .index = owned->index, .reason = reason, .status = status, .metrics = MetricsOf(*owned)};
+  FinishedEvent event = {.index = owned->index,
+                         .reason = reason,
+                         .status = status,
+                         .metrics = MetricsOf(*owned),
+                         .end_token = std::move(end_token)};
   owned->blocks.Clear();  // free before anybody hears of the end
   state.unfinished -= owned->width();
   if (state.unfinished == 0) {
@@ -110,7 +114,7 @@ void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status
   }
   for (int32_t i = 0; i < owned->width(); ++i, ++event.index) {
     if (observer_ != nullptr) observer_->OnFinished(owned->id(), event);
-    state.sink->OnFinished(event);
+    state.sink->OnFinished(event);  // a copy: with an end token there is but one turn
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -113,7 +114,8 @@ class EngineCore {
   void Accept(Sequence& sequence, std::span<const float> logits,
               std::span<const float> probabilities, Request::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
-  void End(Sequence& sequence, FinishReason reason, const absl::Status& status);
+  void End(Sequence& sequence, FinishReason reason, const absl::Status& status,
+           std::optional<TokenEvent> end_token = std::nullopt);
   RequestMetrics MetricsOf(const Sequence& sequence) const;
 
   const LoadedModel model_;

@@ -170,12 +170,14 @@ void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 
-// Where logits are wanted for more than a choice the host reads them, those of the whole step.
+// The host chooses, from the logits of the whole step, where they are wanted for more than a
+// choice, and where a list of allowed ids would bar nearly all of the vocabulary by biases.
 bool EngineCore::BackendChooses() const {
   return model_.backend->chooses_tokens() && !logits_hook_ &&
          std::none_of(now_.plan.ranges.begin(), now_.plan.ranges.end(),
                       [](const ScheduledRange& range) {
-                        return range.sequence->state->owes_prompt_logprobs;
+                        return range.sequence->state->owes_prompt_logprobs ||
+                               !range.sequence->sampling().allowed_ids.empty();
                       });
 }
 
@@ -287,6 +289,7 @@ SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float>
       sampler_.Sample(logits, sequence.sampling(),
                       {.history = sequence.history,
                        .eos_ids = model_.info.eos_ids,
+                       .output = sequence.output(),
                        .num_generated = sequence.num_generated(),
                        .uniform = UniformFor(sequence, sequence.index, sequence.size())});
   if (times_sampling_) now_.stats.sample_seconds += Seconds(begin, Clock::now());
@@ -296,9 +299,17 @@ SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float>
 void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
                         std::span<const float> probabilities, Request::Time now) {
   SampledToken sampled = Sample(sequence, logits);
-  const int32_t token = sampled.token;
-  if (EndsOutput(sequence, token)) {
-    End(sequence, FinishReason::kStop, absl::OkStatus());
+  if (sequence.sampling().max_tokens == 0) {
+    End(sequence, FinishReason::kLength, absl::OkStatus());
+    return;
+  }
+  TokenEvent event = {.index = sequence.index,
+                      .token = sampled.token,
+                      .position = sequence.size(),
+                      .logprobs = std::move(sampled.logprobs),
+                      .attention = {probabilities.begin(), probabilities.end()}};
+  if (EndsOutput(sequence, event.token)) {
+    End(sequence, FinishReason::kStop, absl::OkStatus(), std::move(event));
     return;
   }
   if (sequence.phase != Phase::kDecode && sequence.computed > 0) {
@@ -313,12 +324,8 @@ void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
     inter_token_seconds_.push_back(seconds);
   }
   sequence.last_token = now;
-  sequence.state->sink->OnToken({.index = sequence.index,
-                                 .token = token,
-                                 .position = sequence.size(),
-                                 .logprobs = std::move(sampled.logprobs),
-                                 .attention = {probabilities.begin(), probabilities.end()}});
-  sequence.Append(token);
+  sequence.Append(event.token);
+  sequence.state->sink->OnToken(std::move(event));
   if (sequence.num_generated() == sequence.sampling().max_tokens) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
   }

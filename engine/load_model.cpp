@@ -141,6 +141,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.block_tokens = options.block_tokens;
   info.cache_bytes = model.cache->arena_bytes();
   info.eos_ids = model.config.eos_ids;
+  if (options.generation_config == "auto") info.defaults = model.config.defaults;
   info.unused_tensors = model.weights->unused;
   info.plan = std::move(plan);
   return info;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <utility>
 
 #include "engine/config_reader.h"
@@ -120,6 +121,24 @@ void AddEosIds(ConfigReader& config, ModelConfig& model) {
   }
 }
 
+// As vLLM reads them: do_sample and the library's own defaults say nothing.
+SamplingDefaults ReadSamplingDefaults(ConfigReader& reader) {
+  constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+  const auto integer = [&](const char* key, IntRange range) -> std::optional<int32_t> {
+    if (!reader.Has(key)) return std::nullopt;
+    return static_cast<int32_t>(reader.Int(key, range.min, range));
+  };
+  SamplingDefaults defaults;
+  defaults.temperature = reader.OptionalFloat("temperature", 0, std::numeric_limits<float>::max());
+  defaults.top_k = integer("top_k", {-1, kMaxInt});
+  if (defaults.top_k == -1) defaults.top_k = 0;  // vLLM's way to say all
+  defaults.top_p = reader.OptionalFloat("top_p", 0, 1);
+  defaults.min_p = reader.OptionalFloat("min_p", 0, 1);
+  defaults.repetition_penalty = reader.OptionalFloat("repetition_penalty", 0.01F, 100);
+  defaults.max_tokens = integer("max_new_tokens", {1, kMaxInt});
+  return defaults;
+}
+
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& name, const Json& json) {
   if (!json.is_object()) return InvalidArgument(name, ": not a JSON object");
   ConfigReader config(name, json);
@@ -165,6 +184,7 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& dir) {
   }
   ConfigReader reader(generation_path.string(), *generation);
   AddEosIds(reader, *model);
+  model->defaults = ReadSamplingDefaults(reader);
   if (!reader.ok()) return reader.status();
   return model;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/types.h"
 #include "kernels/tensor.h"
 #include "kvcache/sharing_plan.h"
 #include "nlohmann/json.hpp"
@@ -38,12 +39,14 @@ struct ModelConfig {
   RopeConfig rope;
   kernels::DType dtype = kernels::DType::kF32;  // of the checkpoint (torch_dtype or dtype)
   std::vector<int32_t> eos_ids;                 // eos_token_id, a number or a list; may be empty
+  SamplingDefaults defaults;                    // of generation_config.json
   // The key "cross_layer", or what the published keys num_kv_shared_layers, use_cla with
   // cla_share_factor, or kv_reuse_group say in the same words; null where the config is silent.
   nlohmann::json cross_layer;
 };
 
-// Reads DIR/config.json (and eos_token_id of DIR/generation_config.json where present). NOT_FOUND
+// Reads DIR/config.json (and of DIR/generation_config.json, where present, eos_token_id and the
+// defaults of sampling). NOT_FOUND
 // when the directory or file is missing; INVALID_ARGUMENT, one line naming file, key, value and
 // limit; UNIMPLEMENTED naming an architecture, or a key that changes the mathematics and is not
 // built (sliding_window in use, attention_bias, use_qk_norm, another hidden_act ...).

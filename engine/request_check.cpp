@@ -7,6 +7,9 @@
 #include <span>
 #include <string_view>
 
+#include "absl/strings/cord.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "engine/errors.h"
 
 namespace strata::engine {
@@ -16,6 +19,7 @@ constexpr int32_t kMaxPriority = 100;
 constexpr int32_t kMaxLogprobs = 20;
 constexpr size_t kMaxBiases = 1024;
 constexpr size_t kMaxStopIds = 1024;
+constexpr size_t kMaxBadWords = 2048;  // token sequences
 constexpr size_t kMaxSaltBytes = 256;
 // In a request's whole answer: what a reader was too slow for comes in one message, and gRPC's
 // clients take 4 MiB.
@@ -69,9 +73,7 @@ absl::Status CheckDraw(const SamplingParams& params) {
     return Refuse("temperature", params.temperature, "a finite number of at least 0");
   }
   if (params.top_k < 0) return Refuse("top_k", params.top_k, "at least 0");
-  if (!(params.top_p > 0 && params.top_p <= 1)) {
-    return Refuse("top_p", params.top_p, "above 0 and at most 1");
-  }
+  if (auto status = CheckRange("top_p", params.top_p, 0.0F, 1.0F); !status.ok()) return status;
   return CheckRange("min_p", params.min_p, 0.0F, 1.0F);
 }
 
@@ -87,12 +89,37 @@ absl::Status CheckPenalties(const SamplingParams& params) {
 }
 
 absl::Status CheckLengths(const SamplingParams& params) {
-  if (params.max_tokens < 1) return Refuse("max_tokens", params.max_tokens, "at least 1");
+  if (params.max_tokens < 0) return Refuse("max_tokens", params.max_tokens, "at least 0");
   if (params.min_tokens >= 0 && params.min_tokens <= params.max_tokens) return absl::OkStatus();
   return Refuse("min_tokens", params.min_tokens, "in 0..", params.max_tokens, ", max_tokens");
 }
 
-absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
+// What may be drawn at all.
+absl::Status CheckVocabulary(const SamplingParams& params, const ModelInfo& model) {
+  const std::vector<int32_t>& allowed = params.allowed_ids;
+  auto status = CheckIds("allowed_token_ids", allowed, model.vocab_size);
+  if (!status.ok()) return status;
+  const auto ends = [&](int32_t id) {
+    return (!params.ignore_eos && std::ranges::find(model.eos_ids, id) != model.eos_ids.end()) ||
+           std::ranges::find(params.stop_ids, id) != params.stop_ids.end();
+  };
+  if (params.min_tokens > 0 && !allowed.empty() && std::ranges::all_of(allowed, ends)) {
+    return InvalidArgument("allowed_token_ids: all of them end the output, and min_tokens is ",
+                           params.min_tokens);
+  }
+  if (params.bad_words.size() > kMaxBadWords) {
+    return Refuse("bad_words", Concat(params.bad_words.size(), " token sequences"), "at most ",
+                  kMaxBadWords);
+  }
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    if (word.empty()) return InvalidArgument("bad_words: one is empty");
+    if (status = CheckIds("bad_words", word, model.vocab_size); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSampling(const SamplingParams& params, const ModelInfo& model) {
+  const int32_t vocab_size = model.vocab_size;
   if (auto status = CheckLengths(params); !status.ok()) return status;
   if (auto status = CheckDraw(params); !status.ok()) return status;
   if (auto status = CheckPenalties(params); !status.ok()) return status;
@@ -104,6 +131,7 @@ absl::Status CheckSampling(const SamplingParams& params, int32_t vocab_size) {
   if (auto status = CheckIds("stop_token_ids", params.stop_ids, vocab_size); !status.ok()) {
     return status;
   }
+  if (auto status = CheckVocabulary(params, model); !status.ok()) return status;
   return CheckLogprobs("logprobs", params.logprobs);
 }
 
@@ -135,6 +163,11 @@ absl::Status CheckAttention(const Request& request, const ModelInfo& model) {
                          " probabilities a request");
 }
 
+// Log-probabilities of prompt tokens, those of the likeliest included.
+int64_t PromptLogprobs(const Request& request) {
+  return request.prompt_logprobs ? std::ssize(request.prompt) * (1 + *request.prompt_logprobs) : 0;
+}
+
 absl::Status CheckServing(const Request& request) {
   if (auto status = CheckRange("n", request.n, 1, kMaxSequences); !status.ok()) return status;
   auto status = CheckRange("priority", request.priority, -kMaxPriority, kMaxPriority);
@@ -145,10 +178,10 @@ absl::Status CheckServing(const Request& request) {
   }
   status = CheckLogprobs("prompt_logprobs", request.prompt_logprobs);
   if (!status.ok() || !request.prompt_logprobs) return status;
-  const int64_t tokens = std::ssize(request.prompt);
-  if (tokens * (1 + *request.prompt_logprobs) <= kMaxPromptLogprobs) return absl::OkStatus();
-  return InvalidArgument("prompt_logprobs: ", tokens, " tokens with ", *request.prompt_logprobs,
-                         " others each are over the limit of ", kMaxPromptLogprobs, " a request");
+  if (PromptLogprobs(request) <= kMaxPromptLogprobs) return absl::OkStatus();
+  return InvalidArgument("prompt_logprobs: ", request.prompt.size(), " tokens with ",
+                         *request.prompt_logprobs, " others each are over the limit of ",
+                         kMaxPromptLogprobs, " a request");
 }
 
 // Of one sequence: prompt and output in the model's positions and in the cache.
@@ -156,7 +189,7 @@ absl::Status CheckFit(const Request& request, const ModelInfo& model) {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   const int32_t max_tokens = request.sampling.max_tokens;
   const auto over = [&](std::string_view what, int64_t limit) {
-    if (prompt >= limit) {
+    if (prompt > limit || (prompt == limit && max_tokens > 0)) {
       return InvalidArgument("prompt: ", prompt, " tokens leave no room for output in ", what, ", ",
                              limit);
     }
@@ -166,8 +199,7 @@ absl::Status CheckFit(const Request& request, const ModelInfo& model) {
   if (prompt + max_tokens > model.max_positions) {
     return over("the model's positions", model.max_positions);
   }
-  // The last generated token gets no cache entry.
-  if (prompt + max_tokens - 1 > model.cache_tokens) {
+  if (MostCached(prompt, max_tokens) > model.cache_tokens) {
     return over("the tokens that fit the cache", model.cache_tokens);
   }
   return absl::OkStatus();
@@ -180,10 +212,23 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& model) {
   if (auto status = CheckIds("prompt", request.prompt, model.vocab_size); !status.ok()) {
     return status;
   }
-  if (auto status = CheckSampling(request.sampling, model.vocab_size); !status.ok()) return status;
+  if (auto status = CheckSampling(request.sampling, model); !status.ok()) return status;
   if (auto status = CheckServing(request); !status.ok()) return status;
   if (auto status = CheckAttention(request, model); !status.ok()) return status;
   return CheckFit(request, model);
+}
+
+absl::Status RequestTotals::Add(const Request& request) {
+  ++requests_;
+  sequences_ += request.n;
+  if (sequences_ > kMaxSequences) {
+    return InvalidArgument("prompt: ", requests_, " prompts with n = ", request.n,
+                           " are over the limit of ", kMaxSequences, " sequences a request");
+  }
+  prompt_logprobs_ += PromptLogprobs(request);
+  if (prompt_logprobs_ <= kMaxPromptLogprobs) return absl::OkStatus();
+  return InvalidArgument("prompt_logprobs: ", prompt_logprobs_, " of ", requests_,
+                         " prompts are over the limit of ", kMaxPromptLogprobs, " a request");
 }
 
 // Scheduler::WorstCaseBlocks and WorstCaseScoreBlocks, solved for max_tokens.
@@ -195,6 +240,24 @@ int64_t MostTokens(const ModelInfo& model, int64_t prompt_tokens, int32_t n) {
   // The last generated token gets no cache entry.
   const int64_t in_cache = std::min(of_each * model.block_tokens, model.cache_tokens) + 1;
   return std::min<int64_t>(in_cache, model.max_positions) - prompt_tokens;
+}
+
+int32_t MostPromptTokens(const ModelInfo& model, int32_t max_tokens, int32_t n) {
+  // One by one: with several sequences a longer prompt may leave more room, as they share its blocks.
+  int32_t prompt = model.max_positions;
+  while (prompt > 1 && MostTokens(model, prompt, n) < max_tokens) --prompt;
+  return prompt;
+}
+
+absl::Status NamePrompt(size_t number, const absl::Status& status) {
+  constexpr absl::string_view kField = "prompt:";
+  if (!absl::StartsWith(status.message(), kField)) return status;
+  const absl::string_view rest = status.message().substr(kField.size());
+  absl::Status named(status.code(), absl::StrCat("prompt[", number, "]:", rest));
+  status.ForEachPayload([&named](absl::string_view type, const absl::Cord& payload) {
+    named.SetPayload(type, payload);
+  });
+  return named;
 }
 
 }  // namespace strata::engine

@@ -58,6 +58,20 @@ double UniformAt(uint64_t seed, uint32_t index, uint64_t position) {
   return static_cast<double>(bits) * 0x1.0p-53;
 }
 
+void AppendBarred(const SamplingParams& params, std::span<const int32_t> eos_ids,
+                  std::span<const int32_t> output, int32_t num_generated,
+                  std::vector<int32_t>* ids) {
+  if (num_generated < params.min_tokens) {
+    if (!params.ignore_eos) ids->insert(ids->end(), eos_ids.begin(), eos_ids.end());
+    ids->insert(ids->end(), params.stop_ids.begin(), params.stop_ids.end());
+  }
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    const std::span<const int32_t> before = std::span(word).first(word.size() - 1);
+    if (before.size() > output.size()) continue;
+    if (std::ranges::equal(before, output.last(before.size()))) ids->push_back(word.back());
+  }
+}
+
 SampledToken Sampler::Sample(std::span<const float> logits, const SamplingParams& params,
                              const SamplingState& state) {
   SampledToken sampled;
@@ -66,11 +80,15 @@ SampledToken Sampler::Sample(std::span<const float> logits, const SamplingParams
   return sampled;
 }
 
-// Penalties, bias and barred ids; the logits themselves where there are none.
+// Penalties, bias, barred and allowed ids; the logits themselves where there are none.
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const SamplingParams& params,
                                        const SamplingState& state) {
-  const bool bars = state.num_generated < params.min_tokens;
-  if (state.history.entries().empty() && params.logit_bias.empty() && !bars) return logits;
+  barred_.clear();
+  AppendBarred(params, state.eos_ids, state.output, state.num_generated, &barred_);
+  if (state.history.entries().empty() && params.logit_bias.empty() && barred_.empty() &&
+      params.allowed_ids.empty()) {
+    return logits;
+  }
   adjusted_.assign(logits.begin(), logits.end());
   const auto at = [this](int32_t id) -> float& { return adjusted_[static_cast<size_t>(id)]; };
   for (const TokenHistory::Entry& entry : state.history.entries()) {
@@ -81,13 +99,29 @@ std::span<const float> Sampler::Adjust(std::span<const float> logits, const Samp
     float& logit = at(bias.id);
     if (std::isfinite(logit)) logit = Saturated(static_cast<double>(logit) + bias.bias);
   }
-  if (bars) {
-    if (!params.ignore_eos) {
-      for (const int32_t id : state.eos_ids) at(id) = kImpossible;
-    }
-    for (const int32_t id : params.stop_ids) at(id) = kImpossible;
+  if (!params.allowed_ids.empty()) {
+    KeepAllowed(params);
+  } else {
+    for (const int32_t id : barred_) at(id) = kImpossible;
   }
   return adjusted_;
+}
+
+// Leaves the allowed ids that are not barred; all of them where that leaves none.
+void Sampler::KeepAllowed(const SamplingParams& params) {
+  allowed_.clear();
+  for (const int32_t id : params.allowed_ids) {
+    const float logit = adjusted_[static_cast<size_t>(id)];
+    allowed_.push_back({std::isfinite(logit) ? logit : -kMaxFloat, id});
+  }
+  const auto is_barred = [this](const Candidate& candidate) {
+    return std::ranges::find(barred_, candidate.id) != barred_.end();
+  };
+  if (!std::ranges::all_of(allowed_, is_barred)) std::erase_if(allowed_, is_barred);
+  adjusted_.assign(adjusted_.size(), kImpossible);
+  for (const Candidate& candidate : allowed_) {
+    adjusted_[static_cast<size_t>(candidate.id)] = candidate.logit;
+  }
 }
 
 // Tokens go into bins by likelihood in one pass, so that whole bins are kept, dropped or stepped
@@ -97,7 +131,7 @@ int32_t Sampler::Choose(std::span<const float> logits, const SamplingParams& par
                         double uniform) {
   const auto greedy = static_cast<int32_t>(std::max<int64_t>(kernels::ArgMaxLogit(logits), 0));
   const float top = logits[static_cast<size_t>(greedy)];
-  if (params.temperature == 0 || !std::isfinite(top)) return greedy;
+  if (params.greedy() || !std::isfinite(top)) return greedy;
 
   // min-p: p >= min_p * p_max  <=>  (logit - top) / T >= log(min_p).
   const float floor = params.min_p > 0 ? std::log(params.min_p) : kImpossible;

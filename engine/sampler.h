@@ -25,9 +25,17 @@ double UniformAt(uint64_t seed, uint32_t index, uint64_t position);
 struct SamplingState {
   const TokenHistory& history;  // of the sequence
   std::span<const int32_t> eos_ids = {};
+  std::span<const int32_t> output = {};  // what was generated so far
   int32_t num_generated = 0;
   double uniform = 0;  // in [0, 1)
 };
+
+// Appends the ids that must not be drawn after `num_generated` tokens: until min_tokens those that
+// end the output, and the last id of each bad word of which the output ends with the rest. With bad
+// words `output` has all of these tokens.
+void AppendBarred(const SamplingParams& params, std::span<const int32_t> eos_ids,
+                  std::span<const int32_t> output, int32_t num_generated,
+                  std::vector<int32_t>* ids);
 
 struct SampledToken {
   int32_t token = 0;
@@ -39,7 +47,8 @@ struct SampledToken {
 class Sampler {
  public:
   // logits: [vocab]. `uniform` decides among the kept tokens, most likely first, the lower id first
-  // among equals. Non-finite logits count as impossible; if none is finite, token 0.
+  // among equals. Non-finite logits count as impossible; if none is finite, token 0, or the lowest
+  // id that is allowed.
   SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
                       const SamplingState& state);
 
@@ -51,6 +60,7 @@ class Sampler {
 
   std::span<const float> Adjust(std::span<const float> logits, const SamplingParams& params,
                                 const SamplingState& state);
+  void KeepAllowed(const SamplingParams& params);
   int32_t Choose(std::span<const float> logits, const SamplingParams& params, double uniform);
   struct Bin {
     double mass = 0;    // the sum of its tokens' weights
@@ -71,7 +81,9 @@ class Sampler {
   }
   static bool Likelier(const Candidate& a, const Candidate& b);
 
-  std::vector<float> adjusted_;   // logits after penalties, bias and barred ids
+  std::vector<float> adjusted_;  // logits after penalties, bias, barred and allowed ids
+  std::vector<int32_t> barred_;
+  std::vector<Candidate> allowed_;
   std::vector<float> weights_;    // [vocab] exp((logit - highest) / temperature), or 0
   std::vector<uint16_t> places_;  // [vocab] the bin of each token
   std::array<Bin, kernels::kNumLogitBins> bins_;  // likeliest first

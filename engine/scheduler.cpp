@@ -70,7 +70,10 @@ bool Scheduler::NextAhead(const StepPlan& now, StepPlan* ahead) {
     if (sequence == nullptr) continue;
     ++alive;
     const bool decodes = sequence->forked && IsDecode(*sequence) && range.end == sequence->size();
-    if (!decodes || sequence->state->wants_attention || sequence->history.enabled()) return false;
+    if (!decodes || sequence->state->wants_attention || sequence->history.enabled() ||
+        !sequence->sampling().bad_words.empty()) {
+      return false;
+    }
   }
   if (alive != running_.size()) return false;
   if (!waiting_.empty()) {
@@ -264,15 +267,14 @@ std::vector<Sequence*> Scheduler::Find(std::string_view request_id) const {
 }
 
 int64_t Scheduler::WorstCaseBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const {
-  // The last generated token is never run.
-  const int64_t all = cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
+  const int64_t all = cache_->BlocksFor(MostCached(prompt_size, max_tokens));
   const int64_t shared = prompt_size / cache_->planes().block_tokens();
   return shared + n * (all - shared);
 }
 
 int64_t Scheduler::WorstCaseScoreBlocks(int32_t prompt_size, int32_t max_tokens, int32_t n) const {
   if (!cache_->stores_scores()) return 0;
-  return int64_t{n} * cache_->BlocksFor(int64_t{prompt_size} + max_tokens - 1);
+  return int64_t{n} * cache_->BlocksFor(MostCached(prompt_size, max_tokens));
 }
 
 absl::Status Scheduler::CheckIntegrity() const {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -72,6 +73,9 @@ struct alignas(kCacheLine) Sequence {
   const std::string& id() const { return state->request.id; }
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_generated() const { return size() - state->prompt_size; }
+  std::span<const int32_t> output() const {
+    return std::span(tokens).subspan(static_cast<size_t>(state->prompt_size));
+  }
   // Sequences that this one stands for.
   int32_t width() const { return forked ? 1 : state->request.n; }
 

@@ -17,12 +17,12 @@ struct LogitBias {
 };
 
 // How the next token is chosen from the logits. Applied in this order: repetition, frequency and
-// presence penalty, logit bias, ids barred by min_tokens, temperature, min-p, top-k, top-p, one
-// draw.
+// presence penalty, logit bias, ids barred by min_tokens and bad_words, allowed_ids, temperature,
+// min-p, top-k, top-p, one draw.
 struct SamplingParams {
   float temperature = 1.0F;  // >= 0; 0 is greedy (the lowest id wins a tie)
   int32_t top_k = 0;         // >= 0; 0 keeps all
-  float top_p = 1.0F;        // (0, 1]
+  float top_p = 1.0F;        // [0, 1]; 0 is greedy
   float min_p = 0.0F;        // [0, 1]; of the most likely token's probability
   // Of every token in prompt or output: a positive logit is divided by it, a negative one
   // multiplied (Keskar et al., arXiv 1909.05858). (0, 100]; 1 changes nothing.
@@ -30,14 +30,36 @@ struct SamplingParams {
   float frequency_penalty = 0.0F;  // [-2, 2]; subtracted once for each time a token was generated
   float presence_penalty = 0.0F;   // [-2, 2]; subtracted from every token that was generated
   std::vector<LogitBias> logit_bias = {};
+  // Only these ids are drawn; empty: all are. Where bars leave none of them, the bars give way.
+  std::vector<int32_t> allowed_ids = {};
+  // Token sequences that the output never holds: the last id of one is barred where the ids before
+  // it are the output's newest. A sequence is not empty.
+  std::vector<std::vector<int32_t>> bad_words = {};
   uint64_t seed = 0;         // of the counter-based random numbers
-  int32_t max_tokens = 256;  // >= 1
+  int32_t max_tokens = 256;  // >= 0; 0: the prompt is computed and no token is drawn
   int32_t min_tokens = 0;  // [0, max_tokens]; before as many no end-of-sequence or stop id is drawn
   std::vector<int32_t> stop_ids = {};
   bool ignore_eos = false;
   // Log-probabilities of each generated token and of as many of the likeliest, [0, 20]; absent:
   // none. Of the model's own distribution, before everything above.
   std::optional<int32_t> logprobs = {};
+
+  bool greedy() const { return temperature == 0 || top_p == 0; }
+};
+
+// Tokens of one sequence that get a cache entry, at most: the last generated one gets none.
+constexpr int64_t MostCached(int64_t prompt_tokens, int64_t max_tokens) {
+  return prompt_tokens + (max_tokens > 0 ? max_tokens - 1 : 0);
+}
+
+// What a model's generation_config.json says of a request that says nothing.
+struct SamplingDefaults {
+  std::optional<float> temperature = {};
+  std::optional<int32_t> top_k = {};
+  std::optional<float> top_p = {};
+  std::optional<float> min_p = {};
+  std::optional<float> repetition_penalty = {};
+  std::optional<int32_t> max_tokens = {};
 };
 
 // A query head of a layer, both from 0.
@@ -70,7 +92,7 @@ struct Request {
 
 enum class FinishReason : uint8_t {
   kNone,
-  kStop,       // an end-of-sequence or stop id, not part of the output then, or Engine::Stop
+  kStop,       // an end-of-sequence or stop id (FinishedEvent::end_token), or Engine::Stop
   kLength,     // max_tokens, or the model's positions are used up
   kTimeLimit,  // Request::time_limit
   kCancelled,  // by the caller
@@ -147,6 +169,8 @@ struct FinishedEvent {
   FinishReason reason = FinishReason::kNone;
   absl::Status status = {};  // not OK with kError and kCancelled
   RequestMetrics metrics;    // of this sequence
+  // The end-of-sequence or stop id that ended it, which is no part of the output.
+  std::optional<TokenEvent> end_token = {};
 };
 
 // Called on the engine's thread; must return at once (append and signal, no I/O).
@@ -156,8 +180,8 @@ class RequestSink {
   virtual void OnStarted(const StartedEvent& event) = 0;
   // [prompt tokens - 1]: of the tokens at positions 1, 2, ...
   virtual void OnPromptLogprobs(std::vector<TokenLogprobs> logprobs) = 0;
-  virtual void OnToken(const TokenEvent& event) = 0;
-  virtual void OnFinished(const FinishedEvent& event) = 0;
+  virtual void OnToken(TokenEvent event) = 0;
+  virtual void OnFinished(FinishedEvent event) = 0;
 };
 
 }  // namespace strata::engine

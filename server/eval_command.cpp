@@ -69,8 +69,8 @@ class WindowSink final : public engine::RequestSink {
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override {
     tally_->Add(window_, logprobs);
   }
-  void OnToken(const engine::TokenEvent&) override {}
-  void OnFinished(const engine::FinishedEvent& event) override { tally_->End(event.status); }
+  void OnToken(engine::TokenEvent) override {}
+  void OnFinished(engine::FinishedEvent event) override { tally_->End(event.status); }
 
  private:
   Tally* const tally_;

@@ -11,7 +11,7 @@ constexpr std::string_view kHealthService = "/grpc.health.v1.Health/";
 
 absl::Status Check(const GenerationContext& context, std::string_view authorization) {
   absl::Status status = context.keys->Check(authorization);
-  if (!status.ok()) RecordRefusal(context, "", status, /*caller=*/nullptr);
+  if (!status.ok()) RecordRefusal(context, "", status, /*key=*/"");
   return status;
 }
 

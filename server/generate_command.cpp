@@ -40,6 +40,14 @@ v1::GenerateRequest MakeRequest(const GenerateOptions& options, std::string prom
   if (options.frequency_penalty) request.set_frequency_penalty(*options.frequency_penalty);
   if (options.presence_penalty) request.set_presence_penalty(*options.presence_penalty);
   for (const auto& [id, bias] : options.logit_bias) (*request.mutable_logit_bias())[id] = bias;
+  request.mutable_allowed_token_ids()->Add(options.allowed_token_ids.begin(),
+                                           options.allowed_token_ids.end());
+  request.mutable_bad_words()->Add(options.bad_words.begin(), options.bad_words.end());
+  if (options.no_special_tokens) request.set_add_special_tokens(false);
+  if (options.keep_special_tokens) request.set_skip_special_tokens(false);
+  if (options.truncate_prompt_tokens) {
+    request.set_truncate_prompt_tokens(*options.truncate_prompt_tokens);
+  }
   if (options.seed) request.set_seed(*options.seed);
   request.mutable_stop()->Add(options.stop.begin(), options.stop.end());
   if (options.include_stop_string) request.set_include_stop_string(true);
@@ -65,6 +73,7 @@ absl::Status CheckUtf8(const v1::GenerateRequest& request) {
   };
   absl::Status status = check("prompt", request.text());
   for (const std::string& stop : request.stop()) status.Update(check("stop", stop));
+  for (const std::string& word : request.bad_words()) status.Update(check("bad_words", word));
   status.Update(check("cache_salt", request.cache_salt()));
   return status;
 }
@@ -87,8 +96,12 @@ void Collect(const v1::GenerateEvent& event, GenerateResult* result) {
     sequence.logprobs.insert(sequence.logprobs.end(), delta.logprobs().begin(),
                              delta.logprobs().end());
   } else if (event.has_finished()) {
-    sequence.reason = event.finished().reason();
-    sequence.metrics = event.finished().metrics();
+    const v1::Finished& finished = event.finished();
+    sequence.reason = finished.reason();
+    sequence.metrics = finished.metrics();
+    if (finished.has_end_token_id()) sequence.end_token_id = finished.end_token_id();
+    if (finished.has_end_logprobs()) sequence.end_logprobs = finished.end_logprobs();
+    sequence.stop_string = finished.stop_string();
   }
 }
 

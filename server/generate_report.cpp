@@ -39,15 +39,17 @@ nlohmann::ordered_json MetricsJson(const v1::RequestMetrics& metrics) {
           {"plain_cache_bytes", metrics.plain_cache_bytes()}};
 }
 
+nlohmann::ordered_json LogprobsJson(const v1::TokenLogprobs& token) {
+  auto top = nlohmann::ordered_json::array();
+  for (const v1::TokenLogprob& likely : token.top()) {
+    top.push_back({{"token_id", likely.token_id()}, {"logprob", likely.logprob()}});
+  }
+  return {{"logprob", token.logprob()}, {"rank", token.rank()}, {"top", std::move(top)}};
+}
+
 nlohmann::ordered_json LogprobsJson(const std::vector<v1::TokenLogprobs>& logprobs) {
   auto list = nlohmann::ordered_json::array();
-  for (const v1::TokenLogprobs& token : logprobs) {
-    auto top = nlohmann::ordered_json::array();
-    for (const v1::TokenLogprob& likely : token.top()) {
-      top.push_back({{"token_id", likely.token_id()}, {"logprob", likely.logprob()}});
-    }
-    list.push_back({{"logprob", token.logprob()}, {"rank", token.rank()}, {"top", std::move(top)}});
-  }
+  for (const v1::TokenLogprobs& token : logprobs) list.push_back(LogprobsJson(token));
   return list;
 }
 
@@ -57,6 +59,9 @@ void AddSequence(const SequenceResult& sequence, nlohmann::ordered_json* json) {
   (*json)["token_ids"] = sequence.token_ids;
   if (!sequence.logprobs.empty()) (*json)["logprobs"] = LogprobsJson(sequence.logprobs);
   (*json)["finish_reason"] = ReasonName(sequence.reason);
+  if (sequence.end_token_id) (*json)["end_token_id"] = *sequence.end_token_id;
+  if (sequence.end_logprobs) (*json)["end_logprobs"] = LogprobsJson(*sequence.end_logprobs);
+  if (!sequence.stop_string.empty()) (*json)["stop_string"] = sequence.stop_string;
   (*json)["metrics"] = MetricsJson(sequence.metrics);
 }
 

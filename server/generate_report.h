@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,9 @@ struct SequenceResult {
   std::vector<int32_t> token_ids;
   std::vector<v1::TokenLogprobs> logprobs;  // as many as token_ids, or none
   v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
+  std::optional<int32_t> end_token_id;
+  std::optional<v1::TokenLogprobs> end_logprobs;
+  std::string stop_string;
   v1::RequestMetrics metrics;
 };
 

@@ -25,14 +25,22 @@ absl::Status AdmitCaller(const GenerationContext& context, std::string_view auth
   return context.keys == nullptr ? absl::OkStatus() : context.keys->Admit(authorization, caller);
 }
 
+absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens) {
+  if (context.max_prompt_tokens == 0 || tokens <= context.max_prompt_tokens) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "prompt: ", tokens, " tokens; this server takes at most ", context.max_prompt_tokens));
+}
+
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
-                   const absl::Status& status, const Caller* caller) {
+                   const absl::Status& status, const std::string& key) {
   if (context.metrics != nullptr) context.metrics->CountRejection(status);
   if (context.access_log == nullptr) return;
   context.access_log->Append(
       {.front = context.front,
        .request_id = Cut(request_id),
-       .key = caller == nullptr ? "" : caller->key(),
+       .key = key,
        .status = absl::Status(status.code(), Cut(std::string(status.message()))),
        .metrics = {}});
 }
@@ -42,37 +50,46 @@ absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationC
                                                                GenerationClient* client) {
   auto stop_strings = StopStrings::Create(std::move(request.stop), request.include_stop_string);
   if (!stop_strings.ok()) return stop_strings.status();
-  std::shared_ptr<Caller> caller = std::move(request.caller);
+  if (request.skip_special_tokens) stop_strings->AddSpecialTokens(*context.tokenizer);
+  TextOptions options = {.stop_strings = *std::move(stop_strings),
+                         .skip_special = request.skip_special_tokens,
+                         .log_id = std::move(request.log_id),
+                         .caller = std::move(request.caller)};
   auto work = MakeEngineRequest(std::move(request), context.engine->model(), *context.tokenizer);
   if (!work.ok()) return work.status();
-  if (context.max_prompt_tokens > 0 && std::ssize(work->prompt) > context.max_prompt_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat("prompt: ", work->prompt.size(),
-                                                   " tokens; this server takes at most ",
-                                                   context.max_prompt_tokens));
-  }
-  return std::shared_ptr<Generation>(new Generation(
-      context, *std::move(work), *std::move(stop_strings), client, std::move(caller)));
+  if (options.log_id.empty()) options.log_id = work->id;
+  absl::Status status = CheckPromptTokens(context, std::ssize(work->prompt));
+  if (!status.ok()) return status;
+  return std::shared_ptr<Generation>(
+      new Generation(context, *std::move(work), std::move(options), client));
 }
 
 Generation::Generation(const GenerationContext& context, engine::Request request,
-                       StopStrings stop_strings, GenerationClient* client,
-                       std::shared_ptr<Caller> caller)
+                       TextOptions options, GenerationClient* client)
     : context_(context),
       id_(request.id),
+      prompt_tokens_(request.prompt.size()),
       seed_(request.sampling.seed),
       n_(request.n),
       min_tokens_(request.sampling.min_tokens),
       deadline_(request.deadline),
-      stop_strings_(std::move(stop_strings)),
+      stop_strings_(std::move(options.stop_strings)),
+      skip_special_(options.skip_special),
+      log_id_(std::move(options.log_id)),
       client_(client),
-      caller_(std::move(caller)),
       request_(std::move(request)),
+      caller_(std::move(options.caller)),
       prompt_(request_->prompt) {}
 
-absl::Status Generation::Start() {
-  engine::Request request = *std::move(request_);
-  request_.reset();
-  return context_.engine->Submit(std::move(request), shared_from_this());
+absl::Status Generation::Start() { return StartAll(context_, {shared_from_this()}); }
+
+absl::Status Generation::StartAll(const GenerationContext& context,
+                                  const std::vector<std::shared_ptr<Generation>>& generations) {
+  std::vector<engine::Engine::Submission> submissions;
+  for (const std::shared_ptr<Generation>& generation : generations) {
+    submissions.push_back({*std::exchange(generation->request_, std::nullopt), generation});
+  }
+  return context.engine->Submit(std::move(submissions));
 }
 
 void Generation::Resume() {
@@ -105,15 +122,16 @@ void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
   Wake();
 }
 
-void Generation::OnToken(const engine::TokenEvent& event) {
+void Generation::OnToken(engine::TokenEvent event) {
   const MutexLock lock(mutex_);
-  OutboxOf(event.index).tokens.push_back(event);
+  OutboxOf(event.index).tokens.push_back(std::move(event));
   if (!busy_since_) Wake();  // else Resume does
 }
 
-void Generation::OnFinished(const engine::FinishedEvent& event) {
+void Generation::OnFinished(engine::FinishedEvent event) {
   const MutexLock lock(mutex_);
-  OutboxOf(event.index).finished = event;
+  SequenceOutbox& box = OutboxOf(event.index);
+  box.finished = std::move(event);
   ++outbox_.num_finished;
   Wake();
 }
@@ -135,7 +153,7 @@ void Generation::SetBusy() {
 
 // Not before the engine has taken the request: until then n may be anything.
 void Generation::MakeSequences() {
-  SequenceText text(context_.tokenizer, &stop_strings_, min_tokens_);
+  SequenceText text(context_.tokenizer, skip_special_, &stop_strings_, min_tokens_);
   text.Prime(prompt_);
   sequences_ = std::vector<Sequence>(static_cast<size_t>(n_), Sequence{.text = text});
 }
@@ -224,15 +242,19 @@ bool Generation::DeliverSequence(int32_t index, SequenceOutbox box) {
     if (status_.ok()) status_ = box.finished->status;
     return false;
   }
-  GenerationFinished finished = {
-      .index = index, .reason = box.finished->reason, .metrics = box.finished->metrics};
+  GenerationFinished finished = {.index = index,
+                                 .reason = box.finished->reason,
+                                 .metrics = box.finished->metrics,
+                                 .end_token = std::move(box.finished->end_token)};
   if (stopped) {
     finished.reason = engine::FinishReason::kStop;
     finished.metrics.generated_tokens = sequence.text.num_tokens();
+    finished.end_token.reset();
+    finished.stop_string = sequence.text.stop_string();
   }
   if (index == 0) reason_ = finished.reason;
   SetBusy();
-  client_->OnFinished(finished);
+  client_->OnFinished(std::move(finished));
   return true;
 }
 
@@ -255,7 +277,7 @@ void Generation::Close() {
                 status.ok() ? "done" : status.ToString(), metrics.prompt_tokens, num_tokens,
                 metrics.time_to_first_token_seconds, metrics.decode_seconds);
   LogEnd(status, metrics, num_tokens);
-  if (caller_) caller_->End();  // its client may ask again as soon as it hears
+  caller_.reset();  // its client may ask again as soon as it hears
   client_->OnClosed(status);
 }
 
@@ -271,7 +293,7 @@ void Generation::LogEnd(const absl::Status& status, engine::RequestMetrics metri
   metrics.generated_tokens = num_tokens;
   const std::chrono::duration<double> total = StreamPump::Clock::now() - created_;
   context_.access_log->Append({.front = context_.front,
-                               .request_id = id_,
+                               .request_id = log_id_,
                                .key = caller_ ? caller_->key() : "",
                                .status = status,
                                .reason = reason,

@@ -42,6 +42,9 @@ struct GenerationFinished {
   int32_t index = 0;
   engine::FinishReason reason = engine::FinishReason::kNone;
   engine::RequestMetrics metrics;
+  // The end-of-sequence or stop id that ended it; it was in no delta.
+  std::optional<engine::TokenEvent> end_token = {};
+  std::string stop_string = {};  // the one that ended it
 };
 
 // A front's side of one generation, called on the pump's thread, one call at a time; must not
@@ -56,7 +59,7 @@ class GenerationClient {
   // [prompt tokens - 1], of the second and so on.
   virtual void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) = 0;
   virtual void OnDelta(GenerationDelta delta) = 0;
-  virtual void OnFinished(const GenerationFinished& finished) = 0;
+  virtual void OnFinished(GenerationFinished finished) = 0;
   // The front has not called Resume for the write timeout. The generation is cancelled already; the
   // front gives up its write and calls Resume. At most once.
   virtual void OnStalled() = 0;
@@ -83,10 +86,13 @@ struct GenerationContext {
 absl::Status AdmitCaller(const GenerationContext& context, std::string_view authorization,
                          std::shared_ptr<Caller>* caller);
 
-// Logs and counts a request that no generation was made of, or that Start refused. The caller may
-// be null.
+// INVALID_ARGUMENT where the prompts of one request, together, are longer than this server takes.
+absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens);
+
+// Logs and counts a request that no generation was made of, or that Start refused. `key`: its name
+// in the key file, empty where none is known.
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
-                   const absl::Status& status, const Caller* caller);
+                   const absl::Status& status, const std::string& key);
 
 // One text session, whatever the front:
 //
@@ -115,6 +121,9 @@ class Generation final : public engine::RequestSink,
 
   // Queues the request. With an error, as Engine::Submit gives it, the client hears nothing.
   absl::Status Start();
+  // Queues all of them or none.
+  static absl::Status StartAll(const GenerationContext& context,
+                               const std::vector<std::shared_ptr<Generation>>& generations);
 
   // Any thread, before OnClosed. See GenerationClient.
   void Resume();
@@ -123,11 +132,12 @@ class Generation final : public engine::RequestSink,
   void Cancel();
 
   const std::string& id() const { return id_; }
+  size_t prompt_tokens() const { return prompt_tokens_; }
 
   void OnStarted(const engine::StartedEvent& event) override;
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
-  void OnToken(const engine::TokenEvent& event) override;
-  void OnFinished(const engine::FinishedEvent& event) override;
+  void OnToken(engine::TokenEvent event) override;
+  void OnFinished(engine::FinishedEvent event) override;
   bool Pump() override;
   void Tick(StreamPump::Clock::time_point now) override;
 
@@ -157,8 +167,16 @@ class Generation final : public engine::RequestSink,
     bool closed = false;        // the client hears nothing more of it
   };
 
-  Generation(const GenerationContext& context, engine::Request request, StopStrings stop_strings,
-             GenerationClient* client, std::shared_ptr<Caller> caller);
+  // The parts of a GenerationRequest that the engine knows nothing of.
+  struct TextOptions {
+    StopStrings stop_strings;
+    bool skip_special = true;
+    std::string log_id;
+    std::shared_ptr<Caller> caller;
+  };
+
+  Generation(const GenerationContext& context, engine::Request request, TextOptions options,
+             GenerationClient* client);
   SequenceOutbox& OutboxOf(int32_t index) STRATA_REQUIRES(mutex_);
   void Wake() STRATA_REQUIRES(mutex_);
   void SetBusy();
@@ -172,17 +190,20 @@ class Generation final : public engine::RequestSink,
 
   const GenerationContext context_;
   const std::string id_;
+  const size_t prompt_tokens_;
   const uint64_t seed_;
   const int32_t n_;
   const int32_t min_tokens_;
   const std::optional<engine::Request::Time> deadline_;
   const StopStrings stop_strings_;
+  const bool skip_special_;
+  const std::string log_id_;
   GenerationClient* const client_;
-  const std::shared_ptr<Caller> caller_;  // may be null
   const StreamPump::Clock::time_point created_ = StreamPump::Clock::now();
   std::optional<engine::Request> request_;  // until Start
 
   // The pump's thread.
+  std::shared_ptr<Caller> caller_;                             // until the end; may be null
   std::vector<int32_t> prompt_;                                // until the client's OnStarted
   std::vector<Sequence> sequences_;                            // [n] from the first Pump on
   size_t next_sequence_ = 0;                                   // they take turns

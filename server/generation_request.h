@@ -16,14 +16,21 @@
 
 namespace strata::server {
 
-// What a front asks for. Absent parameters take the defaults of inference.proto.
+// What a front asks for. Absent parameters take the model's defaults, then those of
+// inference.proto.
 struct GenerationRequest {
-  std::string request_id;               // empty: drawn
+  std::string request_id;               // unique among those in flight; empty: drawn
+  std::string log_id = {};              // what logs call it; empty: request_id
   std::shared_ptr<Caller> caller = {};  // whose it is; null: no keys are asked for
   // Not given, text, or token ids.
   std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
+  bool add_special_tokens = true;   // the post-processor's, around a text
+  bool skip_special_tokens = true;  // leaves special tokens out of the output's text
+  // Keeps this many of the prompt's last tokens; -1: as many as leave room for max_tokens,
+  // or for one where it is absent.
+  std::optional<int32_t> truncate_prompt_tokens;
   std::optional<int32_t> max_tokens;
-  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // cut to what fits
+  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // where the model has none
   std::optional<int32_t> min_tokens;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;
@@ -33,7 +40,9 @@ struct GenerationRequest {
   std::optional<float> frequency_penalty;
   std::optional<float> presence_penalty;
   std::vector<engine::LogitBias> logit_bias;
-  std::optional<uint64_t> seed;  // absent: drawn
+  std::vector<int32_t> allowed_token_ids;  // empty: all are
+  std::vector<std::string> bad_words;      // texts that the output does not hold
+  std::optional<uint64_t> seed;            // absent: drawn
   std::vector<int32_t> stop_token_ids;
   std::vector<std::string> stop;  // strings that end the output
   bool include_stop_string = false;

@@ -1,9 +1,15 @@
 #include "server/grpc_messages.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "engine/plan_report.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
+#include "google/protobuf/unknown_field_set.h"
 
 namespace strata::server {
 namespace {
@@ -85,13 +91,55 @@ void ParseSampling(const v1::GenerateRequest& message, GenerationRequest* reques
   request->stop_token_ids.assign(stop_ids.begin(), stop_ids.end());
   request->stop.assign(message.stop().begin(), message.stop().end());
   request->include_stop_string = message.include_stop_string();
+  const auto& allowed = message.allowed_token_ids();
+  request->allowed_token_ids.assign(allowed.begin(), allowed.end());
+  request->bad_words.assign(message.bad_words().begin(), message.bad_words().end());
   if (message.has_ignore_eos()) request->ignore_eos = message.ignore_eos();
   if (message.has_logprobs()) request->logprobs = message.logprobs();
 }
 
+void FillAttention(const std::vector<float>& rows, v1::TokenAttention* message) {
+  message->mutable_probabilities()->Add(rows.begin(), rows.end());
+}
+
+void FillDefaults(const engine::SamplingDefaults& defaults, v1::SamplingDefaults* message) {
+  if (defaults.temperature) message->set_temperature(*defaults.temperature);
+  if (defaults.top_k) message->set_top_k(*defaults.top_k);
+  if (defaults.top_p) message->set_top_p(*defaults.top_p);
+  if (defaults.min_p) message->set_min_p(*defaults.min_p);
+  if (defaults.repetition_penalty) message->set_repetition_penalty(*defaults.repetition_penalty);
+  if (defaults.max_tokens) message->set_max_tokens(*defaults.max_tokens);
+}
+
 }  // namespace
 
+absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  const google::protobuf::UnknownFieldSet& unknown = reflection.GetUnknownFields(message);
+  if (!unknown.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(message.GetDescriptor()->name(), ": field ",
+                                                   unknown.field(0).number(),
+                                                   " is not recognised"));
+  }
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const google::protobuf::FieldDescriptor* field : fields) {
+    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    if (!field->is_repeated()) {
+      absl::Status status = RefuseUnknownFields(reflection.GetMessage(message, field));
+      if (!status.ok()) return status;
+      continue;
+    }
+    for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
+      absl::Status status = RefuseUnknownFields(reflection.GetRepeatedMessage(message, field, i));
+      if (!status.ok()) return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message) {
+  if (absl::Status status = RefuseUnknownFields(message); !status.ok()) return status;
   GenerationRequest request;
   request.request_id = message.request_id();
   switch (message.prompt_case()) {
@@ -107,6 +155,13 @@ absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& messag
       return absl::UnimplementedError("messages: chat templates are not built; give text");
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
+  }
+  if (message.has_add_special_tokens()) request.add_special_tokens = message.add_special_tokens();
+  if (message.has_skip_special_tokens()) {
+    request.skip_special_tokens = message.skip_special_tokens();
+  }
+  if (message.has_truncate_prompt_tokens()) {
+    request.truncate_prompt_tokens = message.truncate_prompt_tokens();
   }
   ParseSampling(message, &request);
   if (message.has_prompt_logprobs()) request.prompt_logprobs = message.prompt_logprobs();
@@ -140,13 +195,19 @@ void FillDelta(GenerationDelta delta, v1::Delta* message) {
     FillLogprobs(token, message->add_logprobs());
   }
   for (const std::vector<float>& rows : delta.attention) {
-    message->add_attention()->mutable_probabilities()->Add(rows.begin(), rows.end());
+    FillAttention(rows, message->add_attention());
   }
 }
 
 void FillFinished(const GenerationFinished& finished, v1::Finished* message) {
   message->set_reason(ReasonOf(finished.reason));
   FillMetrics(finished.metrics, message->mutable_metrics());
+  message->set_stop_string(finished.stop_string);
+  if (!finished.end_token) return;
+  const engine::TokenEvent& end = *finished.end_token;
+  message->set_end_token_id(end.token);
+  if (end.logprobs) FillLogprobs(*end.logprobs, message->mutable_end_logprobs());
+  if (!end.attention.empty()) FillAttention(end.attention, message->mutable_end_attention());
 }
 
 void FillModel(const engine::ModelInfo& model, v1::Model* message) {
@@ -169,6 +230,7 @@ void FillModel(const engine::ModelInfo& model, v1::Model* message) {
   message->set_cache_tokens(model.cache_tokens);
   message->set_block_tokens(model.block_tokens);
   FillPlan(model.plan, message->mutable_plan());
+  FillDefaults(model.defaults, message->mutable_default_sampling());
 }
 
 }  // namespace strata::server

@@ -10,8 +10,13 @@
 // Between the messages of inference.proto and the values of engine and Generation. Pure functions.
 namespace strata::server {
 
-// UNIMPLEMENTED for chat messages. The deadline is not in the message: it is the call's.
+// INVALID_ARGUMENT for a field that this server's API does not have, UNIMPLEMENTED for chat
+// messages. The deadline is not in the message: it is the call's.
 absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message);
+
+// INVALID_ARGUMENT naming the number of a field that the message holds, or one within it, and that
+// is not in inference.proto: a later client's, which would be dropped in silence.
+absl::Status RefuseUnknownFields(const google::protobuf::Message& message);
 
 void FillStarted(const GenerationStarted& started, v1::Started* message);
 void FillPromptLogprobs(const std::vector<engine::TokenLogprobs>& logprobs,

@@ -48,8 +48,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
     const absl::Status status = Begin(context, message);
     if (status.ok()) return;
     generation_.reset();  // a cancel would end the request in flight that has this one's id
-    RecordRefusal(context, message.request_id(), status, caller_.get());
-    if (caller_) caller_->End();
+    RecordRefusal(context, message.request_id(), status, key_);
     Finish(ToGrpcStatus(status));
   }
 
@@ -77,7 +76,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
     FillDelta(std::move(delta), event->mutable_delta());
     StartWrite(&event_);
   }
-  void OnFinished(const GenerationFinished& finished) override {
+  void OnFinished(GenerationFinished finished) override {
     FillFinished(finished, NewEvent(finished.index)->mutable_finished());
     StartWrite(&event_);
   }
@@ -86,11 +85,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
 
  private:
   absl::Status Begin(const GenerationContext& context, const v1::GenerateRequest& message) {
-    absl::Status admitted = AdmitCaller(context, AuthorizationOf(*call_), &caller_);
+    std::shared_ptr<Caller> caller;
+    absl::Status admitted = AdmitCaller(context, AuthorizationOf(*call_), &caller);
+    if (caller) key_ = caller->key();
     if (!admitted.ok()) return admitted;
     auto request = ParseRequest(message);
     if (!request.ok()) return request.status();
-    request->caller = caller_;
+    request->caller = std::move(caller);
     request->deadline = DeadlineOf(*call_);
     auto generation = Generation::Create(context, *std::move(request), this);
     if (!generation.ok()) return generation.status();
@@ -106,7 +107,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   }
 
   grpc::CallbackServerContext* const call_;
-  std::shared_ptr<Caller> caller_;          // may be null
+  std::string key_;                         // the caller's name, where one was asked for
   std::shared_ptr<Generation> generation_;  // set before Start, constant then; null: refused
   v1::GenerateEvent event_;                 // the write in flight
 };
@@ -146,6 +147,7 @@ absl::Status GrpcService::Encode(std::string_view authorization, const v1::Token
   std::shared_ptr<Caller> caller;
   absl::Status admitted = AdmitCaller(context_, authorization, &caller);
   if (!admitted.ok()) return admitted;
+  if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
   const bool add_special = request.has_add_special_tokens() ? request.add_special_tokens() : true;
   const auto ids = context_.tokenizer->Encode(
       request.text(), {.add_special_tokens = add_special, .parse_special = true});
@@ -166,6 +168,7 @@ absl::Status GrpcService::Decode(std::string_view authorization,
   std::shared_ptr<Caller> caller;
   absl::Status admitted = AdmitCaller(context_, authorization, &caller);
   if (!admitted.ok()) return admitted;
+  if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
   const bool skip_special =
       request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
   auto bytes = context_.tokenizer->Decode(

@@ -1,6 +1,7 @@
 #include "server/json_reader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "server/string_util.h"
@@ -73,16 +74,10 @@ bool JsonReader::Bool(std::string_view name, bool fallback) {
 }
 
 int64_t JsonReader::Integer(std::string_view name, int64_t min, int64_t max) {
-  const json& value = Value(name);
-  // The parser keeps every number that is not negative as unsigned.
-  const bool too_large = value.is_number_unsigned() &&
-                         *value.get_ptr<const uint64_t*>() > static_cast<uint64_t>(INT64_MAX);
-  if (!value.is_number_integer() || too_large || value.get<int64_t>() < min ||
-      value.get<int64_t>() > max) {
-    FailExpected(name, Concat("a whole number from ", min, " to ", max));
-    return min;
-  }
-  return value.get<int64_t>();
+  const std::optional<int64_t> number = WholeNumber(Value(name));
+  if (number && *number >= min && *number <= max) return *number;
+  FailExpected(name, Concat("a whole number from ", min, " to ", max));
+  return min;
 }
 
 std::optional<int64_t> JsonReader::OptionalInteger(std::string_view name, int64_t min,
@@ -119,11 +114,17 @@ std::vector<JsonReader> JsonReader::Objects(std::string_view name) {
   return readers;
 }
 
+void JsonReader::FailUnknown(const std::string& name) {
+  Fail(DescribeName(name), "not recognised");
+}
+
 void JsonReader::RefuseOthers(std::span<const std::string_view> known) {
   if (!value_->is_object()) return;
   for (const auto& [name, value] : value_->items()) {
-    if (std::ranges::find(known, std::string_view(name)) != known.end()) continue;
-    Fail(DescribeName(name), "not recognised");
+    if (AsksForNothing(value) || std::ranges::find(known, std::string_view(name)) != known.end()) {
+      continue;
+    }
+    FailUnknown(name);
     return;
   }
 }
@@ -138,6 +139,23 @@ const absl::Status& JsonReader::Fail(std::string_view name, std::string_view mes
 const absl::Status& JsonReader::FailExpected(std::string_view name, std::string_view expected) {
   const json& value = name.empty() ? *value_ : Value(name);
   return Fail(name, Concat("expected ", expected, ", got ", DescribeJson(value)));
+}
+
+bool AsksForNothing(const json& value) {
+  return value.is_null() || (value.is_structured() && value.empty());
+}
+
+std::optional<int64_t> WholeNumber(const json& value) {
+  if (value.is_number_float()) {
+    const auto number = value.get<double>();
+    if (!(std::abs(number) < 0x1p63) || number != std::trunc(number)) return std::nullopt;
+    return static_cast<int64_t>(number);
+  }
+  // The parser keeps every number that is not negative as unsigned.
+  const bool too_large =
+      value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  if (!value.is_number_integer() || too_large) return std::nullopt;
+  return value.get<int64_t>();
 }
 
 const char* KindOfJson(const json& value) {

@@ -44,7 +44,7 @@ class JsonReader {
   std::string String(std::string_view name, std::string_view fallback);
   bool Bool(std::string_view name, bool fallback);
   std::optional<bool> OptionalBool(std::string_view name);
-  int64_t Integer(std::string_view name, int64_t min, int64_t max);
+  int64_t Integer(std::string_view name, int64_t min, int64_t max);  // also written as 16.0
   std::optional<int64_t> OptionalInteger(std::string_view name, int64_t min, int64_t max);
   std::optional<float> OptionalFloat(std::string_view name);
 
@@ -54,7 +54,10 @@ class JsonReader {
   // The value itself, null where the field is absent.
   const nlohmann::json& Value(std::string_view name) const;
 
-  // Fails at the first field, in alphabetical order, that is not among `known`.
+  // Fails: nobody reads a field of this name.
+  void FailUnknown(const std::string& name);
+  // Fails at the first field, in alphabetical order, that asks for something and is not among
+  // `known`.
   void RefuseOthers(std::span<const std::string_view> known);
 
   // Keeps INVALID_ARGUMENT "path.name: message", unless something was wrong before; `name` may be
@@ -70,6 +73,11 @@ class JsonReader {
   std::string path_;
   absl::Status* status_;
 };
+
+// A field that holds null, [] or {} asks for nothing, whatever its name.
+bool AsksForNothing(const nlohmann::json& value);
+// A whole number, also written as 16.0; absent for any other value.
+std::optional<int64_t> WholeNumber(const nlohmann::json& value);
 
 // A value for a message: one line, cut to a readable length, never recursive.
 std::string DescribeJson(const nlohmann::json& value);

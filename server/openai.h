@@ -11,6 +11,8 @@
 
 namespace strata::server {
 
+class OpenAiCompletion;
+
 // OpenAI's API for one model. Each call blocks its thread as long as it generates.
 // Threads: every method may be called from any thread.
 class OpenAi {
@@ -23,9 +25,9 @@ class OpenAi {
   HttpReply Complete(const HttpCall& call);        // POST /v1/completions
 
  private:
-  class Completion;
-  absl::Status Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
-                     std::shared_ptr<Completion>* completion);
+  struct Place;
+  absl::Status Begin(const HttpCall& call, std::shared_ptr<Caller> caller, const Place& place,
+                     std::shared_ptr<OpenAiCompletion>* completion);
 
   const GenerationContext context_;
   const int max_generations_;

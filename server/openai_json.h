@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "engine/types.h"
 #include "server/http_message.h"
 #include "server/openai_logprobs.h"
+#include "server/tokenizer.h"
 
 // What /v1/completions and /v1/models answer with, as JSON. Pure functions.
 namespace strata::server {
@@ -19,11 +21,28 @@ struct CompletionHead {
   std::string model;
 };
 
+// vLLM's prompt_logprobs: by token of the prompt, the first has none, the token itself and the
+// likeliest.
+struct PromptToken {
+  int32_t id = 0;
+  float logprob = 0;
+  int32_t rank = 0;
+  std::string text;
+};
+using CompletionPromptLogprobs = std::vector<std::vector<PromptToken>>;
+
 struct CompletionChoice {
   int32_t index = 0;
   std::string text;
   std::optional<CompletionLogprobs> logprobs;
   std::optional<engine::FinishReason> finish_reason;  // null while it goes on
+  // vLLM's stop_reason: the request's stop id or stop string that ended it.
+  std::optional<int32_t> stop_token;
+  std::string stop_string;
+  // vLLM's, each left out unless asked for.
+  std::optional<std::vector<int32_t>> token_ids;            // those that end the output included
+  std::optional<std::vector<int32_t>> prompt_token_ids;     // in the first piece
+  std::optional<CompletionPromptLogprobs> prompt_logprobs;  // likewise
 };
 
 struct CompletionUsage {
@@ -31,6 +50,11 @@ struct CompletionUsage {
   int32_t cached_tokens = 0;
   int32_t completion_tokens = 0;
 };
+
+// The prompt's own, with at most `top` of the likeliest of each. `logprobs`: [ids - 1].
+CompletionPromptLogprobs PromptLogprobsOf(const Tokenizer& tokenizer, std::span<const int32_t> ids,
+                                          std::span<const engine::TokenLogprobs> logprobs,
+                                          int32_t top);
 
 // In one line. Without a usage the key is left out.
 std::string CompletionJson(const CompletionHead& head, const std::vector<CompletionChoice>& choices,

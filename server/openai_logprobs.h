@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/types.h"
+#include "server/token_decoder.h"
 #include "server/tokenizer.h"
 
 namespace strata::server {
@@ -15,26 +17,51 @@ namespace strata::server {
 struct CompletionLogprobs {
   std::vector<std::string> tokens;                   // as text
   std::vector<std::optional<float>> token_logprobs;  // null for the prompt's first
-  // The likeliest, and the token itself where it is none of them.
+  // The likeliest, likeliest first, and the token itself where it is none of them. Texts may be the
+  // same: tokens that are parts of a character are all shown as U+FFFD.
   std::vector<std::vector<std::pair<std::string, float>>> top_logprobs;
-  std::vector<int64_t> text_offset;  // characters of the text before it
+  std::vector<int64_t> text_offset;  // characters of the text before the one it belongs to
+};
+
+// How tokens are shown.
+struct TokenForm {
+  bool skip_special =
+      true;             // the text leaves special tokens out; their entries have one all the same
+  bool as_ids = false;  // "token_id:42", which no two tokens share
 };
 
 // Appends the tokens of one text, in order: their texts, put together, are that text, but for
-// special tokens, which have a text here and none there. The tokenizer must outlive it.
+// special tokens and for characters of several tokens. Copies go on on their own. The tokenizer
+// must outlive it.
 class LogprobsWriter {
  public:
-  // `at_start`: the first token begins the text, and does not go on with one.
-  LogprobsWriter(const Tokenizer* tokenizer, bool at_start)
-      : tokenizer_(tokenizer), at_start_(at_start) {}
-  void Append(int32_t id, const engine::TokenLogprobs* logprobs, CompletionLogprobs* out);
+  LogprobsWriter(const Tokenizer* tokenizer, TokenForm form);
 
- private:
+  // Before the first token: the text continues these, and does not hold them.
+  void Prime(std::span<const int32_t> ids);
+  // An entry with at most `top` of the likeliest; without `logprobs` one of nulls.
+  void Append(int32_t id, const engine::TokenLogprobs* logprobs, int32_t top,
+              CompletionLogprobs* out);
+  // The same of the token that ended the text, which does not grow by it.
+  void AppendEnd(int32_t id, const engine::TokenLogprobs& logprobs, int32_t top,
+                 CompletionLogprobs* out);
+  // The text so far has so many characters: where it is not its tokens' but was given.
+  void set_offset(int64_t characters) { offset_ = characters; }
+
+  // The token as it is shown next.
   std::string TextOf(int32_t id) const;
 
+ private:
+  void AppendEntry(int32_t id, const engine::TokenLogprobs* logprobs, int32_t top,
+                   CompletionLogprobs* out);
+  int64_t Advance(int32_t id);
+
   const Tokenizer* tokenizer_;
-  bool at_start_;       // nothing of the text has come yet
-  int64_t offset_ = 0;  // of the next token
+  TokenForm form_;
+  TokenDecoderStream stream_;
+  std::string pending_;   // the start of a character
+  bool at_start_ = true;  // nothing of the text has come yet
+  int64_t offset_ = 0;    // characters of the text that are complete
 };
 
 }  // namespace strata::server

@@ -9,8 +9,10 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/request_check.h"
 #include "nlohmann/json.hpp"
 #include "server/json_reader.h"
+#include "server/openai_fields.h"
 
 namespace strata::server {
 namespace {
@@ -21,13 +23,12 @@ constexpr int32_t kDefaultMaxTokens = 16;  // OpenAI's
 constexpr int64_t kMinInt = std::numeric_limits<int32_t>::min();
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
-// The API can generate more than it returns, and fill in the middle; Strata cannot.
-void RefuseNotBuilt(JsonReader* reader) {
+// The API can generate more than it returns; Strata cannot.
+void CheckBestOf(JsonReader* reader) {
   const auto best_of = reader->OptionalInteger("best_of", kMinInt, kMaxInt);
   if (best_of && *best_of != reader->OptionalInteger("n", kMinInt, kMaxInt).value_or(1)) {
     reader->Fail("best_of", absl::StrCat(*best_of, " is not supported; it must be n"));
   }
-  if (!reader->String("suffix", "").empty()) reader->Fail("suffix", "is not supported");
 }
 
 std::vector<int32_t> ReadIds(const json& value, const char* name, JsonReader* reader) {
@@ -39,36 +40,39 @@ std::vector<int32_t> ReadIds(const json& value, const char* name, JsonReader* re
   }
   ids.reserve(value.size());
   for (size_t i = 0; i < value.size(); ++i) {
-    const json& id = value[i];
-    const bool fits = id.is_number_integer() &&
-                      !(id.is_number_unsigned() && id.get<uint64_t>() > uint64_t{INT32_MAX}) &&
-                      id.get<int64_t>() >= kMinInt;
-    if (!fits) {
-      const char* kind = id.is_number() ? "another number" : KindOfJson(id);
+    const std::optional<int64_t> id = WholeNumber(value[i]);
+    if (!id || *id < kMinInt || *id > kMaxInt) {
+      const char* kind = value[i].is_number() ? "another number" : KindOfJson(value[i]);
       reader->Fail(name, absl::StrCat("expected token ids, got ", kind, " at ", i));
       return ids;
     }
-    ids.push_back(id.get<int32_t>());
+    ids.push_back(static_cast<int32_t>(*id));
   }
   return ids;
 }
 
-// A string, token ids, or an array of one of them. Errors tell its kind alone: they are logged.
-void ReadPrompt(const json& value, JsonReader* reader, GenerationRequest* request) {
-  const bool list =
+// A string, token ids, or a list of strings and of arrays of ids. Errors tell a value's kind alone:
+// they are logged.
+void ReadPrompts(const json& value, JsonReader* reader, CompletionRequest* request) {
+  const bool is_list =
       value.is_array() && !value.empty() && (value[0].is_string() || value[0].is_array());
-  if (list && value.size() > 1) {
-    reader->Fail("prompt", absl::StrCat(value.size(), " prompts; at most 1 in a request"));
+  if (is_list && value.size() > engine::kMaxSequences) {
+    reader->Fail("prompt",
+                 absl::StrCat(value.size(), " prompts is not at most ", engine::kMaxSequences));
     return;
   }
-  const json& prompt = list ? value[0] : value;
-  if (prompt.is_string()) {
-    request->prompt = prompt.get<std::string>();
-  } else if (prompt.is_array()) {
-    request->prompt = ReadIds(prompt, "prompt", reader);
-  } else {
-    reader->Fail("prompt", absl::StrCat("expected a string or an array of token ids, got ",
-                                        KindOfJson(prompt)));
+  const size_t count = is_list ? value.size() : 1;
+  for (size_t i = 0; i < count && reader->ok(); ++i) {
+    const json& prompt = is_list ? value[i] : value;
+    const std::string name = count > 1 ? absl::StrCat("prompt[", i, "]") : "prompt";
+    if (prompt.is_string()) {
+      request->prompts.emplace_back(prompt.get<std::string>());
+    } else if (prompt.is_array()) {
+      request->prompts.emplace_back(ReadIds(prompt, name.c_str(), reader));
+    } else {
+      reader->Fail(name, absl::StrCat("expected a string or an array of token ids, got ",
+                                      KindOfJson(prompt)));
+    }
   }
 }
 
@@ -78,20 +82,31 @@ std::optional<int32_t> Int(JsonReader* reader, const char* name) {
   return static_cast<int32_t>(*value);
 }
 
-// A string or an array of strings.
-std::vector<std::string> ReadStop(JsonReader* reader) {
-  const json& value = reader->Value("stop");
+// An array of strings; where `or_one`, also a single one.
+std::vector<std::string> ReadStrings(JsonReader* reader, const char* name, bool or_one) {
+  const json& value = reader->Value(name);
   std::vector<std::string> strings;
   if (value.is_null()) return strings;
-  if (value.is_string()) return {value.get<std::string>()};
+  if (or_one && value.is_string()) return {value.get<std::string>()};
   for (const json& element : value) {
     if (!value.is_array() || !element.is_string()) break;
     strings.push_back(element.get<std::string>());
   }
   if (!value.is_array() || strings.size() < value.size()) {
-    reader->FailExpected("stop", "a string or an array of strings");
+    reader->FailExpected(name, or_one ? "a string or an array of strings" : "an array of strings");
   }
   return strings;
+}
+
+// -1 is none; other negative numbers count by their bits.
+std::optional<uint64_t> ReadSeed(JsonReader* reader) {
+  const json& value = reader->Value("seed");
+  if (value.is_null()) return std::nullopt;
+  if (value.is_number_unsigned()) return value.get<uint64_t>();
+  const std::optional<int64_t> seed = WholeNumber(value);
+  if (!seed) reader->FailExpected("seed", "a whole number");
+  if (!seed || *seed == -1) return std::nullopt;
+  return static_cast<uint64_t>(*seed);
 }
 
 // {"token id": bias}
@@ -129,9 +144,14 @@ void ReadSampling(JsonReader* reader, GenerationRequest* request) {
   request->frequency_penalty = reader->OptionalFloat("frequency_penalty");
   request->presence_penalty = reader->OptionalFloat("presence_penalty");
   request->logit_bias = ReadLogitBias(reader);
-  const auto seed = reader->OptionalInteger("seed", 0, std::numeric_limits<int64_t>::max());
-  if (seed) request->seed = static_cast<uint64_t>(*seed);
-  request->stop = ReadStop(reader);
+  request->allowed_token_ids =
+      ReadIds(reader->Value("allowed_token_ids"), "allowed_token_ids", reader);
+  request->bad_words = ReadStrings(reader, "bad_words", /*or_one=*/false);
+  request->add_special_tokens = reader->Bool("add_special_tokens", true);
+  request->skip_special_tokens = reader->Bool("skip_special_tokens", true);
+  request->truncate_prompt_tokens = Int(reader, "truncate_prompt_tokens");
+  request->seed = ReadSeed(reader);
+  request->stop = ReadStrings(reader, "stop", /*or_one=*/true);
   request->include_stop_string = reader->Bool("include_stop_str_in_output", false);
   request->stop_token_ids = ReadIds(reader->Value("stop_token_ids"), "stop_token_ids", reader);
   request->ignore_eos = reader->OptionalBool("ignore_eos");
@@ -139,6 +159,28 @@ void ReadSampling(JsonReader* reader, GenerationRequest* request) {
   request->n = Int(reader, "n");
   request->priority = Int(reader, "priority");
   request->cache_salt = reader->String("cache_salt", "");
+}
+
+void ReadStreamOptions(JsonReader* reader, CompletionRequest* request) {
+  request->stream = reader->Bool("stream", false);
+  if (!reader->Has("stream_options")) return;
+  JsonReader options = reader->Object("stream_options");
+  constexpr std::string_view kOptions[] = {"continuous_usage_stats", "include_usage"};
+  options.RefuseOthers(kOptions);
+  request->include_usage = options.Bool("include_usage", false);
+  request->continuous_usage = options.Bool("continuous_usage_stats", false);
+  if (!request->stream && (request->include_usage || request->continuous_usage)) {
+    reader->Fail("stream_options", "only with stream: true");
+  }
+}
+
+// The prompt's log-probabilities are wanted for two reasons; one count serves both.
+std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
+  const std::optional<int32_t> echoed = request.echo ? request.generation.logprobs : std::nullopt;
+  if (!echoed || !request.prompt_logprobs) return echoed ? echoed : request.prompt_logprobs;
+  // A negative one is for the engine to refuse.
+  return *request.prompt_logprobs < 0 ? *request.prompt_logprobs
+                                      : std::max(*echoed, *request.prompt_logprobs);
 }
 
 }  // namespace
@@ -152,20 +194,19 @@ absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
   }
   absl::Status status;
   JsonReader reader(document, "", &status);
+  CheckCompletionFields(document, &reader);
   CompletionRequest request;
   request.model = reader.String("model", "");
-  ReadPrompt(reader.Value("prompt"), &reader, &request.generation);
+  request.request_id = reader.String("request_id", "");
+  ReadPrompts(reader.Value("prompt"), &reader, &request);
   ReadSampling(&reader, &request.generation);
-  RefuseNotBuilt(&reader);
-  reader.String("user", "");
+  CheckBestOf(&reader);
   request.echo = reader.Bool("echo", false);
-  // What is echoed has its log-probabilities too.
-  if (request.echo) request.generation.prompt_logprobs = request.generation.logprobs;
-  request.stream = reader.Bool("stream", false);
-  if (reader.Has("stream_options")) {
-    if (!request.stream) reader.Fail("stream_options", "only with stream: true");
-    request.include_usage = reader.Object("stream_options").Bool("include_usage", false);
-  }
+  request.prompt_logprobs = Int(&reader, "prompt_logprobs");
+  request.generation.prompt_logprobs = PromptLogprobs(request);
+  request.return_token_ids = reader.Bool("return_token_ids", false);
+  request.tokens_as_ids = reader.Bool("return_tokens_as_token_ids", false);
+  ReadStreamOptions(&reader, &request);
   if (!status.ok()) return status;
   return request;
 }

@@ -164,6 +164,14 @@ void OptionSet::Parameter(const std::string& flag, std::vector<std::string>* val
   })->trigger_on_parse();
 }
 
+void OptionSet::Parameter(const std::string& flag, std::vector<int32_t>* values,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [values](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &values->emplace_back());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
+  })->trigger_on_parse();
+}
+
 void OptionSet::Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
                           const std::string& help) {
   Add(flag, "ID=BIAS", help, [values](const std::string& text) {

@@ -52,6 +52,7 @@ class OptionSet {
   // As often as wanted, a value each time.
   void Parameter(const std::string& flag, std::vector<std::string>* values,
                  const std::string& help);
+  void Parameter(const std::string& flag, std::vector<int32_t>* values, const std::string& help);
   void Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
                  const std::string& help);
   void Switch(const std::string& flag, bool* value, const std::string& help);

@@ -99,6 +99,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   AddEngineOptions(&set, &options->model_dir, &engine);
   set.Text("--shape", "NAME", &engine.shape,
            "In place of --model a published shape, such as smollm-135m, with random weights");
+  set.Choice("--generation-config", {"auto", "none"}, &engine.generation_config,
+             "auto: generation_config.json says what a request that says nothing gets");
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
@@ -140,24 +142,39 @@ void AddServe(CLI::App* app, ServeOptions* options) {
 }
 
 void AddSampling(OptionSet* set, GenerateOptions* options) {
-  set->Parameter("--max-tokens", &options->max_tokens, "Make at most this many; default 256");
+  set->Parameter("--max-tokens", &options->max_tokens,
+                 "Make at most this many; default: the model's, else 256");
   set->Parameter("--min-tokens", &options->min_tokens, "No end before this many; default 0");
-  set->Parameter("--temperature", &options->temperature, "0 is greedy; default 1");
-  set->Parameter("--top-k", &options->top_k, "Draw from the k most likely; default 0: all");
-  set->Parameter("--top-p", &options->top_p, "From the likeliest that sum to p; default 1");
-  set->Parameter("--min-p", &options->min_p, "From those over p times the likeliest; default 0");
-  set->Parameter("--repetition-penalty", &options->repetition_penalty,
-                 "Makes tokens of prompt and output less likely; default 1: as likely");
+  set->Parameter("--temperature", &options->temperature,
+                 "0 is greedy; default: the model's, else 1");
+  set->Parameter("--top-k", &options->top_k,
+                 "Draw from the k most likely; default: the model's, else 0: all");
+  set->Parameter("--top-p", &options->top_p,
+                 "From the likeliest that sum to p; default: the model's, else 1");
+  set->Parameter("--min-p", &options->min_p,
+                 "From those over p times the likeliest; default: the model's, else 0");
+  set->Parameter(
+      "--repetition-penalty", &options->repetition_penalty,
+      "Makes tokens of prompt and output less likely; default: the model's, else 1: as likely");
   set->Parameter("--frequency-penalty", &options->frequency_penalty,
                  "Off a token's logit each time it was made; default 0");
   set->Parameter("--presence-penalty", &options->presence_penalty,
                  "Off the logit of tokens that were made; default 0");
   set->Parameter("--logit-bias", &options->logit_bias,
                  "On a token's logit, such as 42=-100; may be repeated");
+  set->Parameter("--allowed-token-id", &options->allowed_token_ids,
+                 "Draws only this token id; may be repeated");
+  set->Parameter("--bad-word", &options->bad_words,
+                 "The text does not hold this word; may be repeated");
   set->Parameter("--seed", &options->seed, "Of the random numbers; drawn if not given");
   set->Parameter("--stop", &options->stop, "Ends the text before this one; may be repeated");
   set->Switch("--include-stop-string", &options->include_stop_string, "Ends it after --stop");
   set->Switch("--ignore-eos", &options->ignore_eos, "Go on past the end of the text");
+  set->Switch("--no-special-tokens", &options->no_special_tokens,
+              "Put none around the prompt, such as a beginning of sequence");
+  set->Switch("--keep-special-tokens", &options->keep_special_tokens, "Show them in the text");
+  set->Parameter("--truncate-prompt-tokens", &options->truncate_prompt_tokens,
+                 "Keep this many of the prompt's last tokens; -1: as many as fit");
 }
 
 void AddGenerate(CLI::App* app, GenerateOptions* options) {

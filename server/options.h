@@ -66,10 +66,15 @@ struct GenerateOptions {
   std::optional<float> frequency_penalty;
   std::optional<float> presence_penalty;
   std::vector<engine::LogitBias> logit_bias;
+  std::vector<int32_t> allowed_token_ids;
+  std::vector<std::string> bad_words;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   bool include_stop_string = false;
   bool ignore_eos = false;
+  bool no_special_tokens = false;    // around the prompt
+  bool keep_special_tokens = false;  // in the text
+  std::optional<int32_t> truncate_prompt_tokens;
   std::optional<int32_t> logprobs;
   std::optional<int32_t> prompt_logprobs;
   std::optional<int32_t> n;

@@ -22,9 +22,13 @@ class SequenceText {
     std::vector<std::vector<float>> attention;    // likewise
   };
 
-  // A stop string counts from token `min_tokens` on.
-  SequenceText(const Tokenizer* tokenizer, const StopStrings* stop_strings, int32_t min_tokens)
-      : detokenizer_(tokenizer, /*skip_special=*/true),
+  // A stop string counts from token `min_tokens` on. `skip_special` leaves special tokens out of
+  // the text.
+  SequenceText(const Tokenizer* tokenizer, bool skip_special, const StopStrings* stop_strings,
+               int32_t min_tokens)
+      : tokenizer_(tokenizer),
+        detokenizer_(tokenizer, skip_special),
+        stop_strings_(stop_strings),
         matcher_(stop_strings),
         min_tokens_(min_tokens) {}
 
@@ -37,17 +41,22 @@ class SequenceText {
   // Appends the rest of the text; after the last token, and again without effect.
   void Finish(Piece* piece);
 
-  bool stopped() const { return stopped_; }           // by a stop string
-  int32_t num_tokens() const { return num_tokens_; }  // given out
+  bool stopped() const { return stopped_; }                        // by a stop string
+  const std::string& stop_string() const { return stop_string_; }  // that one
+  int32_t num_tokens() const { return num_tokens_; }               // given out
 
  private:
-  bool Match(const std::string& text, Piece* piece);
+  void Match(const std::string& text, Piece* piece);
+  void StopAt(int32_t special_token, Piece* piece);
 
+  const Tokenizer* tokenizer_;
   Detokenizer detokenizer_;
+  const StopStrings* stop_strings_;
   StopMatcher matcher_;
   int32_t min_tokens_;
   int32_t num_tokens_ = 0;
   bool stopped_ = false;
+  std::string stop_string_;
   bool finished_ = false;
 };
 

@@ -27,6 +27,7 @@ std::vector<size_t> Fallbacks(std::string_view text) {
 }  // namespace
 
 absl::StatusOr<StopStrings> StopStrings::Create(std::vector<std::string> strings, bool include) {
+  std::erase(strings, "");
   if (strings.size() > kMaxStrings) {
     return absl::InvalidArgumentError(
         absl::StrCat("stop: ", strings.size(), " strings is not at most ", kMaxStrings));
@@ -35,9 +36,9 @@ absl::StatusOr<StopStrings> StopStrings::Create(std::vector<std::string> strings
   result.include_ = include;
   for (size_t i = 0; i < strings.size(); ++i) {
     std::string& text = strings[i];
-    if (text.empty() || text.size() > kMaxBytes) {
+    if (text.size() > kMaxBytes) {
       return absl::InvalidArgumentError(
-          absl::StrCat("stop: ", text.size(), " bytes at ", i, " is not in 1..", kMaxBytes));
+          absl::StrCat("stop: ", text.size(), " bytes at ", i, " is not at most ", kMaxBytes));
     }
     if (const auto offset = FindInvalidUtf8(text)) {
       return absl::InvalidArgumentError(
@@ -49,6 +50,17 @@ absl::StatusOr<StopStrings> StopStrings::Create(std::vector<std::string> strings
   return result;
 }
 
+void StopStrings::AddSpecialTokens(const Tokenizer& tokenizer) {
+  for (const Pattern& pattern : patterns_) {
+    const std::optional<int32_t> id = tokenizer.TokenToId(pattern.text);
+    if (id && tokenizer.IsSpecial(*id)) special_ids_.push_back(*id);
+  }
+}
+
+bool StopStrings::EndsAt(int32_t token) const {
+  return std::ranges::find(special_ids_, token) != special_ids_.end();
+}
+
 StopMatcher::StopMatcher(const StopStrings* strings)
     : strings_(strings), matched_(strings->patterns_.size(), 0) {}
 
@@ -56,10 +68,11 @@ bool StopMatcher::Push(std::string_view piece, bool armed, std::string* out) {
   const size_t begin = held_.size();
   held_.append(piece);
   for (size_t end = begin + 1; end <= held_.size(); ++end) {
-    const size_t length = Advance(held_[end - 1]);
-    if (length == 0 || !armed) continue;
-    out->append(held_, 0, strings_->include_ ? end : end - length);
+    const StopStrings::Pattern* const met = Advance(held_[end - 1]);
+    if (met == nullptr || !armed) continue;
+    out->append(held_, 0, strings_->include_ ? end : end - met->text.size());
     held_.clear();
+    met_ = met->text;
     return true;
   }
   size_t kept = 0;  // an included stop string needs no holding back
@@ -76,16 +89,17 @@ void StopMatcher::Finish(std::string* out) {
   held_.clear();
 }
 
-// The length of the longest string that ends with this byte; 0: none.
-size_t StopMatcher::Advance(char byte) {
-  size_t longest = 0;
+// The longest string that ends with this byte; null: none.
+const StopStrings::Pattern* StopMatcher::Advance(char byte) {
+  const StopStrings::Pattern* longest = nullptr;
   for (size_t i = 0; i < matched_.size(); ++i) {
-    const auto& [text, fallback] = strings_->patterns_[i];
+    const StopStrings::Pattern& pattern = strings_->patterns_[i];
+    const auto& [text, fallback] = pattern;
     size_t& matched = matched_[i];
     while (matched > 0 && text[matched] != byte) matched = fallback[matched];
     if (text[matched] == byte) ++matched;
     if (matched == text.size()) {
-      longest = std::max(longest, matched);
+      if (longest == nullptr || longest->text.size() < text.size()) longest = &pattern;
       matched = fallback[matched];
     }
   }

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/tokenizer.h"
 
 namespace strata::server {
 
@@ -14,8 +16,16 @@ class StopStrings {
  public:
   // None.
   StopStrings() = default;
-  // INVALID_ARGUMENT, "stop: ...": more than 16, or one that is not 1 to 256 bytes of UTF-8.
+  // An empty string asks for nothing. INVALID_ARGUMENT, "stop: ...": more than 16, or one that is
+  // over 256 bytes or not UTF-8.
   static absl::StatusOr<StopStrings> Create(std::vector<std::string> strings, bool include);
+
+  // For an output that leaves special tokens out: a special token whose text is one of the strings
+  // ends the output all the same.
+  void AddSpecialTokens(const Tokenizer& tokenizer);
+  // The special token ends the output.
+  bool EndsAt(int32_t token) const;
+  bool include() const { return include_; }
 
  private:
   friend class StopMatcher;
@@ -28,6 +38,7 @@ class StopStrings {
   };
 
   std::vector<Pattern> patterns_;
+  std::vector<int32_t> special_ids_;
   bool include_ = false;  // a stop string is part of the output
 };
 
@@ -52,12 +63,16 @@ class StopMatcher {
   // Appends the rest. Call once, after the last piece, unless Push was true.
   void Finish(std::string* out);
 
+  // The stop string that was met, once Push was true.
+  const std::string& met() const { return met_; }
+
  private:
-  size_t Advance(char byte);
+  const StopStrings::Pattern* Advance(char byte);
 
   const StopStrings* strings_;
   std::vector<size_t> matched_;  // of each string, how much of it the text ends with
   std::string held_;
+  std::string met_;
 };
 
 }  // namespace strata::server

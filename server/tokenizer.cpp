@@ -242,8 +242,15 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
                               part.range.begin == 0, options.parse_special, &scratch, &ids);
     if (!status.ok()) return status;
   }
+  const size_t before = options.add_special_tokens ? parts_->frame.before.size() : 0;
   if (options.add_special_tokens) {
     ids.insert(ids.end(), parts_->frame.after.begin(), parts_->frame.after.end());
+  }
+  if (options.most_tokens > 0 && ids.size() > options.most_tokens) {
+    const size_t dropped = ids.size() - options.most_tokens;
+    const size_t first = std::min(before, options.most_tokens);
+    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(first);
+    ids.erase(begin, begin + static_cast<std::ptrdiff_t>(dropped));
   }
   return ids;
 }

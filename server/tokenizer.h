@@ -20,6 +20,9 @@ struct TokenizerFiles;
 struct EncodeOptions {
   bool add_special_tokens = true;  // those that the tokenizer puts around a text: BOS and the like
   bool parse_special = true;       // special tokens written in the text become their ids
+  // Drops the text's first tokens, behind those that stand in front of it, so that no more are
+  // left; 0: keeps all.
+  size_t most_tokens = 0;
 };
 
 // Text to token ids and back, with the ids that the Hugging Face `tokenizers` library gives for the

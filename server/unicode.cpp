@@ -110,6 +110,12 @@ void TakeValidUtf8(bool at_end, std::string* bytes, std::string* out) {
   bytes->erase(0, taken);
 }
 
+int64_t CountCharacters(std::string_view text) {
+  return std::ranges::count_if(text, [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;  // the first byte of a character
+  });
+}
+
 bool IsWhitespace(char32_t c) {
   if (c < 0x80) return c == ' ' || (c >= '\t' && c <= '\r');
   if (c == 0x85) return true;

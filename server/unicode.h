@@ -40,6 +40,9 @@ std::optional<size_t> FindInvalidUtf8(std::string_view text);
 //   TakeValidUtf8(/*at_end=*/false, &bytes, &text);  // text "caf", bytes "\xC3"
 void TakeValidUtf8(bool at_end, std::string* bytes, std::string* out);
 
+// REQUIRES: valid UTF-8.
+int64_t CountCharacters(std::string_view text);
+
 // Calls f(code_point, begin, end) for each character. REQUIRES: valid UTF-8.
 template <typename F>
 void ForEachChar(std::string_view text, F&& f) {

@@ -55,8 +55,8 @@ class Ignore final : public engine::RequestSink {
  public:
   void OnStarted(const engine::StartedEvent&) override {}
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
-  void OnToken(const engine::TokenEvent&) override {}
-  void OnFinished(const engine::FinishedEvent&) override {}
+  void OnToken(engine::TokenEvent) override {}
+  void OnFinished(engine::FinishedEvent) override {}
 };
 
 // One step's seconds and what was done in it.

@@ -29,11 +29,11 @@ class Outbox final : public engine::RequestSink {
  public:
   void OnStarted(const engine::StartedEvent&) override {}
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
-  void OnToken(const engine::TokenEvent& event) override {
+  void OnToken(engine::TokenEvent event) override {
     const MutexLock lock(mutex_);
     tokens_.push_back(event.token);
   }
-  void OnFinished(const engine::FinishedEvent&) override {}
+  void OnFinished(engine::FinishedEvent) override {}
 
  private:
   Mutex mutex_;

@@ -203,14 +203,13 @@ TEST_F(BatchingTest, WhatCanNeverRunIsRefused) {
   expect_parts(refusal({}, Greedy(4)), {"prompt", "0", "1"});
   expect_parts(refusal({1, 2, 96}, Greedy(4)), {"prompt", "96", "95"});
   expect_parts(refusal({1, -1}, Greedy(4)), {"prompt", "-1", "95"});
-  expect_parts(refusal({1}, Greedy(0)), {"max_tokens", "0", "1"});
-  expect_parts(refusal({1}, Greedy(-3)), {"max_tokens", "-3", "1"});
+  expect_parts(refusal({1}, Greedy(-3)), {"max_tokens", "-3", "0"});
   expect_parts(refusal({1}, Greedy(std::numeric_limits<int32_t>::max())),
                {"max_tokens", "2147483647"});
   expect_parts(refusal({1}, {.temperature = -0.5F}), {"temperature", "-0.5", "0"});
   expect_parts(refusal({1}, {.temperature = kNan}), {"temperature", "nan"});
   expect_parts(refusal({1}, {.top_k = -1}), {"top_k", "-1", "0"});
-  expect_parts(refusal({1}, {.top_p = 0}), {"top_p", "0", "1"});
+  expect_parts(refusal({1}, {.top_p = -0.5F}), {"top_p", "-0.5", "0", "1"});
   expect_parts(refusal({1}, {.top_p = 1.5F}), {"top_p", "1.5", "1"});
   expect_parts(refusal({1}, {.top_p = kNan}), {"top_p", "nan"});
   expect_parts(refusal({1}, {.min_p = -0.1F}), {"min_p", "-0.1"});

@@ -64,6 +64,50 @@ class EngineTest : public ::testing::Test {
       WriteModelDir(MakeTinyModel({.cross_layer = {{"preset", "svformer"}}}), scratch_.path());
 };
 
+TEST_F(EngineTest, SeveralAreQueuedTogetherOrNotAtAll) {
+  const auto engine = MakeEngine(/*max_running=*/4, /*max_queue=*/4);
+  const auto submit = [&](std::vector<Request> requests) {
+    std::vector<Engine::Submission> submissions;
+    for (Request& request : requests) {
+      submissions.push_back({std::move(request), std::make_shared<WaitingSink>()});
+    }
+    return engine->Submit(std::move(submissions));
+  };
+  Request wrong = Make("c");
+  wrong.prompt[2] = -1;
+  EXPECT_EQ(submit({Make("a"), Make("b"), wrong}).message(),
+            "prompt[2]: id -1 at 2 is not in 0..95");
+  EXPECT_EQ(submit({Make("a"), Make("b"), Make("a")}).code(), absl::StatusCode::kAlreadyExists);
+  // Nothing is left of those that were right.
+  std::vector<std::shared_ptr<WaitingSink>> sinks;
+  std::vector<Engine::Submission> submissions;
+  for (const char* id : {"a", "b", "c"}) {
+    sinks.push_back(std::make_shared<WaitingSink>());
+    submissions.push_back({Make(id), sinks.back()});
+  }
+  ASSERT_TRUE(engine->Submit(std::move(submissions)).ok());
+  for (const auto& sink : sinks) ExpectOneEnd(sink->Result());
+}
+
+TEST_F(EngineTest, AQueueTakesAListThatFitsItWhole) {
+  const auto engine = MakeEngine(/*max_running=*/1, /*max_queue=*/3);
+  Gate reached, gate;
+  auto held = HeldAtToken(1, reached, gate);
+  ASSERT_TRUE(engine->Submit(Make("held"), held).ok());
+  reached.Pass();
+  const auto submit = [&](int first, int count) {
+    std::vector<Engine::Submission> submissions;
+    for (int i = 0; i < count; ++i) {
+      submissions.push_back({Make(std::to_string(first + i)), std::make_shared<WaitingSink>()});
+    }
+    return engine->Submit(std::move(submissions));
+  };
+  EXPECT_TRUE(submit(0, 2).ok());
+  EXPECT_EQ(submit(10, 2).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(submit(20, 1).ok());
+  gate.Open();
+}
+
 TEST_F(EngineTest, ManyCallersGetTheirOwnAnswers) {
   constexpr int kThreads = 8;
   constexpr int kRequests = 12;
@@ -126,7 +170,7 @@ TEST_F(EngineTest, RefusedRequestsReachNoSink) {
   const auto engine = MakeEngine();
   const auto sink = std::make_shared<WaitingSink>();
   EXPECT_TRUE(absl::IsInvalidArgument(engine->Submit(Make("a", 0), sink)));
-  EXPECT_TRUE(absl::IsInvalidArgument(engine->Submit(Make("a", 5, 0), sink)));
+  EXPECT_TRUE(absl::IsInvalidArgument(engine->Submit(Make("a", 5, -1), sink)));
   ASSERT_TRUE(engine->Submit(Make("a"), sink).ok());
   ExpectOneEnd(sink->Result());
 }

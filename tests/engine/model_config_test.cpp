@@ -394,6 +394,25 @@ TEST_F(ModelDirTest, ReadsConfigAndEndsOfGeneration) {
   EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(9));
 }
 
+TEST_F(ModelDirTest, GenerationConfigHasTheDefaultsOfSampling) {
+  WriteFile(dir_ / "config.json", Llama().dump());
+  EXPECT_EQ(LoadModelConfig(dir_)->defaults.temperature, std::nullopt);
+  WriteFile(dir_ / "generation_config.json",
+            R"({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "do_sample": true,
+                "repetition_penalty": 1.05, "max_new_tokens": 2048, "max_length": 20})");
+  const SamplingDefaults all = LoadModelConfig(dir_)->defaults;
+  EXPECT_EQ(all.temperature, 0.6F);
+  EXPECT_EQ(all.top_p, 0.95F);
+  EXPECT_EQ(all.top_k, 20);
+  EXPECT_EQ(all.min_p, 0.05F);
+  EXPECT_EQ(all.repetition_penalty, 1.05F);
+  EXPECT_EQ(all.max_tokens, 2048);
+  WriteFile(dir_ / "generation_config.json", R"({"top_k": -1, "top_p": null})");
+  const SamplingDefaults few = LoadModelConfig(dir_)->defaults;
+  EXPECT_EQ(few.top_k, 0);
+  EXPECT_EQ(few.top_p, std::nullopt);
+}
+
 TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
   const std::string config = (dir_ / "config.json").string();
   const std::string generation = (dir_ / "generation_config.json").string();
@@ -415,6 +434,13 @@ TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
   EXPECT_EQ(message(), generation + ": not a JSON object");
   WriteFile(generation, R"({"eos_token_id": 100})");
   EXPECT_EQ(message(), generation + ": eos_token_id = 100, want a whole number from 0 to 99");
+  WriteFile(generation, R"({"temperature": -1})");
+  EXPECT_THAT(message(), HasSubstr(generation + ": temperature = -1, want a number from 0 to "));
+  WriteFile(generation, R"({"top_p": "0.9"})");
+  EXPECT_EQ(message(), generation + ": top_p = \"0.9\", want a number from 0 to 1");
+  WriteFile(generation, R"({"max_new_tokens": 0})");
+  EXPECT_THAT(message(),
+              HasSubstr(generation + ": max_new_tokens = 0, want a whole number from 1"));
   WriteFile(generation, "{");
   EXPECT_THAT(message(), HasSubstr("generation_config.json: not JSON"));
 }

@@ -20,6 +20,7 @@ ModelInfo Model() {
   model.vocab_size = 100;
   model.max_positions = 512;
   model.cache_tokens = 400;
+  model.eos_ids = {2};
   return model;
 }
 
@@ -38,10 +39,16 @@ TEST(RequestCheckTest, TakesWhatStandsAtEveryLimit) {
         r.prompt = {0, 99};
       },
       [](Request& r) { r.sampling.max_tokens = 398; },
+      [](Request& r) { r.sampling.max_tokens = 0; },
+      [](Request& r) {
+        r.prompt.assign(400, 1);
+        r.sampling.max_tokens = 0;
+      },
       [](Request& r) { r.sampling.min_tokens = 10; },
       [](Request& r) { r.sampling.temperature = 0; },
       [](Request& r) { r.sampling.top_k = std::numeric_limits<int32_t>::max(); },
       [](Request& r) { r.sampling.top_p = 1e-30F; },
+      [](Request& r) { r.sampling.top_p = 0; },
       [](Request& r) { r.sampling.min_p = 1; },
       [](Request& r) { r.sampling.repetition_penalty = 100; },
       [](Request& r) { r.sampling.repetition_penalty = 1e-30F; },
@@ -49,6 +56,15 @@ TEST(RequestCheckTest, TakesWhatStandsAtEveryLimit) {
       [](Request& r) { r.sampling.presence_penalty = 2; },
       [](Request& r) { r.sampling.logit_bias.assign(1024, {.id = 99, .bias = -3e38F}); },
       [](Request& r) { r.sampling.stop_ids.assign(1024, 0); },
+      [](Request& r) { r.sampling.allowed_ids.assign(5000, 99); },
+      [](Request& r) {
+        r.sampling.bad_words.assign(2048, {0, 99});
+      },
+      [](Request& r) {
+        r.sampling.allowed_ids = {2};
+        r.sampling.min_tokens = 1;
+        r.sampling.ignore_eos = true;
+      },
       [](Request& r) { r.sampling.logprobs = 0; },
       [](Request& r) { r.sampling.logprobs = 20; },
       [](Request& r) { r.prompt_logprobs = 20; },
@@ -66,7 +82,32 @@ TEST(RequestCheckTest, RefusesNamingFieldValueAndLimit) {
   const std::vector<std::pair<Change, std::string>> cases = {
       {[](Request& r) { r.prompt.clear(); }, "prompt: 0 tokens is not at least 1"},
       {[](Request& r) { r.prompt[1] = 100; }, "prompt: id 100 at 1 is not in 0..99"},
-      {[](Request& r) { r.sampling.max_tokens = 0; }, "max_tokens: 0 is not at least 1"},
+      {[](Request& r) { r.sampling.max_tokens = -1; }, "max_tokens: -1 is not at least 0"},
+      {[](Request& r) {
+         r.prompt.resize(401);
+         r.sampling.max_tokens = 0;
+       },
+       "prompt: 401 tokens leave no room for output in the tokens that fit the cache, 400"},
+      {[](Request& r) {
+         r.sampling.allowed_ids = {5, 100};
+       },
+       "allowed_token_ids: id 100 at 1 is not in 0..99"},
+      {[](Request& r) {
+         r.sampling.allowed_ids = {2, 7};
+         r.sampling.stop_ids = {7};
+         r.sampling.min_tokens = 3;
+       },
+       "allowed_token_ids: all of them end the output, and min_tokens is 3"},
+      {[](Request& r) { r.sampling.bad_words.resize(2049); },
+       "bad_words: 2049 token sequences is not at most 2048"},
+      {[](Request& r) {
+         r.sampling.bad_words = {{1}, {}};
+       },
+       "bad_words: one is empty"},
+      {[](Request& r) {
+         r.sampling.bad_words = {{1, -1}};
+       },
+       "bad_words: id -1 at 1 is not in 0..99"},
       {[](Request& r) { r.sampling.max_tokens = 399; },
        "max_tokens: 399 after a prompt of 3 is over the tokens that fit the cache, 400"},
       {[](Request& r) { r.sampling.max_tokens = std::numeric_limits<int32_t>::max(); },
@@ -82,8 +123,8 @@ TEST(RequestCheckTest, RefusesNamingFieldValueAndLimit) {
       {[](Request& r) { r.sampling.temperature = kInfinity; },
        "temperature: inf is not a finite number of at least 0"},
       {[](Request& r) { r.sampling.top_k = -1; }, "top_k: -1 is not at least 0"},
-      {[](Request& r) { r.sampling.top_p = 0; }, "top_p: 0 is not above 0 and at most 1"},
-      {[](Request& r) { r.sampling.top_p = kNan; }, "top_p: nan is not above 0 and at most 1"},
+      {[](Request& r) { r.sampling.top_p = -0.5F; }, "top_p: -0.5 is not in 0..1"},
+      {[](Request& r) { r.sampling.top_p = kNan; }, "top_p: nan is not in 0..1"},
       {[](Request& r) { r.sampling.min_p = 1.5F; }, "min_p: 1.5 is not in 0..1"},
       {[](Request& r) { r.sampling.min_p = kNan; }, "min_p: nan is not in 0..1"},
       {[](Request& r) { r.sampling.repetition_penalty = 0; },
@@ -138,6 +179,31 @@ TEST(RequestCheckTest, PromptLogprobsFitIntoOneMessage) {
             "request");
 }
 
+TEST(RequestCheckTest, TheLimitsOfOneRequestHoldForAListOfThem) {
+  Request request = {.id = "a", .prompt = std::vector<int32_t>(100, 1), .sampling = {}, .n = 21};
+  RequestTotals sequences;
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(sequences.Add(request).ok()) << i;
+  EXPECT_EQ(sequences.Add(request).message(),
+            "prompt: 4 prompts with n = 21 are over the limit of 64 sequences a request");
+  request.n = 1;
+  request.prompt.resize(100000);
+  request.prompt_logprobs = 0;
+  RequestTotals logprobs;
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(logprobs.Add(request).ok()) << i;
+  EXPECT_EQ(logprobs.Add(request).message(),
+            "prompt_logprobs: 300000 of 3 prompts are over the limit of 250000 a request");
+}
+
+TEST(RequestCheckTest, NamesOneOfSeveralPrompts) {
+  absl::Status status = absl::InvalidArgumentError("prompt: id 100 at 1 is not in 0..99");
+  status.SetPayload("type", absl::Cord("kept"));
+  const absl::Status named = NamePrompt(3, status);
+  EXPECT_EQ(named.message(), "prompt[3]: id 100 at 1 is not in 0..99");
+  EXPECT_EQ(named.GetPayload("type"), absl::Cord("kept"));
+  const absl::Status other = absl::InvalidArgumentError("prompt_logprobs: 21 is not in 0..20");
+  EXPECT_EQ(NamePrompt(3, other), other);
+}
+
 // How many cases the cache limits, of those that it is not too small for.
 int ExpectThatMostTokensIsWhatIsTaken(const EngineOptions& options) {
   testing::EngineRunner runner(options);
@@ -149,9 +215,22 @@ int ExpectThatMostTokensIsWhatIsTaken(const EngineOptions& options) {
       Request request = {
           .id = "a", .prompt = testing::RandomPrompt(1, prompt, 96), .sampling = {}, .n = n};
       const int64_t most = MostTokens(model, prompt, n);
+      if (most >= 1) {  // the longest prompt that leaves room for as many
+        const int32_t longest = MostPromptTokens(model, static_cast<int32_t>(most), n);
+        EXPECT_GE(longest, prompt);
+        EXPECT_GE(MostTokens(model, longest, n), most);
+        if (longest < model.max_positions) {
+          EXPECT_LT(MostTokens(model, longest + 1, n), most);
+        }
+      }
+      if (prompt < model.max_positions) {  // scores alone take as much as one token
+        request.sampling.max_tokens = 0;
+        EXPECT_EQ(runner.core().Validate(request).ok(), most >= 1) << prompt << " and " << n;
+      }
       limited += most >= 1 && prompt + most < model.max_positions ? 1 : 0;
       for (const int64_t tokens : {most, most + 1}) {
         request.sampling.max_tokens = static_cast<int32_t>(tokens);
+        if (tokens == 0) continue;
         EXPECT_EQ(runner.core().Validate(request).ok(), tokens >= 1 && tokens <= most)
             << prompt << " and " << n << " times " << tokens << " in " << model.cache_tokens;
       }

@@ -1,5 +1,6 @@
 #include "engine/sampler.h"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -39,6 +40,65 @@ std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
 
 // Ids out of order, so that nothing works by accident of sorting.
 const std::vector<double> kProbabilities = {0.05, 0.4, 0.1, 0.3, 0.15};
+
+// As Kept, with what the sequence has generated.
+std::set<int32_t> KeptAfter(const std::vector<int32_t>& output, const SamplingParams& params) {
+  Sampler sampler;
+  std::set<int32_t> kept;
+  constexpr std::array<int32_t, 1> eos = {1};
+  for (int i = 0; i < 1000; ++i) {
+    const SamplingState state = {.history = TokenHistory(),
+                                 .eos_ids = eos,
+                                 .output = output,
+                                 .num_generated = static_cast<int32_t>(output.size()),
+                                 .uniform = (i + 0.5) / 1000};
+    kept.insert(sampler.Sample(LogitsOf(kProbabilities), params, state).token);
+  }
+  return kept;
+}
+
+TEST(SamplerTest, DrawsOnlyAllowedIds) {
+  EXPECT_EQ(KeptAfter({}, {.allowed_ids = {4, 0, 2}}), (std::set<int32_t>{0, 2, 4}));
+  EXPECT_EQ(KeptAfter({}, {.temperature = 0, .allowed_ids = {2, 0, 4, 4}}), std::set<int32_t>{4});
+  EXPECT_EQ(KeptAfter({}, {.top_k = 2, .allowed_ids = {4, 0, 2}}), (std::set<int32_t>{2, 4}));
+  // Penalties and biases come first.
+  EXPECT_EQ(
+      KeptAfter({}, {.temperature = 0, .logit_bias = {{0, 50}, {3, 90}}, .allowed_ids = {0, 2}}),
+      std::set<int32_t>{0});
+}
+
+TEST(SamplerTest, BarsTheLastTokenOfABadWord) {
+  const SamplingParams params = {.bad_words = {{3}, {2, 4}, {0, 0, 1}}};
+  EXPECT_EQ(KeptAfter({}, params), (std::set<int32_t>{0, 1, 2, 4}));
+  EXPECT_EQ(KeptAfter({4, 2}, params), (std::set<int32_t>{0, 1, 2}));
+  EXPECT_EQ(KeptAfter({2, 0}, params), (std::set<int32_t>{0, 1, 2, 4}));
+  EXPECT_EQ(KeptAfter({0}, params), (std::set<int32_t>{0, 1, 2, 4}));
+  EXPECT_EQ(KeptAfter({2, 0, 0}, params), (std::set<int32_t>{0, 2, 4}));
+}
+
+TEST(SamplerTest, BarsGiveWayWhereNothingAllowedIsLeft) {
+  EXPECT_EQ(KeptAfter({}, {.allowed_ids = {0, 3}, .bad_words = {{3}}}), std::set<int32_t>{0});
+  EXPECT_EQ(KeptAfter({}, {.allowed_ids = {3}, .bad_words = {{3}}}), std::set<int32_t>{3});
+  // Id 1 ends the output.
+  EXPECT_EQ(KeptAfter({}, {.allowed_ids = {1, 3}, .min_tokens = 1}), std::set<int32_t>{3});
+  EXPECT_EQ(KeptAfter({}, {.allowed_ids = {1, 3}, .bad_words = {{3}}, .min_tokens = 1}),
+            (std::set<int32_t>{1, 3}));
+}
+
+TEST(SamplerTest, OfAllowedIdsOneIsDrawnThoughTheModelRulesThemOut) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  Sampler sampler;
+  for (const float temperature : {0.0F, 1.0F}) {
+    EXPECT_EQ(
+        Pick(&sampler, {1, nan, 2, nan}, {.temperature = temperature, .allowed_ids = {3}}, 0.5), 3);
+  }
+}
+
+TEST(SamplerTest, TopPOfZeroIsGreedy) {
+  EXPECT_EQ(Kept(LogitsOf(kProbabilities), {.top_p = 0}), std::set<int32_t>{1});
+  Sampler sampler;
+  EXPECT_EQ(Pick(&sampler, {1, 2, 2, 0}, {.top_p = 0}, 0.99), 1);  // of equals the lower id
+}
 
 // The vectors that Random123 publishes for philox4x32-10.
 TEST(PhiloxTest, KnownAnswers) {

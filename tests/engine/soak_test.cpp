@@ -56,7 +56,7 @@ class CheckedSink final : public engine::RequestSink {
     EXPECT_EQ(logprobs_told_++, 0);
     EXPECT_EQ(logprobs.size() + 1, request_.prompt.size());
   }
-  void OnToken(const engine::TokenEvent& event) override {
+  void OnToken(engine::TokenEvent event) override {
     Output& output = outputs_.at(static_cast<size_t>(event.index));
     EXPECT_EQ(started_, 1);
     EXPECT_FALSE(output.finished);
@@ -66,7 +66,7 @@ class CheckedSink final : public engine::RequestSink {
     EXPECT_FALSE(Stops(event.token));
     ++output.tokens;
   }
-  void OnFinished(const engine::FinishedEvent& event) override {
+  void OnFinished(engine::FinishedEvent event) override {
     Output& output = outputs_.at(static_cast<size_t>(event.index));
     EXPECT_FALSE(output.finished) << request_.id;
     output.finished = true;

@@ -28,9 +28,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   strata::server::CompletionChoice choice;
-  if (const auto* text = std::get_if<std::string>(&request->generation.prompt)) choice.text = *text;
+  if (const auto* text = std::get_if<std::string>(&request->prompts.at(0))) choice.text = *text;
   CheckJson(strata::server::CompletionJson({.id = "a", .model = request->model}, {choice}, {}));
-  AbortUnless(request->stream || !request->include_usage);
-  strata::testing::FollowToTheEngine(std::move(request->generation));
+  AbortUnless(request->stream || !(request->include_usage || request->continuous_usage));
+  for (auto& prompt : request->prompts) {
+    strata::server::GenerationRequest generation = request->generation;
+    std::visit([&generation](auto& value) { generation.prompt = std::move(value); }, prompt);
+    strata::testing::FollowToTheEngine(std::move(generation));
+  }
   return 0;
 }

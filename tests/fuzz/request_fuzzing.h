@@ -48,20 +48,25 @@ inline void FollowToTheEngine(absl::StatusOr<server::GenerationRequest> parsed) 
   if (!status.ok()) return CheckRefusal(status);
 
   const engine::SamplingParams& sampling = request->sampling;
-  AbortUnless(!request->id.empty() && request->id.size() <= 128);
+  AbortUnless(!request->id.empty() && request->id.size() <= 128 + 17);  // with what is drawn
   AbortUnless(!request->prompt.empty());
   for (const int32_t id : request->prompt) AbortUnless(id >= 0 && id < model.vocab_size);
-  AbortUnless(sampling.max_tokens >= 1);
+  AbortUnless(sampling.max_tokens >= 0);
   AbortUnless(static_cast<int64_t>(request->prompt.size()) + sampling.max_tokens <=
               model.max_positions);
   AbortUnless(std::isfinite(sampling.temperature) && sampling.temperature >= 0);
-  AbortUnless(sampling.top_k >= 0 && sampling.top_p > 0 && sampling.top_p <= 1);
+  AbortUnless(sampling.top_k >= 0 && sampling.top_p >= 0 && sampling.top_p <= 1);
   AbortUnless(sampling.min_p >= 0 && sampling.min_p <= 1 && sampling.repetition_penalty > 0);
   AbortUnless(std::abs(sampling.frequency_penalty) <= 2);
   AbortUnless(std::abs(sampling.presence_penalty) <= 2);
   AbortUnless(sampling.min_tokens >= 0 && sampling.min_tokens <= sampling.max_tokens);
   for (const engine::LogitBias& bias : sampling.logit_bias) {
     AbortUnless(bias.id >= 0 && bias.id < model.vocab_size && std::isfinite(bias.bias));
+  }
+  for (const int32_t id : sampling.allowed_ids) AbortUnless(id >= 0 && id < model.vocab_size);
+  for (const auto& word : sampling.bad_words) {
+    AbortUnless(!word.empty());
+    for (const int32_t id : word) AbortUnless(id >= 0 && id < model.vocab_size);
   }
   AbortUnless(request->n >= 1 && request->n <= 64 && std::abs(request->priority) <= 100);
   AbortUnless(sampling.logprobs.value_or(0) >= 0 && sampling.logprobs.value_or(0) <= 20);

@@ -125,8 +125,8 @@ void AddRequests(CLI::App* app, Options* options) {
   declare.Number("--cancel-share", "Of requests, at a token drawn from the answer's", 0, 1,
                  &options->cancel_share);
   declare
-      .Add("--mix", "WEIGHT:FIELD=NUMBER,...",
-           "A kind of request, such as 0.2:priority=-1,top_p=0.9; may be repeated", ParseVariant,
+      .Add("--mix", "WEIGHT:FIELD=VALUE,...",
+           "A kind of request, such as 0.2:priority=-1,stop=END; may be repeated", ParseVariant,
            [options](Variant read) { options->mix.push_back(std::move(read)); })
       ->trigger_on_parse();
   app->add_option("--temperature", options->temperature,

@@ -19,28 +19,55 @@ constexpr uint64_t kBlocks = 3;
 
 double DrawShare(Random* random) { return std::uniform_real_distribution<double>()(*random); }
 
-bool SetField(const std::string& name, const std::string& value, v1::GenerateRequest* request) {
-  using google::protobuf::FieldDescriptor;
-  const FieldDescriptor* field = v1::GenerateRequest::descriptor()->FindFieldByName(name);
-  const auto* reflection = v1::GenerateRequest::GetReflection();
+using google::protobuf::FieldDescriptor;
+
+// Sets a field that is a number or a text, or adds to it where it is repeated.
+bool PutScalar(const std::string& text, const FieldDescriptor* field,
+               google::protobuf::Message* message) {
+  const auto* reflection = message->GetReflection();
+  const auto put = [&](auto set, auto add, auto value) {
+    if (field->is_repeated()) {
+      (reflection->*add)(message, field, value);
+    } else {
+      (reflection->*set)(message, field, value);
+    }
+  };
+  using Reflection = google::protobuf::Reflection;
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    put(&Reflection::SetString, &Reflection::AddString, text);
+    return true;
+  }
   double number = 0;
-  if (field == nullptr || field->is_repeated() || !absl::SimpleAtod(value, &number)) return false;
+  if (!absl::SimpleAtod(text, &number)) return false;
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
-      reflection->SetInt32(request, field, static_cast<int32_t>(number));
+      put(&Reflection::SetInt32, &Reflection::AddInt32, static_cast<int32_t>(number));
       return std::abs(number) < 1e9 && number == std::floor(number);
     case FieldDescriptor::CPPTYPE_FLOAT:
-      reflection->SetFloat(request, field, static_cast<float>(number));
+      put(&Reflection::SetFloat, &Reflection::AddFloat, static_cast<float>(number));
       return true;
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      reflection->SetDouble(request, field, number);
+      put(&Reflection::SetDouble, &Reflection::AddDouble, number);
       return true;
     case FieldDescriptor::CPPTYPE_BOOL:
-      reflection->SetBool(request, field, number != 0);
+      put(&Reflection::SetBool, &Reflection::AddBool, number != 0);
       return number == 0 || number == 1;
     default:
       return false;
   }
+}
+
+// A field of the request but its prompt. Pairs of numbers, as of logit_bias, are written "42:-5".
+bool PutField(const std::string& name, const std::string& value, v1::GenerateRequest* request) {
+  const FieldDescriptor* field = v1::GenerateRequest::descriptor()->FindFieldByName(name);
+  if (field == nullptr || field->real_containing_oneof() != nullptr) return false;
+  if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+    return PutScalar(value, field, request);
+  }
+  const std::vector<std::string> parts = absl::StrSplit(value, ':');
+  google::protobuf::Message* pair = request->GetReflection()->AddMessage(request, field);
+  return parts.size() == 2 && PutScalar(parts[0], pair->GetDescriptor()->field(0), pair) &&
+         PutScalar(parts[1], pair->GetDescriptor()->field(1), pair);
 }
 
 }  // namespace
@@ -59,8 +86,9 @@ absl::StatusOr<Variant> ParseVariant(const std::string& text) {
   for (const std::string& field : fields) {
     const size_t sign = field.find('=');
     if (sign == field.npos ||
-        !SetField(field.substr(0, sign), field.substr(sign + 1), &variant.fields)) {
-      return wrong(absl::StrCat("'", field, "' is not a field of GenerateRequest and its number"));
+        !PutField(field.substr(0, sign), field.substr(sign + 1), &variant.fields)) {
+      return wrong(
+          absl::StrCat("'", field, "' is not a field of GenerateRequest and a value of it"));
     }
   }
   if (variant.fields.has_n()) return wrong("n: each request is one sequence");

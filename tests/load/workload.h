@@ -18,7 +18,8 @@ struct Variant {
   double weight = 1;
   v1::GenerateRequest fields;  // what it sets over the others
 };
-// "0.2:priority=-1,temperature=0.7": a weight, and fields of GenerateRequest that are numbers.
+// "0.2:priority=-1,stop=END,logit_bias=42:-5": a weight, and fields of GenerateRequest but its
+// prompt. A repeated field gets an element each time it is named.
 // INVALID_ARGUMENT naming the text.
 absl::StatusOr<Variant> ParseVariant(const std::string& text);
 

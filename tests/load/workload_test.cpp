@@ -244,9 +244,25 @@ TEST(LoadWorkloadTest, VariantsAreReadOrRefused) {
   EXPECT_EQ(variant->fields.priority(), -3);
   EXPECT_EQ(variant->fields.top_p(), 0.25F);
   EXPECT_TRUE(variant->fields.bypass_prefix_cache());
+  // What is repeated is named again.
+  const auto repeated = load::ParseVariant(
+      "1:stop=a b,stop=c,bad_words=x,allowed_token_ids=3,allowed_token_ids=5,logit_bias=42:-5,"
+      "attention=1:2,truncate_prompt_tokens=-1,skip_special_tokens=0,cache_salt=me");
+  ASSERT_TRUE(repeated.ok()) << repeated.status();
+  EXPECT_EQ(repeated->fields.stop_size(), 2);
+  EXPECT_EQ(repeated->fields.stop(0), "a b");
+  EXPECT_EQ(repeated->fields.bad_words(0), "x");
+  EXPECT_EQ(repeated->fields.allowed_token_ids(1), 5);
+  EXPECT_EQ(repeated->fields.logit_bias().at(42), -5);
+  EXPECT_EQ(repeated->fields.attention(0).layer(), 1);
+  EXPECT_EQ(repeated->fields.attention(0).head(), 2);
+  EXPECT_EQ(repeated->fields.truncate_prompt_tokens(), -1);
+  EXPECT_TRUE(repeated->fields.has_skip_special_tokens());
+  EXPECT_EQ(repeated->fields.cache_salt(), "me");
   for (const char* wrong :
        {"priority=1", "0:priority=1", "1:", "1:priority", "1:priority=x", "1:priority=0.5",
-        "1:text=5", "1:nothing=5", "1:stop=1", "1:n=2", "1:ignore_eos=7", "-1:priority=0"}) {
+        "1:text=5", "1:nothing=5", "1:token_ids=1", "1:n=2", "1:logit_bias=42", "1:logit_bias=42:x",
+        "1:allowed_token_ids=x", "1:ignore_eos=7", "-1:priority=0"}) {
     EXPECT_FALSE(load::ParseVariant(wrong).ok()) << wrong;
   }
 }

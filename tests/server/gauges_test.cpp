@@ -26,8 +26,8 @@ class IgnoringSink final : public engine::RequestSink {
  public:
   void OnStarted(const engine::StartedEvent&) override {}
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
-  void OnToken(const engine::TokenEvent&) override {}
-  void OnFinished(const engine::FinishedEvent&) override {}
+  void OnToken(engine::TokenEvent) override {}
+  void OnFinished(engine::FinishedEvent) override {}
 };
 
 // What must hold of a sequence: it waits until one of two places is free, takes all of its prompt

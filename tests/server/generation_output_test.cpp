@@ -236,7 +236,20 @@ TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
     return ErrorOf(request);
   };
   using Request = server::GenerationRequest;
-  EXPECT_EQ(error([](Request& r) { r.stop = {""}; }), "stop: 0 bytes at 0 is not in 1..256");
+  EXPECT_EQ(error([](Request& r) {
+              r.stop = {"a", std::string(257, 'x')};
+            }),
+            "stop: 257 bytes at 1 is not at most 256");
+  EXPECT_EQ(error([](Request& r) {
+              r.bad_words = {"a", " \n"};
+            }),
+            "bad_words: the word at 1 is blank");
+  EXPECT_EQ(error([](Request& r) { r.bad_words = {"\xff"}; }),
+            "bad_words: at 0: the text is not UTF-8 at byte 0");
+  EXPECT_EQ(error([](Request& r) { r.bad_words.resize(1025, "a"); }),
+            "bad_words: 1025 words is not at most 1024");
+  EXPECT_EQ(error([](Request& r) { r.truncate_prompt_tokens = 0; }),
+            "truncate_prompt_tokens: 0 is neither -1 nor in 1..512, the model's positions");
   EXPECT_EQ(error([](Request& r) { r.time_limit_seconds = 0; }),
             "time_limit_seconds: 0 is not above 0 and at most 1e+06");
   EXPECT_EQ(error([](Request& r) { r.min_tokens = 6; }),

@@ -46,7 +46,7 @@ class RecordingClient final : public server::GenerationClient {
     }
     Told("delta");
   }
-  void OnFinished(const server::GenerationFinished& event) override {
+  void OnFinished(server::GenerationFinished event) override {
     const MutexLock lock(mutex_);
     sequences[event.index].finished = event;
     if (event.index == 0) finished = event;

@@ -158,13 +158,13 @@ TEST_F(GrpcServiceTest, BadInputNamesItsField) {
       {"prompt", [](auto* r) { r->mutable_token_ids()->add_ids(-1); }},
       {"prompt", [](auto* r) { r->set_text(std::string(kTinyPositions, 'a')); }},
       {"request_id", [](auto* r) { r->set_request_id(std::string(129, 'x')); }},
-      {"max_tokens", [](auto* r) { r->set_max_tokens(0); }},
+      {"max_tokens", [](auto* r) { r->set_max_tokens(-1); }},
       {"max_tokens", [](auto* r) { r->set_max_tokens(-5); }},
       {"max_tokens", [](auto* r) { r->set_max_tokens(kTinyPositions); }},
       {"temperature", [](auto* r) { r->set_temperature(-1); }},
       {"temperature", [nan](auto* r) { r->set_temperature(nan); }},
       {"top_k", [](auto* r) { r->set_top_k(-1); }},
-      {"top_p", [](auto* r) { r->set_top_p(0); }},
+      {"top_p", [](auto* r) { r->set_top_p(-0.5F); }},
       {"top_p", [nan](auto* r) { r->set_top_p(nan); }},
       {"min_p", [](auto* r) { r->set_min_p(1.5F); }},
       {"stop_token_ids", [](auto* r) { r->add_stop_token_ids(kTinyVocab); }},
@@ -174,7 +174,14 @@ TEST_F(GrpcServiceTest, BadInputNamesItsField) {
       {"presence_penalty", [](auto* r) { r->set_presence_penalty(2.1F); }},
       {"logit_bias", [](auto* r) { (*r->mutable_logit_bias())[kTinyVocab] = 1; }},
       {"logit_bias", [nan](auto* r) { (*r->mutable_logit_bias())[1] = nan; }},
-      {"stop", [](auto* r) { r->add_stop(""); }},
+      {"stop", [](auto* r) { r->add_stop(std::string(257, 'x')); }},
+      {"allowed_token_ids", [](auto* r) { r->add_allowed_token_ids(kTinyVocab); }},
+      {"bad_words", [](auto* r) { r->add_bad_words("  "); }},
+      {"bad_words", [](auto* r) { r->add_bad_words(std::string(257, 'x')); }},
+      {"truncate_prompt_tokens", [](auto* r) { r->set_truncate_prompt_tokens(0); }},
+      {"truncate_prompt_tokens", [](auto* r) { r->set_truncate_prompt_tokens(-2); }},
+      {"truncate_prompt_tokens",
+       [](auto* r) { r->set_truncate_prompt_tokens(kTinyPositions + 1); }},
       {"logprobs", [](auto* r) { r->set_logprobs(-1); }},
       {"prompt_logprobs", [](auto* r) { r->set_prompt_logprobs(21); }},
       {"n", [](auto* r) { r->set_n(0); }},
@@ -192,6 +199,35 @@ TEST_F(GrpcServiceTest, BadInputNamesItsField) {
   }
   EXPECT_TRUE(StatusOf(Greedy("abc", 3)).ok());  // the server lives on
   EXPECT_EQ(BlocksUsedWhenIdle(), 0);
+}
+
+// A later client's field, which would be dropped in silence.
+TEST_F(GrpcServiceTest, FieldsThatTheApiLacksAreRefused) {
+  v1::GenerateRequest request = Greedy("abc", 3);
+  request.GetReflection()->MutableUnknownFields(&request)->AddVarint(999, 1);
+  grpc::Status status = StatusOf(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "GenerateRequest: field 999 is not recognised");
+  request = Greedy("abc", 3);
+  v1::AttentionHead* head = request.add_attention();
+  head->GetReflection()->MutableUnknownFields(head)->AddVarint(7, 1);
+  EXPECT_EQ(StatusOf(request).error_message(), "AttentionHead: field 7 is not recognised");
+}
+
+TEST_F(GrpcServiceTest, TheTokenThatEndsAnOutputStandsInFinished) {
+  v1::GenerateRequest request = Greedy("abc", 5);
+  request.set_ignore_eos(false);
+  (*request.mutable_logit_bias())[kEosId] = 100;
+  request.set_logprobs(1);
+  Stream stream(stub_.get(), request);
+  EXPECT_TRUE(stream.Rest().ok());
+  EXPECT_TRUE(stream.ids.empty());
+  const v1::Finished& finished = stream.finished;
+  EXPECT_EQ(finished.reason(), v1::FINISH_REASON_STOP);
+  EXPECT_EQ(finished.metrics().generated_tokens(), 0);
+  ASSERT_TRUE(finished.has_end_token_id());
+  EXPECT_EQ(finished.end_token_id(), kEosId);
+  EXPECT_EQ(finished.end_logprobs().top_size(), 1);
 }
 
 TEST_F(GrpcServiceTest, ChatIsUnimplementedAndHugePromptsAreRefused) {

@@ -22,7 +22,7 @@ std::string ErrorOf(const std::string& body) {
 }
 
 TEST(OpenAiRequestTest, DefaultsAreOpenAis) {
-  const auto request = MustParse(R"({"prompt":"a","some_new_key":[1]})");
+  const auto request = MustParse(R"({"prompt":"a"})");
   EXPECT_EQ(request.generation.max_tokens, std::nullopt);
   EXPECT_EQ(request.generation.default_max_tokens, 16);
   EXPECT_EQ(request.generation.temperature, std::nullopt);
@@ -56,7 +56,9 @@ TEST(OpenAiRequestTest, ReadsWhatIsGiven) {
 
 TEST(OpenAiRequestTest, PromptIsTextOrIdsOrAnArrayOfOne) {
   const auto prompt = [](const std::string& value) {
-    return MustParse("{\"prompt\":" + value + "}").generation.prompt;
+    const auto request = MustParse("{\"prompt\":" + value + "}");
+    EXPECT_EQ(request.prompts.size(), 1U);
+    return request.prompts.at(0);
   };
   EXPECT_EQ(std::get<std::string>(prompt("\"ab\"")), "ab");
   EXPECT_EQ(std::get<std::string>(prompt("[\"ab\"]")), "ab");
@@ -69,13 +71,12 @@ TEST(OpenAiRequestTest, RefusesNamingTheField) {
   EXPECT_EQ(ErrorOf("{"), "the body is not JSON");
   EXPECT_EQ(ErrorOf("[]"), "document: expected an object, got an array");
   EXPECT_EQ(ErrorOf("{}"), "prompt: expected a string or an array of token ids, got null");
-  EXPECT_EQ(ErrorOf(R"({"prompt":["a","b"]})"), "prompt: 2 prompts; at most 1 in a request");
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","temperature":"hot"})"),
             "temperature: expected a number, got \"hot\"");
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","max_tokens":1.5})").rfind("max_tokens: ", 0), 0U);
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","stream":"yes"})"),
             "stream: expected true or false, got \"yes\"");
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","seed":-1})").rfind("seed: ", 0), 0U);
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","seed":1.5})"), "seed: expected a whole number, got 1.5");
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","stream_options":{"include_usage":true}})"),
             "stream_options: only with stream: true");
 }
@@ -132,7 +133,103 @@ TEST(OpenAiRequestTest, ReadsSampling) {
 
 TEST(OpenAiRequestTest, RefusesWhatIsNotBuilt) {
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","best_of":2})"), "best_of: 2 is not supported; it must be n");
-  EXPECT_EQ(ErrorOf(R"({"prompt":"a","suffix":"x"})"), "suffix: is not supported");
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","suffix":"x"})"), "suffix: not supported yet");
+}
+
+TEST(OpenAiRequestTest, AFieldThatAsksForWhatIsNotDoneIsRefusedByName) {
+  const auto error = [](const std::string& field) {
+    return ErrorOf(R"({"prompt":"a",)" + field + "}");
+  };
+  EXPECT_EQ(error(R"("temprature":0.5)"), "temprature: not recognised");
+  EXPECT_EQ(error(R"("best-of":1)"), "best-of: not recognised");
+  EXPECT_EQ(error("\"two\\nlines\":1"), "\"two\\nlines\": not recognised");
+  EXPECT_LT(error("\"" + std::string(1000, 'x') + "\":1").size(), 200U);
+  EXPECT_EQ(error(R"("response_format":{"type":"json_object"})"),
+            "response_format: not supported yet");
+  EXPECT_EQ(error(R"("guided_json":{"type":"object"})"), "guided_json: not supported yet");
+  EXPECT_EQ(error(R"("tools":[{"type":"function"}])"), "tools: not supported yet");
+  EXPECT_EQ(error(R"("tool_choice":"required")"), "tool_choice: not supported yet");
+  EXPECT_EQ(error(R"("max_completion_tokens":5)"), "max_completion_tokens: not supported yet");
+  EXPECT_EQ(error(R"("use_beam_search":true)"), "use_beam_search: not supported yet");
+  EXPECT_EQ(error(R"("length_penalty":0.5)"), "length_penalty: not supported yet");
+  EXPECT_EQ(error(R"("stream":true,"stream_options":{"include_usages":true})"),
+            "stream_options.include_usages: not recognised");
+}
+
+TEST(OpenAiRequestTest, AFieldThatAsksForNothingPasses) {
+  for (const char* field : {
+           R"("no_such_field":null)",
+           R"("no_such_field":[],"nor_this":{})",
+           R"("tools":null,"response_format":null,"suffix":"")",
+           R"("tools":[],"guided_json":{},"response_format":{"type":"text"})",
+           R"("tool_choice":"none","parallel_tool_calls":true,"functions":[])",
+           R"("use_beam_search":false,"length_penalty":1.0,"early_stopping":false)",
+           R"("detokenize":true,"spaces_between_special_tokens":true)",
+           R"("n":3,"best_of":3)",
+           R"("user":"u","store":true,"metadata":{"a":"b"},"service_tier":"flex")",
+           R"("safety_identifier":"s","prompt_cache_key":"k")",
+           R"("stream_options":{})",
+           R"("stream_options":{"include_usage":false})",
+           R"("allowed_token_ids":[],"bad_words":[],"stop":"","stop_token_ids":[])",
+       }) {
+    MustParse(std::string(R"({"prompt":"a",)") + field + "}");
+  }
+}
+
+TEST(OpenAiRequestTest, ReadsVllmsParameters) {
+  const auto request = MustParse(
+      R"({"prompt":"a","allowed_token_ids":[5,7.0],"bad_words":["x"," y"],"prompt_logprobs":2,
+          "add_special_tokens":false,"skip_special_tokens":false,"truncate_prompt_tokens":-1,
+          "return_token_ids":true,"return_tokens_as_token_ids":true,"request_id":"me",
+          "stream":true,"stream_options":{"continuous_usage_stats":true}})");
+  EXPECT_EQ(request.generation.allowed_token_ids, (std::vector<int32_t>{5, 7}));
+  EXPECT_EQ(request.generation.bad_words, (std::vector<std::string>{"x", " y"}));
+  EXPECT_EQ(request.generation.prompt_logprobs, 2);
+  EXPECT_EQ(request.prompt_logprobs, 2);
+  EXPECT_FALSE(request.generation.add_special_tokens);
+  EXPECT_FALSE(request.generation.skip_special_tokens);
+  EXPECT_EQ(request.generation.truncate_prompt_tokens, -1);
+  EXPECT_TRUE(request.return_token_ids);
+  EXPECT_TRUE(request.tokens_as_ids);
+  EXPECT_EQ(request.request_id, "me");
+  EXPECT_FALSE(request.include_usage);
+  EXPECT_TRUE(request.continuous_usage);
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","bad_words":"x"})"),
+            "bad_words: expected an array of strings, got \"x\"");
+}
+
+TEST(OpenAiRequestTest, WholeNumbersMayBeWrittenWithAPoint) {
+  const auto request =
+      MustParse(R"({"prompt":[1.0,2],"max_tokens":16.0,"n":2.0,"top_k":5e1,"seed":7.0})");
+  EXPECT_EQ(std::get<std::vector<int32_t>>(request.prompts[0]), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(request.generation.max_tokens, 16);
+  EXPECT_EQ(request.generation.n, 2);
+  EXPECT_EQ(request.generation.top_k, 50);
+  EXPECT_EQ(request.generation.seed, 7U);
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","max_tokens":1e300})").rfind("max_tokens: expected", 0), 0U);
+}
+
+TEST(OpenAiRequestTest, SeedsCountByTheirBitsAndMinusOneIsNone) {
+  const auto seed = [](const std::string& value) {
+    return MustParse(R"({"prompt":"a","seed":)" + value + "}").generation.seed;
+  };
+  EXPECT_EQ(seed("-1"), std::nullopt);
+  EXPECT_EQ(seed("-1.0"), std::nullopt);
+  EXPECT_EQ(seed("-2"), ~uint64_t{1});
+  EXPECT_EQ(seed("-9223372036854775808"), uint64_t{1} << 63);
+  EXPECT_EQ(seed("18446744073709551615"), ~uint64_t{0});
+}
+
+TEST(OpenAiRequestTest, TakesAListOfPrompts) {
+  const auto texts = MustParse(R"({"prompt":["a","","b"]})");
+  ASSERT_EQ(texts.prompts.size(), 3U);
+  EXPECT_EQ(std::get<std::string>(texts.prompts[2]), "b");
+  const auto ids = MustParse(R"({"prompt":[[1,2],[],[3]]})");
+  ASSERT_EQ(ids.prompts.size(), 3U);
+  EXPECT_EQ(std::get<std::vector<int32_t>>(ids.prompts[0]), (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(MustParse(R"({"prompt":["a",[1]]})").prompts.size(), 2U);
+  EXPECT_EQ(ErrorOf(R"({"prompt":[[1],[2,"secret"]]})"),
+            "prompt[1]: expected token ids, got a string at 1");
 }
 
 }  // namespace

@@ -78,6 +78,19 @@ TEST(StopStringsTest, TheFirstToEndWinsAndOfThoseTheLongest) {
   EXPECT_EQ(Feed(Make({"abab!"}), {"abababab", "!"}), (Output{"abab", 2}));
 }
 
+TEST(StopStringsTest, AnEmptyStringAsksForNothing) {
+  EXPECT_EQ(Feed(Make({""}), {"a", "b"}), (Output{"ab", -1}));
+  EXPECT_EQ(Feed(Make({"", "b", ""}), {"a", "b"}), (Output{"a", 2}));
+}
+
+TEST(StopStringsTest, TellsWhichWasMet) {
+  const StopStrings strings = Make({"c", "bc", "x"});
+  StopMatcher matcher(&strings);
+  std::string out;
+  EXPECT_TRUE(matcher.Push("abc", true, &out));
+  EXPECT_EQ(matcher.met(), "bc");
+}
+
 TEST(StopStringsTest, NotArmedAMatchDoesNotCountButItsStartMay) {
   const StopStrings strings = Make({"aa"});
   EXPECT_EQ(Feed(strings, {"xaa", "y", "aa"}, 1), (Output{"xaay", 3}));
@@ -93,8 +106,7 @@ TEST(StopStringsTest, RefusesWhatIsOutsideTheLimits) {
     return std::string(made.status().message());
   };
   EXPECT_EQ(error(std::vector<std::string>(17, "a")), "stop: 17 strings is not at most 16");
-  EXPECT_EQ(error({"a", ""}), "stop: 0 bytes at 1 is not in 1..256");
-  EXPECT_EQ(error({std::string(257, 'a')}), "stop: 257 bytes at 0 is not in 1..256");
+  EXPECT_EQ(error({std::string(257, 'a')}), "stop: 257 bytes at 0 is not at most 256");
   EXPECT_EQ(error({"a\xFF"}), "stop: the string at 0 is not UTF-8 at byte 1");
   Make(std::vector<std::string>(16, std::string(256, 'a')));
 }

@@ -53,7 +53,7 @@ void Recording::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
   prompt_logprobs = std::move(logprobs);
 }
 
-void Recording::OnToken(const engine::TokenEvent& event) {
+void Recording::OnToken(engine::TokenEvent event) {
   Recording& recording = Of(event.index);
   const bool first = recording.positions.empty();
   const int32_t expected = first ? start.prompt_tokens : recording.positions.back() + 1;
@@ -65,7 +65,7 @@ void Recording::OnToken(const engine::TokenEvent& event) {
   recording.attention.push_back(event.attention);
 }
 
-void Recording::OnFinished(const engine::FinishedEvent& event) {
+void Recording::OnFinished(engine::FinishedEvent event) {
   Recording& recording = Of(event.index);
   in_order = in_order && recording.num_finished == 0;
   ++recording.num_finished;

@@ -34,8 +34,8 @@ class ScratchDir {
 struct Recording final : engine::RequestSink {
   void OnStarted(const engine::StartedEvent& event) override;
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
-  void OnToken(const engine::TokenEvent& event) override;
-  void OnFinished(const engine::FinishedEvent& event) override;
+  void OnToken(engine::TokenEvent event) override;
+  void OnFinished(engine::FinishedEvent event) override;
 
   int num_started = 0;
   int num_finished = 0;

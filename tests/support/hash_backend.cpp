@@ -99,7 +99,10 @@ class HashBackend final : public NullBackend {
     std::vector<int32_t>& tokens = untaken_.emplace_back();
     for (const kernels::TokenChoice& choice : choices) {
       const float* const row = logits.data + choice.row * logits.stride;
-      tokens.push_back(static_cast<int32_t>(std::max_element(row, row + logits.num_cols) - row));
+      std::vector<float> biased(row, row + logits.num_cols);
+      for (const auto& [id, bias] : choice.biases) biased[static_cast<size_t>(id)] += bias;
+      tokens.push_back(
+          static_cast<int32_t>(std::max_element(biased.begin(), biased.end()) - biased.begin()));
     }
   }
   absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {

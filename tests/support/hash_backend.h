@@ -15,7 +15,7 @@ namespace strata::testing {
 // blocks where the first layer kept them. For models with one head, the layers above the first of
 // which reuse its scores.
 // `fail`, if given, is asked at each step whether the device reports an error. `chooses`: it
-// chooses the tokens itself, the likeliest, and tells them when they are taken.
+// chooses the tokens itself, the likeliest after biases, and tells them when they are taken.
 std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {},
                                                   bool chooses = false);
 

@@ -43,7 +43,7 @@ class WaitingSink final : public engine::RequestSink {
     const MutexLock lock(mutex_);
     recording_.OnPromptLogprobs(std::move(logprobs));
   }
-  void OnToken(const engine::TokenEvent& event) override {
+  void OnToken(engine::TokenEvent event) override {
     size_t count = 0;
     {
       const MutexLock lock(mutex_);
@@ -52,7 +52,7 @@ class WaitingSink final : public engine::RequestSink {
     }
     on_token(static_cast<int>(count));
   }
-  void OnFinished(const engine::FinishedEvent& event) override {
+  void OnFinished(engine::FinishedEvent event) override {
     {
       const MutexLock lock(mutex_);
       recording_.OnFinished(event);

@@ -97,10 +97,10 @@ TEST_F(CudaGraphsTest, TheDeviceHasWorkWhileTokensAreHandedOut) {
   struct Watch final : engine::RequestSink {
     void OnStarted(const engine::StartedEvent&) override {}
     void OnPromptLogprobs(std::vector<engine::TokenLogprobs>) override {}
-    void OnToken(const engine::TokenEvent&) override {
+    void OnToken(engine::TokenEvent) override {
       graphs.push_back(cuda_on_cpu::GraphLaunches());
     }
-    void OnFinished(const engine::FinishedEvent&) override {}
+    void OnFinished(engine::FinishedEvent) override {}
     std::vector<int64_t> graphs;
   };
   const auto core = Make(kernels::MakeCuda());
