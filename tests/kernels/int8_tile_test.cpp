@@ -170,9 +170,9 @@ TEST(Int8TileTest, SmallRowsAreMultipliedAsLargeOnesAre) {
     for (const float value : row) x.push_back(std::ldexp(value, exponent));
   }
   const std::unique_ptr<Backend> backend = MakeCpu(2);
-  const auto matrix = backend->Pack(
-      {{DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), kOutputs, kInputs}},
-      DType::kInt8);
+  const std::vector<HostRows> parts = {
+      {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), kOutputs, kInputs}};
+  const auto matrix = backend->Pack(parts, DType::kI8);
   ASSERT_TRUE(matrix.ok()) << matrix.status();
   for (const int64_t target : AllTargets()) {
     const ScopedTarget scoped(target);
