@@ -19,7 +19,7 @@ BINARY = sys.argv.pop(1)
 LOADTEST = sys.argv.pop(1)
 PROMPT = 'Once upon a time'
 BODY = {'prompt': PROMPT, 'max_tokens': 4, 'temperature': 0}
-LONG = {'text': PROMPT, 'max_tokens': 480, 'ignore_eos': True, 'n': 24}
+LONG = {'text': PROMPT, 'max_tokens': 480, 'ignore_eos': True, 'n': 16}
 
 
 def strata(*arguments, binary=BINARY, key=None):
