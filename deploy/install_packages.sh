@@ -17,7 +17,7 @@ case "${1:-}" in
   "") ;;
   --tests)
     packages+=(curl haproxy iproute2 libbenchmark-dev libgtest-dev libgmock-dev openssl
-      python3 python3-grpcio python3-protobuf python3-yaml)
+      python3 python3-grpcio python3-numpy python3-protobuf python3-yaml)
     ;;
   --deploy) packages=(haproxy iproute2 prometheus python3 python3-yaml) ;;
   --image) packages=(buildah curl debootstrap golang-github-containers-common procps) ;;

@@ -34,9 +34,12 @@ if(NOT STRATA_SANITIZE MATCHES thread)
   if(STRATA_SANITIZE)  # a case of each kernel
     list(TRANSFORM long_files REPLACE "(.+)" "kernels/cuda/\\1.cpp" OUTPUT_VARIABLE sources)
     target_sources(cuda_tests PRIVATE ${sources})
-    add_test(NAME kernels/cuda/some COMMAND cuda_tests
-      --gtest_filter=*CudaAttentionTest.*dim32_block16:*CudaAttentionTest.*int8_bf16_dim20_block5:Shapes/CudaProductTest.*_33x255*:MoreDTypes/CudaProductTest.Gates*:CudaSamplingTest.[OPT]*s:CudaGraphsTest.A*)
+    set(filter *CudaAttentionTest.*dim32_block16:*CudaAttentionTest.*int8_bf16_dim20_block5:Shapes/CudaProductTest.*_33x255*:MoreDTypes/CudaProductTest.Gates*:CudaSamplingTest.[OPT]*s:CudaGraphsTest.A*)
+    add_test(NAME kernels/cuda/some COMMAND cuda_tests --gtest_filter=${filter})
     set_tests_properties(kernels/cuda/some PROPERTIES TIMEOUT 900)
+    set_tests_properties(suites/cuda_tests PROPERTIES DISABLED ON)  # not every test runs
+    add_test(NAME suites/cuda_some
+      COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/suites_test.sh --some $<TARGET_FILE:cuda_tests> ${filter})
   endif()
 endif()
 
@@ -50,10 +53,13 @@ if(NOT STRATA_SANITIZE)
     strata_options)
   target_precompile_headers(cuda_engine_tests REUSE_FROM strata_test_support)
   set(plans "PlansVsNaiveTest.PresetsIn")
-  add_test(NAME engine_on_cuda/batch_invariant COMMAND cuda_engine_tests
-    --gtest_filter=${plans}F32:PlansVsNaiveTest.RandomPlansInF32:PlansVsNaiveTest.LongContextsInF32:*GoldenTest.Bf16/reuse)
+  set(invariant ${plans}F32:PlansVsNaiveTest.RandomPlansInF32:PlansVsNaiveTest.LongContextsInF32:*GoldenTest.Bf16/reuse)
+  set(not_invariant ${plans}Bf16:PlansVsNaiveTest.PartialReuseInBf16:*GoldenTest.Bf16/svformer_reuse)
+  add_test(NAME engine_on_cuda/batch_invariant COMMAND cuda_engine_tests --gtest_filter=${invariant})
   add_test(NAME engine_on_cuda/default COMMAND ${CMAKE_COMMAND} -E env STRATA_TEST_BATCH_INVARIANT=off
-    $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${plans}Bf16:PlansVsNaiveTest.PartialReuseInBf16:*GoldenTest.Bf16/svformer_reuse)
+    $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${not_invariant})
+  add_test(NAME suites/cuda_engine_tests COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/suites_test.sh --some
+    $<TARGET_FILE:cuda_engine_tests> ${invariant} ${not_invariant})
   set_tests_properties(engine_on_cuda/batch_invariant engine_on_cuda/default PROPERTIES TIMEOUT 900)
 endif()
 

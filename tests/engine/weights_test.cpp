@@ -432,7 +432,7 @@ TEST_F(WeightsTest, LoadsTheShippedModels) {
     LoadsFromDisk(entry.path(), backend_.get());
     ++models;
   }
-  if (models == 0) GTEST_SKIP() << root << " holds no model yet";
+  EXPECT_GT(models, 0) << root;
 }
 
 }  // namespace

@@ -114,5 +114,81 @@ TEST(Int8TileTest, WidenedInputsAreTheSameInAnotherOrder) {
   }
 }
 
+// A row of inputs counts as zeros below 2^-100, and only there: a power of two changes the scale
+// and no bit of the values.
+TEST(Int8TileTest, InputsOfEveryMagnitudeAreQuantisedByTheDefinition) {
+  Random random(3);
+  for (const int64_t target : AllTargets()) {
+    const ScopedTarget scoped(target);
+    SCOPED_TRACE(hwy::TargetName(target));
+    for (const size_t count : {1U, 5U, 64U, 256U}) {
+      std::vector<float> fractions(count);  // the largest is in [1, 2)
+      for (float& x : fractions) x = static_cast<float>(random.Below(2001) - 1000) / 1001;
+      fractions[count / 2] = count % 2 == 0 ? -1.0f : 1.75f;
+      for (int exponent = -126; exponent <= 127; ++exponent) {
+        SCOPED_TRACE(absl::StrCat(count, " inputs times 2^", exponent));
+        std::vector<float> x(count);
+        for (size_t i = 0; i < count; ++i) x[i] = std::ldexp(fractions[i], exponent);
+        std::vector<int8_t> q(kInt8Depth, 99);
+        int32_t start = 0;
+        const float scale = QuantiseInputs(x.data(), count, false, q.data(), &start);
+        const float most = std::abs(x[count / 2]);
+        ASSERT_EQ(scale, exponent < -100 ? 0.0f : most / 127);
+        int32_t sum = 0;
+        for (size_t i = 0; i < count; ++i) {
+          const double exact =
+              exponent < -100 ? 0.0 : std::nearbyint(double{x[i]} * double{127 / most});
+          ASSERT_EQ(q[i], exact) << x[i] << " at " << i;
+          sum += q[i];
+        }
+        ASSERT_EQ(start, -128 * sum);
+      }
+    }
+    int8_t q[4];
+    int32_t start = 0;
+    const float least = 0x1p-100f;
+    const float below = std::nextafter(least, 0.0f);
+    EXPECT_GT(QuantiseInputs(&least, 1, false, q, &start), 0);
+    EXPECT_EQ(q[0], 127);
+    EXPECT_EQ(QuantiseInputs(&below, 1, false, q, &start), 0);
+    EXPECT_EQ(q[0], 0);
+  }
+}
+
+// The same of a whole product: rows that are smaller by a power of two give outputs that are, bit
+// for bit.
+TEST(Int8TileTest, SmallRowsAreMultipliedAsLargeOnesAre) {
+  constexpr int64_t kOutputs = 40;
+  constexpr int64_t kInputs = 300;  // more than a block
+  constexpr int kExponents[] = {0, -10, -19, -21, -24, -40, -64, -90};
+  constexpr int64_t kRows = std::size(kExponents);
+  Random random(4);
+  const std::vector<float> weights = random.Normals(kOutputs * kInputs);
+  const std::vector<float> row = random.Normals(kInputs);
+  std::vector<float> x;
+  for (const int exponent : kExponents) {
+    for (const float value : row) x.push_back(std::ldexp(value, exponent));
+  }
+  const std::unique_ptr<Backend> backend = MakeCpu(2);
+  const std::vector<HostRows> parts = {
+      {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), kOutputs, kInputs}};
+  const auto matrix = backend->Pack(parts, DType::kI8);
+  ASSERT_TRUE(matrix.ok()) << matrix.status();
+  for (const int64_t target : AllTargets()) {
+    const ScopedTarget scoped(target);
+    SCOPED_TRACE(hwy::TargetName(target));
+    GuardedRows in(kRows, kInputs, x);
+    GuardedRows out(kRows, kOutputs);
+    backend->MatMul(**matrix, in.rows(), {}, out.rows(), Backend::Store::kSet);
+    for (int64_t i = 0; i < kRows; ++i) {
+      for (int64_t j = 0; j < kOutputs; ++j) {
+        ASSERT_NE(out.at(0, j), 0);
+        ASSERT_EQ(out.at(i, j), std::ldexp(out.at(0, j), kExponents[i]))
+            << "times 2^" << kExponents[i] << ", column " << j;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace strata::kernels::int8_tile_test

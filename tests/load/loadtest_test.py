@@ -14,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'server'))
-from strata_http import metrics, total  # noqa: E402
+from strata_http import metrics, total, wait_for  # noqa: E402
 from strata_process import TIMEOUT, Served, run  # noqa: E402
 
 BINARY = sys.argv.pop(1)
@@ -52,6 +51,10 @@ class LoadTest(unittest.TestCase):
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.addCleanup(process.kill)
         return process
+
+    def wait_for_answers(self, server):
+        """Until each of four users has one and asks again."""
+        wait_for(lambda: total(metrics(server), 'strata_requests_total') >= 8)
 
     def test_figures_agree_with_the_server(self):
         server = self.serve()
@@ -129,7 +132,7 @@ class LoadTest(unittest.TestCase):
     def test_a_signal_keeps_what_was_measured(self):
         server = self.serve()
         process = self.start('--server', server.address, '--users', '4', '--duration', '10m')
-        time.sleep(1.5)
+        self.wait_for_answers(server)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=TIMEOUT)
         self.assertEqual(process.returncode, 130, errors)
@@ -142,7 +145,7 @@ class LoadTest(unittest.TestCase):
     def test_a_server_that_dies(self):
         server = self.serve()
         process = self.start('--server', server.address, '--users', '4', '--duration', '10m')
-        time.sleep(1.5)
+        self.wait_for_answers(server)
         server.send(signal.SIGKILL)
         _, errors = process.communicate(timeout=TIMEOUT)
         self.assertEqual(process.returncode, 1, errors)
@@ -153,9 +156,9 @@ class LoadTest(unittest.TestCase):
 
     def test_a_server_that_stands_still(self):
         server = self.serve()
-        process = self.start('--server', server.address, '--users', '4', '--duration', '2s',
+        process = self.start('--server', server.address, '--users', '4', '--duration', '4s',
                              '--drain-timeout', '1s')
-        time.sleep(1)
+        self.wait_for_answers(server)
         server.send(signal.SIGSTOP)
         _, errors = process.communicate(timeout=TIMEOUT)
         server.send(signal.SIGCONT)

@@ -7,7 +7,6 @@ import os
 import pathlib
 import sys
 import tempfile
-import threading
 import unittest
 
 import grpc
@@ -20,7 +19,7 @@ BINARY = sys.argv.pop(1)
 LOADTEST = sys.argv.pop(1)
 PROMPT = 'Once upon a time'
 BODY = {'prompt': PROMPT, 'max_tokens': 4, 'temperature': 0}
-LONG = {'text': PROMPT, 'max_tokens': 400, 'ignore_eos': True, 'n': 8}
+LONG = {'text': PROMPT, 'max_tokens': 480, 'ignore_eos': True, 'n': 16}
 
 
 def strata(*arguments, binary=BINARY, key=None):
@@ -174,21 +173,23 @@ class ApiKeys(unittest.TestCase):
     def test_requests_at_a_time(self):
         key, line = new_key('few', '--concurrent', '2')
         free, free_line = new_key('free')
-        with self.served(line, free_line) as server:
-            threads = [threading.Thread(target=self.generate, args=(server, key), kwargs=LONG)
+        with self.served(line, free_line) as server, \
+             grpc.insecure_channel(server.address) as channel:
+            running = [stub(channel).Generate(pb.GenerateRequest(**LONG),
+                                              metadata=[('authorization', f'Bearer {key}')])
                        for _ in range(2)]
-            for thread in threads:
-                thread.start()
-            wait_for(lambda: metrics(server)['vllm:num_requests_running'] == 16)
+            for stream in running:
+                self.assertTrue(next(stream).HasField('started'))
             code, words, trailers = self.generate(server, key)
             self.assertEqual(code, grpc.StatusCode.RESOURCE_EXHAUSTED)
             self.assertIn('api_key: few has 2 requests running', words)
             self.assertIn('grpc-status-details-bin', trailers)  # RetryInfo
             status, headers, text = self.complete(server, key)
             self.assertEqual((status, headers['Retry-After']), (429, '1'), text)
+            for stream in running:
+                for _ in stream:
+                    pass
             self.assertEqual(self.complete(server, free)[0], 200)
-            for thread in threads:
-                thread.join()
             # A place is free as soon as its client hears of the end.
             for _ in range(20):
                 self.assertEqual(self.generate(server, key)[0], grpc.StatusCode.OK)

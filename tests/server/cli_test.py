@@ -12,6 +12,7 @@ import sys
 import tempfile
 import unittest
 
+from strata_http import metrics, total, wait_for
 from strata_process import Served, run, without_strata_variables
 
 BINARY = sys.argv.pop(1)
@@ -271,9 +272,9 @@ class Signals(unittest.TestCase):
                 [BINARY, 'generate', '--server', server.address, '--prompt', PROMPT, '--json',
                  '--ignore-eos', '--max-tokens', '300'],
                 stdout=subprocess.PIPE, text=True)
-            one_more = strata('generate', '--server', server.address, '--prompt', PROMPT,
-                              '--max-tokens', '1')  # the first is running by now, or done
-            self.assertEqual(one_more.returncode, 0)
+            # The server has it, or is done with it.
+            wait_for(lambda: metrics(server)['vllm:num_requests_running'] > 0 or
+                     total(metrics(server), 'strata_requests_total') > 0)
             server.send(signal.SIGTERM)
             output, _ = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0)

@@ -101,7 +101,9 @@ TEST_F(GenerationTest, ReaderThatStandsStillIsCancelled) {
 
 TEST_F(GenerationTest, CancelEndsItAndFreesItsBlocks) {
   RecordingClient client(/*prompt_reader=*/true);
-  const auto generation = MustStart(Text("abc", 500), &client);
+  server::GenerationRequest request = Text("abc", 500);
+  request.n = 16;
+  const auto generation = MustStart(request, &client);
   ASSERT_TRUE(client.WaitFor("delta"));
   generation->Cancel();
   generation->Cancel();

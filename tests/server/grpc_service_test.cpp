@@ -275,7 +275,9 @@ TEST_F(GrpcServiceTest, AFullQueueSaysWhenToRetry) {
 }
 
 TEST_F(GrpcServiceTest, CancelAndDeadlineFreeTheBlocks) {
-  Stream cancelled(stub_.get(), Greedy("abc", 500));
+  v1::GenerateRequest lasting = Greedy("abc", 500);
+  lasting.set_n(16);
+  Stream cancelled(stub_.get(), lasting);
   ASSERT_TRUE(cancelled.Next());
   ASSERT_TRUE(cancelled.Next());
   cancelled.context.TryCancel();
@@ -451,8 +453,10 @@ TEST_F(GrpcServiceTest, DrainLetsRunningRequestsFinish) {
 
 TEST_F(GrpcServiceTest, WhatTheDrainLimitCutsEndsUnavailable) {
   std::vector<std::unique_ptr<Stream>> streams;
+  v1::GenerateRequest lasting = Greedy("abc", 500);
+  lasting.set_n(16);
   for (int i = 0; i < 8; ++i) {
-    streams.push_back(std::make_unique<Stream>(stub_.get(), Greedy("abc", 500)));
+    streams.push_back(std::make_unique<Stream>(stub_.get(), lasting));
     ASSERT_TRUE(streams.back()->Next());
   }
   server_->Drain(milliseconds(0));

@@ -1,6 +1,14 @@
-#include <chrono>
-#include <string>
+#include <unistd.h>
 
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "engine/retry_after.h"
 #include "gtest/gtest.h"
 #include "server/api_keys.h"
@@ -32,6 +40,107 @@ TEST(KeyFileTest, ALineSaysWhatItWasMadeOf) {
 TEST(KeyFileTest, TheDigestIsSha256) {
   EXPECT_EQ(KeyLineText({.name = "a", .digest = DigestOf("abc"), .limits = {}}),
             "a sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+// The keys of a file with these lines.
+std::unique_ptr<ApiKeys> OpenKeys(const std::vector<KeyLine>& lines) {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / absl::StrCat("strata_key_file_test.", getpid());
+  std::ofstream file(path);
+  for (const KeyLine& line : lines) file << KeyLineText(line) << "\n";
+  file.close();
+  auto keys = ApiKeys::Open(path);
+  EXPECT_TRUE(keys.ok()) << keys.status();
+  std::filesystem::remove(path);
+  return keys.ok() ? *std::move(keys) : nullptr;
+}
+
+// Whose `authorization` it is; empty: refused.
+std::string NameOf(const ApiKeys& keys, const std::string& authorization) {
+  std::shared_ptr<Caller> caller;
+  const absl::Status status = keys.Admit(authorization, &caller);
+  EXPECT_EQ(keys.Check(authorization).code(), status.code());
+  EXPECT_EQ(status.ok(), caller != nullptr);
+  EXPECT_TRUE(status.ok() || status.code() == absl::StatusCode::kUnauthenticated) << status;
+  return caller != nullptr ? caller->key() : "";
+}
+
+// One step away from `key`.
+std::vector<std::string> NearKeys(const std::string& key) {
+  std::vector<std::string> near = {key + key,
+                                   key + " ",
+                                   " " + key,
+                                   key + '\0',
+                                   key + "0",
+                                   "",
+                                   absl::AsciiStrToUpper(key),
+                                   std::string(key.rbegin(), key.rend())};
+  for (size_t i = 0; i < key.size(); ++i) {
+    near.push_back(key.substr(0, i));
+    near.push_back(key.substr(i + 1));
+    near.push_back(key.substr(0, i) + key.substr(i + 1));
+    for (int bit = 0; bit < 8; ++bit) {
+      near.push_back(key);
+      near.back()[i] = static_cast<char>(near.back()[i] ^ (1 << bit));
+    }
+    if (i == 0 || key[i] == key[i - 1]) continue;
+    near.push_back(key);
+    std::swap(near.back()[i], near.back()[i - 1]);
+  }
+  return near;
+}
+
+TEST(ApiKeysTest, OfThousandsOfKeysOnlyTheRightOnesAreKnown) {
+  std::vector<std::string> right;
+  std::vector<KeyLine> lines;
+  for (int i = 0; i < 8; ++i) {
+    right.push_back(*DrawKey());
+    lines.push_back(
+        {.name = absl::StrCat("name", i), .digest = DigestOf(right.back()), .limits = {}});
+  }
+  const std::unique_ptr<ApiKeys> keys = OpenKeys(lines);
+  ASSERT_NE(keys, nullptr);
+  int wrong = 0;
+  for (size_t i = 0; i < right.size(); ++i) {
+    EXPECT_EQ(NameOf(*keys, "Bearer " + right[i]), lines[i].name);
+    EXPECT_EQ(NameOf(*keys, "bEARER " + right[i]), lines[i].name);
+    for (const char* scheme : {"", "Bearer", "Basic ", "Bearer\t", "Bearer  ", " Bearer "}) {
+      EXPECT_EQ(NameOf(*keys, scheme + right[i]), "") << scheme;
+    }
+    // The file's text is no key.
+    const std::string line = KeyLineText(lines[i]);
+    EXPECT_EQ(NameOf(*keys, "Bearer " + line.substr(line.find(':') + 1)), "");
+    for (const std::string& key : NearKeys(right[i])) {
+      ASSERT_EQ(NameOf(*keys, "Bearer " + key), "") << ++wrong << " keys were refused before";
+      ++wrong;
+    }
+  }
+  std::mt19937 random(7);
+  for (int i = 0; i < 10000; ++i, ++wrong) {
+    std::string key = "strata_";
+    while (key.size() < right[0].size()) key += "0123456789abcdef"[random() % 16];
+    ASSERT_EQ(NameOf(*keys, "Bearer " + key), "") << wrong << " keys were refused before";
+  }
+  EXPECT_GT(wrong, 14000);
+}
+
+// Digests that agree in all bits but one cannot be found by trying keys, but they can be written to
+// a file.
+TEST(ApiKeysTest, EveryBitOfADigestCounts) {
+  const std::string key = *DrawKey();
+  const KeyDigest digest = DigestOf(key);
+  std::vector<KeyLine> lines;
+  for (size_t bit = 0; bit < 8 * digest.size(); ++bit) {
+    lines.push_back({.name = absl::StrCat("bit", bit), .digest = digest, .limits = {}});
+    lines.back().digest[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+  }
+  const std::unique_ptr<ApiKeys> others = OpenKeys(lines);
+  ASSERT_NE(others, nullptr);
+  EXPECT_EQ(NameOf(*others, "Bearer " + key), "");
+  lines.insert(lines.begin() + 100, {.name = "right", .digest = digest, .limits = {}});
+  const std::unique_ptr<ApiKeys> with_it = OpenKeys(lines);
+  ASSERT_NE(with_it, nullptr);
+  EXPECT_EQ(NameOf(*with_it, "Bearer " + key), "right");
 }
 
 TEST(KeyAccountTest, ARateRefillsAndNeverHoldsMoreThanASecond) {

@@ -111,43 +111,103 @@ TEST(StopStringsTest, RefusesWhatIsOutsideTheLimits) {
   Make(std::vector<std::string>(16, std::string(256, 'a')));
 }
 
-// Against the definition, over texts in which strings overlap, cut into pieces at random.
-TEST(StopStringsTest, AgreesWithASearchOfTheWholeText) {
-  std::mt19937 random(31);
-  const std::vector<std::string> letters = {"a", "b", "\xC3\xA9"};
-  const auto text_of = [&](size_t count) {
+// The definition: byte after byte, is one of the strings at the end of all that has come?
+Output Search(const std::vector<std::string>& stops, bool include,
+              const std::vector<std::string>& pieces, size_t armed_from) {
+  std::string all;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    for (const char byte : pieces[i]) {
+      all += byte;
+      size_t longest = 0;
+      for (const std::string& stop : stops) {
+        if (i >= armed_from && all.ends_with(stop)) longest = std::max(longest, stop.size());
+      }
+      if (longest == 0) continue;
+      return {all.substr(0, all.size() - (include ? 0 : longest)), static_cast<int>(i) + 1};
+    }
+  }
+  return {all, -1};
+}
+
+class RandomText {
+ public:
+  explicit RandomText(uint32_t seed) : random_(seed) {}
+  size_t Below(size_t end) { return random_() % end; }
+  std::string Of(const std::vector<std::string>& letters, size_t count) {
     std::string text;
-    for (size_t i = 0; i < count; ++i) text += letters[random() % letters.size()];
+    for (size_t i = 0; i < count; ++i) text += letters[Below(letters.size())];
     return text;
-  };
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+// Over texts in which strings overlap, cut into pieces at random.
+TEST(StopStringsTest, AgreesWithASearchOfTheWholeText) {
+  RandomText random(31);
   int matches = 0;
   for (int round = 0; round < 5000; ++round) {
-    std::vector<std::string> stops(random() % 4);
-    for (std::string& stop : stops) stop = text_of(1 + random() % 5);
-    std::vector<std::string> pieces(random() % 12);
-    for (std::string& piece : pieces) piece = text_of(random() % 4);
-    const size_t armed_from = random() % 4;
-    const bool include = random() % 2 == 0;
-
-    Output expected;
-    std::string all;
-    for (size_t i = 0; i < pieces.size() && expected.pieces < 0; ++i) {
-      for (const char byte : pieces[i]) {
-        all += byte;
-        size_t longest = 0;
-        for (const std::string& stop : stops) {
-          if (i >= armed_from && all.ends_with(stop)) longest = std::max(longest, stop.size());
-        }
-        if (longest == 0) continue;
-        expected = {all.substr(0, all.size() - (include ? 0 : longest)), static_cast<int>(i) + 1};
-        break;
-      }
-    }
-    if (expected.pieces < 0) expected.text = all;
+    const std::vector<std::string> letters = {"a", "b", "\xC3\xA9"};
+    std::vector<std::string> stops(random.Below(4));
+    for (std::string& stop : stops) stop = random.Of(letters, 1 + random.Below(5));
+    std::vector<std::string> pieces(random.Below(12));
+    for (std::string& piece : pieces) piece = random.Of(letters, random.Below(4));
+    const size_t armed_from = random.Below(4);
+    const bool include = random.Below(2) == 0;
+    const Output expected = Search(stops, include, pieces, armed_from);
     matches += expected.pieces < 0 ? 0 : 1;
     ASSERT_EQ(Feed(Make(stops, include), pieces, armed_from), expected) << "round " << round;
   }
   EXPECT_GT(matches, 1000);
+}
+
+// Strings that repeat themselves, in texts made of their beginnings: after a mismatch the matcher
+// falls back to a shorter beginning, often several times for a byte, and after a match that does
+// not count as well.
+TEST(StopStringsTest, StringsThatRepeatThemselvesAreFoundAfterEveryMismatch) {
+  RandomText random(13);
+  const std::vector<std::string> letters = {"a", "b"};
+  const std::vector<std::string> known = {"aabaaab",  "aabaabaaab",  "abaababaabaab", "aaaaab",
+                                          "abababac", "aabaaabaaac", "baabaabab"};
+  int matches = 0;
+  int late = 0;  // beyond the first match of a text in which nothing counted before
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<std::string> stops(1 + random.Below(3));
+    for (std::string& stop : stops) {
+      stop = random.Below(2) == 0 ? known[random.Below(known.size())]
+                                  : random.Of(letters, 1 + random.Below(14));
+    }
+    std::string text;
+    while (text.size() < 80) {
+      const std::string& stop = stops[random.Below(stops.size())];
+      text += stop.substr(0, 1 + random.Below(stop.size()));
+      text += random.Of(letters, random.Below(3));
+    }
+    std::vector<std::string> pieces;
+    const size_t longest_piece = 1 + random.Below(12);
+    for (size_t begin = 0; begin < text.size(); begin += pieces.back().size()) {
+      pieces.push_back(text.substr(begin, 1 + random.Below(longest_piece)));
+    }
+    const size_t armed_from = random.Below(2) == 0 ? 0 : random.Below(pieces.size());
+    const bool include = random.Below(2) == 0;
+    const Output expected = Search(stops, include, pieces, armed_from);
+    const Output from_the_start = Search(stops, include, pieces, 0);
+    matches += expected.pieces < 0 ? 0 : 1;
+    late += expected.pieces > from_the_start.pieces ? 1 : 0;
+    ASSERT_EQ(Feed(Make(stops, include), pieces, armed_from), expected)
+        << "round " << round << ", " << text << " armed from piece " << armed_from;
+  }
+  EXPECT_GT(matches, 10000);
+  EXPECT_GT(late, 1000);
+}
+
+// The smallest case: "aabaa" is followed by "b", and what is left of it is "aab".
+TEST(StopStringsTest, AMismatchLeavesTheLongestBeginning) {
+  EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaabaaab"}), (Output{"aab", 1}));
+  EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaaaabaaab"}), (Output{"aabaa", 1}));
+  EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaaabaaab", "x"}, 1), (Output{"aabaaabaaabx", -1}));
+  EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaaab", "aaab"}, 1), (Output{"aaba", 2}));
 }
 
 }  // namespace

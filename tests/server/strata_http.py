@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import time
 
 from strata_process import TIMEOUT
@@ -22,6 +23,33 @@ def call(server, method, path, body=None, headers=None):
                                                 **(headers or {})})
         response = connection.getresponse()
         return response.status, response.headers, response.read().decode()
+
+
+def dial(address, receive_buffer=None):
+    host, port = address.rsplit(':', 1)
+    client = socket.socket()
+    if receive_buffer is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # The server's kernel sizes its own buffer by the segments that a client takes.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    client.settimeout(TIMEOUT)
+    client.connect((host, int(port)))
+    return client
+
+
+def post(client, body):
+    """A completion over a socket; nothing of the answer is read."""
+    body = json.dumps(body)
+    client.sendall(f'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+                   f'Content-Length: {len(body)}\r\n\r\n{body}'.encode())
+
+
+def stand_still(server, n=16):
+    """A socket with a stream of n * 270 KB coming, of which 100 KB fit into the kernel's buffers."""
+    client = dial(server.http_address, receive_buffer=4096)
+    post(client, {'prompt': 'the ' * 380, 'echo': True, 'logprobs': 20, 'stream': True,
+                  'max_tokens': 100, 'ignore_eos': True, 'n': n})
+    return client
 
 
 def metrics(server):

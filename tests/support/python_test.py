@@ -23,6 +23,8 @@ class Program(unittest.TestProgram):
             print(f'skipped: {reason} ({tests} of {self.result.testsRun} tests)')
         if not self.result.wasSuccessful():
             sys.exit(1)
+        if self.result.testsRun == 0:
+            sys.exit('no test ran')
         sys.exit(SKIPPED if skipped and skipped.total() >= self.result.testsRun else 0)
 
 
@@ -30,4 +32,7 @@ if __name__ == '__main__':
     unittest.main = Program
     del sys.argv[0]
     sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
-    runpy.run_path(sys.argv[0], run_name='__main__')
+    found = runpy.run_path(sys.argv[0], run_name='__main__').values()
+    # Program ends this one. A file without unittest has a main of its own.
+    if any(isinstance(value, type) and issubclass(value, unittest.TestCase) for value in found):
+        sys.exit('no test ran: unittest.main() is missing')
