@@ -1,5 +1,8 @@
 #include "server/http_message.h"
 
+#include <random>
+
+#include "absl/strings/str_format.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::server {
@@ -15,6 +18,11 @@ const char* TypeOf(int status) {
 }
 
 }  // namespace
+
+std::string DrawRequestId() {
+  std::random_device device;
+  return absl::StrFormat("req-%08x%08x", device(), device());
+}
 
 HttpReply HttpError(int status, std::string_view message, std::string_view param,
                     std::string_view code) {
