@@ -5,8 +5,8 @@
 #include "server/http_server.h"
 
 // Who gets past the door of each front where keys are asked for: whoever has one, and everybody to
-// what tells of the server's health (gRPC's health service; /healthz, /readyz and /metrics), which
-// probes and scrapers without keys ask for. Refusals are counted and logged.
+// what tells of the server's health (gRPC's health service; /health, /healthz, /ping, /readyz and
+// /metrics), which probes and scrapers without keys ask for. Refusals are counted and logged.
 namespace strata::server {
 
 // Of `context` keys, metrics, log and front are used, which outlive the gate. Empty, for no gate,

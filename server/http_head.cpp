@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -11,10 +12,12 @@ namespace strata::server {
 namespace {
 
 constexpr std::string_view kTwice = "the length of the body is given twice";
+constexpr std::string_view kRequestId = "X-Request-Id";
+constexpr size_t kMaxRequestIdBytes = 128;
 
 struct Field {
   std::string_view name;
-  std::string_view value;  // without blanks around it
+  std::string_view value;  // without blanks around it; may hold control characters
 };
 
 bool IsNameByte(char c) {
@@ -36,7 +39,6 @@ std::optional<Field> ParseField(std::string_view line) {
   const std::string_view name = line.substr(0, colon);
   std::string_view value = line.substr(colon + 1);
   if (!std::ranges::all_of(name, IsNameByte)) return std::nullopt;
-  if (std::ranges::any_of(value, IsControl)) return std::nullopt;
   value.remove_prefix(std::min(value.find_first_not_of(kBlanks), value.size()));
   return Field{.name = name, .value = value.substr(0, value.find_last_not_of(kBlanks) + 1)};
 }
@@ -46,15 +48,19 @@ std::optional<Field> ParseField(std::string_view line) {
 bool HttpHead::Add(std::string_view line) {
   if (num_lines_++ == 0 || line == "\r\n") return true;
   const std::optional<Field> field = ParseField(line);
-  if (!field) {
+  const auto is = [&](std::string_view name) {
+    return absl::EqualsIgnoreCase(ToAbsl(field->name), ToAbsl(name));
+  };
+  if (field && is(kRequestId)) AddRequestId(field->value);
+  if (!field || std::ranges::any_of(field->value, IsControl)) {
     Fail("a header is not \"NAME: VALUE\" in a line of its own");
     return true;
   }
-  const auto is = [&](const char* name) {
-    return absl::EqualsIgnoreCase(ToAbsl(field->name), name);
-  };
   if (is("Content-Length")) AddLength(field->value);
   if (is("Transfer-Encoding")) AddCoding(field->value);
+  if (is("Origin")) origin_ = field->value;
+  if (is("Access-Control-Request-Method")) requested_method_ = field->value;
+  if (is("Access-Control-Request-Headers")) requested_headers_ = field->value;
   // The library would parse ranges with a pattern that takes 4 MiB of stack for
   // a line of 8 KiB, and repeat an answer once for each of them; it would take
   // forms apart, limited to 8 KiB, and bodies of several parts. No route has a
@@ -64,6 +70,20 @@ bool HttpHead::Add(std::string_view line) {
 
 void HttpHead::Fail(std::string_view error) {
   if (error_.empty()) error_ = error;
+}
+
+void HttpHead::AddRequestId(std::string_view value) {
+  if (std::exchange(has_request_id_, true)) Fail(Concat(kRequestId, ": given twice"));
+  const auto control = std::ranges::find_if(
+      value, [](char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); });
+  if (value.size() > kMaxRequestIdBytes) {
+    Fail(Concat(kRequestId, ": ", value.size(), " bytes; at most ", kMaxRequestIdBytes));
+  } else if (control != value.end()) {
+    Fail(Concat(kRequestId, ": byte ", control - value.begin(),
+                " is a control character; it may hold none"));
+  } else {
+    request_id_ = value;
+  }
 }
 
 void HttpHead::AddLength(std::string_view value) {

@@ -11,7 +11,8 @@ namespace strata::server {
 // Where the body ends must be the same to this server and to a proxy in front of it, or the rest of
 // a body is a request that nobody sent (RFC 9112, sections 6.3 and 11.2). The library takes the
 // first of several lengths, decodes "%31", skips lines that it cannot read; so what two parsers
-// could read differently is an error here.
+// could read differently is an error here. The values that are kept are the client's bytes, which
+// the library would decode: a "%0a" may become no line's end of an answer.
 class HttpHead {
  public:
   // The next line with its end, the request line first. False: the library is not to see it.
@@ -25,8 +26,17 @@ class HttpHead {
   // There is one, and it is not known to be of 0 bytes.
   bool has_body() const { return has_body_; }
 
+  // The client's X-Request-Id: at most 128 bytes, no control characters. Empty: there is none.
+  const std::string& request_id() const { return request_id_; }
+  // What a browser says of the page that asks, and in a preflight of what the page wants to send:
+  // Origin, Access-Control-Request-Method and -Headers. Empty: not there.
+  const std::string& origin() const { return origin_; }
+  const std::string& requested_method() const { return requested_method_; }
+  const std::string& requested_headers() const { return requested_headers_; }
+
  private:
   void Fail(std::string_view error);
+  void AddRequestId(std::string_view value);
   void AddLength(std::string_view value);
   void AddCoding(std::string_view value);
 
@@ -34,6 +44,11 @@ class HttpHead {
   bool has_length_ = false;
   bool chunked_ = false;
   bool has_body_ = false;
+  bool has_request_id_ = false;
+  std::string request_id_;
+  std::string origin_;
+  std::string requested_method_;
+  std::string requested_headers_;
   std::string error_;
 };
 

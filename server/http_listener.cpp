@@ -23,12 +23,11 @@ constexpr milliseconds kFullWarnings{10000};
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Listen(const std::string& address,
-                                                                   size_t max_connections,
-                                                                   std::string_view when_full,
-                                                                   Serve serve) {
+absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Listen(
+    const std::string& address, size_t max_connections, std::function<std::string()> when_full,
+    Serve serve) {
   std::unique_ptr<HttpListener> listener(
-      new HttpListener(max_connections, when_full, std::move(serve)));
+      new HttpListener(max_connections, std::move(when_full), std::move(serve)));
   auto loop = AcceptLoop::Start(address, AcceptLoop::Mode::kBlocking,
                                 [self = listener.get()](int socket) { self->Take(socket); });
   if (!loop.ok()) return loop.status();
@@ -62,7 +61,8 @@ void HttpListener::Take(int socket) {
     next_warning_ = now + kFullWarnings;
     spdlog::warn("http: {} connections are open, one more was refused", max_connections_);
   }
-  send(socket, when_full_.data(), when_full_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  const std::string told = when_full_ ? when_full_() : "";
+  send(socket, told.data(), told.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   shutdown(socket, SHUT_WR);
   char unread[4096];  // what is unread at close would reset the connection and lose the answer
   while (recv(socket, unread, sizeof(unread), MSG_DONTWAIT) > 0) {

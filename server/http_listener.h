@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -47,12 +46,11 @@ class HttpListener {
   using Serve = std::function<void(Connection* connection)>;
 
   // `address` is HOST:PORT; port 0 picks a free one. UNAVAILABLE, one line with the system's
-  // reason, where the address cannot be listened on. `when_full` is what a connection over the
-  // limit is told, as long as the listener; it may be empty.
-  static absl::StatusOr<std::unique_ptr<HttpListener>> Listen(const std::string& address,
-                                                              size_t max_connections,
-                                                              std::string_view when_full,
-                                                              Serve serve);
+  // reason, where the address cannot be listened on. `when_full` makes what a connection over the
+  // limit is told; empty: nothing.
+  static absl::StatusOr<std::unique_ptr<HttpListener>> Listen(
+      const std::string& address, size_t max_connections, std::function<std::string()> when_full,
+      Serve serve);
   // Stop() with no patience.
   ~HttpListener() { Stop(std::chrono::milliseconds(0)); }
 
@@ -70,8 +68,10 @@ class HttpListener {
     State state = State::kIdle;
     std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
   };
-  HttpListener(size_t max_connections, std::string_view when_full, Serve serve)
-      : max_connections_(max_connections), when_full_(when_full), serve_(std::move(serve)) {}
+  HttpListener(size_t max_connections, std::function<std::string()> when_full, Serve serve)
+      : max_connections_(max_connections),
+        when_full_(std::move(when_full)),
+        serve_(std::move(serve)) {}
   void Take(int socket);
   void FreeAPlace() STRATA_REQUIRES(mutex_);
   void Run(Connection* connection);
@@ -79,7 +79,7 @@ class HttpListener {
   bool Enter(Connection* connection, State state);
 
   const size_t max_connections_;
-  const std::string_view when_full_;
+  const std::function<std::string()> when_full_;  // may be empty
   const Serve serve_;
   mutable Mutex mutex_;
   CondVar changed_;

@@ -13,7 +13,7 @@ namespace strata::server {
 struct HttpCall {
   std::string_view body;      // as long as the call
   std::string_view path;      // decoded; as long as the call
-  std::string request_id;     // the client's X-Request-Id; may be empty
+  std::string request_id;     // the client's X-Request-Id, else drawn; for logs, not unique
   std::string authorization;  // the client's; may be empty
   int socket = -1;  // to poll for the client's hanging up; not to be read, written or closed
 };
@@ -32,6 +32,9 @@ struct HttpReply {
 };
 
 using HttpHandler = std::function<HttpReply(const HttpCall& call)>;
+
+// "req-" and 16 hexadecimal digits.
+std::string DrawRequestId();
 
 // {"error":{"message":..,"type":..,"param":..,"code":..}}, OpenAI's form, with the status. `param`
 // and `code` may be empty: null.

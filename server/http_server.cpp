@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/cors.h"
 #include "server/http_head.h"
 #include "server/http_socket.h"
 #include "spdlog/spdlog.h"
@@ -20,11 +21,16 @@ constexpr milliseconds kReadTimeout{10000};
 constexpr size_t kRequestsAConnection = 1'000'000;  // only said to the client, not counted
 constexpr size_t kFraming = size_t{64} << 10;       // of a body that comes in chunks
 
-// What a connection over the limit is told, where bytes can be sent without a handshake.
-constexpr std::string_view kFull =
-    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-    "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n"
-    R"({"error":{"message":"too many connections","type":"server_error","param":null,"code":"overloaded"}})";
+constexpr char kRequestId[] = "x-request-id";
+
+// What a connection over the limit is told, where bytes can be sent without a handshake. Its
+// request is not read.
+std::string Full() {
+  return absl::StrCat(
+      "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n", kRequestId,
+      ": ", DrawRequestId(), "\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n",
+      R"({"error":{"message":"too many connections","type":"server_error","param":null,"code":"overloaded"}})");
+}
 
 // A connection's bytes as the library reads and writes them, and how far a request may go: so many
 // bytes of headers, then so many of a body, all of them by a deadline.
@@ -108,6 +114,7 @@ class SocketStream final : public httplib::Stream {
 void Fill(const HttpReply& reply, httplib::Response* response) {
   response->status = reply.status;
   for (const auto& [name, value] : reply.headers) response->set_header(name, value);
+  if (reply.status == 204) return;  // which has no body
   if (!reply.stream) {
     response->set_content(reply.body, reply.content_type);
     return;
@@ -129,27 +136,35 @@ void Fill(const HttpReply& reply, httplib::Response* response) {
 // library's own pool would let a few open streams keep everybody else waiting.
 class Connection final : public httplib::Server {
  public:
-  Connection(const HttpOptions& options, size_t payload_limit, SocketStream* stream,
-             HttpListener::Connection* place)
-      : options_(options), payload_limit_(payload_limit), stream_(stream), place_(place) {
+  Connection(const HttpOptions& options, const HttpRoutes& routes, size_t payload_limit,
+             SocketStream* stream, HttpListener::Connection* place)
+      : options_(options),
+        routes_(routes),
+        payload_limit_(payload_limit),
+        stream_(stream),
+        place_(place) {
     svr_sock_ = stream->socket();  // it writes no stream while this is invalid
     set_payload_max_length(payload_limit);
     set_keep_alive_max_count(kRequestsAConnection);
     if (options.idle_timeout.count() > 0) {
       set_keep_alive_timeout(options.idle_timeout.count() / 1000);
     }
-    for (const HttpRoute& route : options.routes) {
-      if (!route.path.ends_with('/')) AddRoute(route);
+    for (const HttpRoute& route : routes.all()) {
+      if (route.method != "POST") continue;
+      Post(route.path,
+           [this, &route](const httplib::Request& request, httplib::Response& response) {
+             Answer(route, request, &response);
+           });
     }
     set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
       stream_->BeginBody(payload_limit_ + kFraming);
       if (request.method == "HEAD") response.set_header("Accept-Ranges", "none");  // else "bytes"
-      if (!ReadsBody(request)) Lose(&response);
-      if (Refuse(request, &response) || AnswerPrefix(request, &response)) {
-        return HandlerResponse::Handled;
-      }
-      return HandlerResponse::Unhandled;
+      if (!ReadsBody(request)) Lose();
+      return AnswerUnread(request, &response) ? HandlerResponse::Handled
+                                              : HandlerResponse::Unhandled;
     });
+    set_post_routing_handler(
+        [this](const httplib::Request&, httplib::Response& response) { Complete(&response); });
     set_error_handler(
         HandlerWithResponse([this](const httplib::Request& request, httplib::Response& response) {
           if (!response.body.empty()) return HandlerResponse::Unhandled;
@@ -161,7 +176,7 @@ class Connection final : public httplib::Server {
             }
           }
           Fill(HttpError(response.status, WhatIsWrong(response.status, request)), &response);
-          if (response.status != 404) Lose(&response);
+          if (response.status != 404) Lose();
           return HandlerResponse::Handled;
         }));
     set_exception_handler([](const httplib::Request& request, httplib::Response& response,
@@ -175,7 +190,9 @@ class Connection final : public httplib::Server {
   bool Exchange(bool last) {
     bool closed = false;
     stream_->BeginRequest();
+    request_id_.clear();
     const auto complete = [this](httplib::Request& request) {
+      request.path = routes_.Canonical(request.path);
       const HttpHead& head = stream_->head();
       if (head.has_length() || head.chunked()) return;
       request.set_header("Content-Length", "0");  // else the library waits for all that may come
@@ -186,30 +203,40 @@ class Connection final : public httplib::Server {
   bool lost() const { return lost_; }
 
  private:
-  void AddRoute(const HttpRoute& route) {
-    const auto handle = [this, &route](const httplib::Request& request,
-                                       httplib::Response& response) {
-      Answer(route, request, &response);
-    };
-    if (route.method == "GET") {
-      Get(route.path, handle);
-    } else {
-      Post(route.path, handle);
-    }
-  }
-
   void Answer(const HttpRoute& route, const httplib::Request& request,
               httplib::Response* response) {
     if (request.body.size() > payload_limit_) {  // it came in chunks
       return Fill(HttpError(413, WhatIsWrong(413, request)), response);
     }
-    if (!place_->BeginAnswer()) return Lose(response);  // nobody hears it any more
-    Fill(route.handler({.body = request.body,
-                        .path = request.path,
-                        .request_id = request.get_header_value("X-Request-Id"),
-                        .authorization = request.get_header_value("Authorization"),
-                        .socket = stream_->socket()}),
-         response);
+    if (!place_->BeginAnswer()) return Lose();  // nobody hears it any more
+    Fill(route.handler(CallOf(request)), response);
+  }
+
+  HttpCall CallOf(const httplib::Request& request) {
+    return {.body = request.body,
+            .path = request.path,
+            .request_id = RequestId(),
+            .authorization = request.get_header_value("Authorization"),
+            .socket = stream_->socket()};
+  }
+
+  // The client's, or the one that is drawn where it gave none.
+  const std::string& RequestId() {
+    if (request_id_.empty()) request_id_ = stream_->head().request_id();
+    if (request_id_.empty()) request_id_ = DrawRequestId();
+    return request_id_;
+  }
+
+  // Adds what every answer has.
+  void Complete(httplib::Response* response) {
+    response->set_header(kRequestId, RequestId());
+    for (const auto& [name, value] : options_.cors.ForAnswer(stream_->head().origin())) {
+      response->set_header(name, value);
+    }
+    if (response->status == 204) response->headers.erase("Content-Length");
+    if (!lost_) return;
+    for (const char* name : {"Connection", "Keep-Alive"}) response->headers.erase(name);
+    response->set_header("Connection", "close");  // once, whether the client said so as well or not
   }
 
   // Whether the library reads the request to its end, if it is let. Of a GET it leaves the body; of
@@ -219,34 +246,58 @@ class Connection final : public httplib::Server {
     return !head.has_body() || (!head.chunked() && request.method == "POST");
   }
 
-  // Before a body is read: where it ends in more than one way, who may not ask, and what would be
-  // unpacked to any size.
-  bool Refuse(const httplib::Request& request, httplib::Response* response) {
+  // Answers what needs no body, or shall not have it read; else false. A GET is answered here too:
+  // the library's router would match a pattern against the path, and the standard library's
+  // patterns take stack for each character.
+  bool AnswerUnread(const httplib::Request& request, httplib::Response* response) {
     const HttpHead& head = stream_->head();
-    std::optional<HttpReply> refusal;
-    if (!head.error().empty()) refusal = HttpError(400, head.error());
-    if (!refusal && options_.gate) {
-      refusal = options_.gate(request.path, request.get_header_value("Authorization"));
+    if (const std::optional<HttpReply> reply = ReplyUnread(request)) {
+      Fill(*reply, response);
+      if (head.has_body() || !head.error().empty()) Lose();
+      return true;
     }
-    if (!refusal && request.has_header("Content-Encoding")) {
-      refusal = HttpError(415, "a body is taken as it is, without Content-Encoding");
-    }
-    if (!refusal) return false;
-    Fill(*refusal, response);
-    if (head.has_body() || !head.error().empty()) Lose(response);
+    const HttpRoute* const route = routes_.Find(request.method, request.path);
+    if (route == nullptr || route->method != "GET") return false;
+    Answer(*route, request, response);
     return true;
   }
 
-  // Beside the library's router, which would match a pattern against the path: the standard
-  // library's patterns take stack for each character.
-  bool AnswerPrefix(const httplib::Request& request, httplib::Response* response) {
-    if (request.method != "GET" && request.method != "HEAD") return false;
-    for (const HttpRoute& route : options_.routes) {
-      if (!route.path.ends_with('/') || !request.path.starts_with(route.path)) continue;
-      Answer(route, request, response);
-      return true;
+  // Refuses a request that ends in more than one way, who may not ask, a method that the path does
+  // not have, and a body that would be unpacked to any size. A browser's question beforehand comes
+  // without a key.
+  std::optional<HttpReply> ReplyUnread(const httplib::Request& request) {
+    const HttpHead& head = stream_->head();
+    if (!head.error().empty()) return HttpError(400, head.error());
+    if (request.method == "OPTIONS" && options_.cors.enabled() && !head.origin().empty() &&
+        !head.requested_method().empty()) {
+      return HttpReply{
+          .status = 204,
+          .headers = options_.cors.ForPreflight(head.origin(), head.requested_headers())};
     }
-    return false;
+    std::optional<HttpReply> refusal;
+    if (options_.gate) refusal = options_.gate(CallOf(request));
+    if (!refusal) refusal = CheckMethod(request);
+    if (!refusal && request.has_header("Content-Encoding")) {
+      refusal = HttpError(415, "a body is taken as it is, without Content-Encoding");
+    }
+    return refusal;
+  }
+
+  std::optional<HttpReply> CheckMethod(const httplib::Request& request) const {
+    std::string methods = routes_.MethodsOf(request.path);
+    if (methods.empty() || routes_.Find(request.method, request.path) != nullptr) {
+      return std::nullopt;
+    }
+    if (options_.cors.enabled()) methods += ", OPTIONS";
+    HttpReply reply{.status = 204};
+    if (!options_.cors.enabled() || request.method != "OPTIONS") {
+      reply = HttpError(405,
+                        absl::StrCat("method: ", request.method, " is not one of ", methods,
+                                     ", which ", request.path, " has"),
+                        "method", "method_not_supported");
+    }
+    reply.headers.emplace_back("Allow", std::move(methods));
+    return reply;
   }
 
   // With what the library refuses by itself.
@@ -267,16 +318,15 @@ class Connection final : public httplib::Server {
     return "not a request that HTTP/1.1 allows";
   }
 
-  void Lose(httplib::Response* response) {
-    if (std::exchange(lost_, true)) return;
-    response->set_header("Connection", "close");
-  }
+  void Lose() { lost_ = true; }
 
   const HttpOptions& options_;
+  const HttpRoutes& routes_;
   const size_t payload_limit_;
   SocketStream* const stream_;
   HttpListener::Connection* const place_;
-  bool lost_ = false;  // where in the connection's bytes the next request begins is unknown
+  std::string request_id_;  // of this exchange; empty: not asked for yet
+  bool lost_ = false;       // where in the connection's bytes the next request begins is unknown
 };
 
 }  // namespace
@@ -287,7 +337,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(HttpOptions option
   HttpServer* const self = server.get();
   auto listener = HttpListener::Listen(
       self->options_.address, self->options_.max_connections,
-      self->options_.tls == nullptr ? kFull : std::string_view(),
+      self->options_.tls == nullptr ? Full : std::function<std::string()>(),
       [self](HttpListener::Connection* place) { self->ServeConnection(place); });
   if (!listener.ok()) return listener.status();
   self->listener_ = *std::move(listener);
@@ -299,7 +349,7 @@ void HttpServer::ServeConnection(HttpListener::Connection* place) {
   const HttpSocket::Time born = Clock::now();
   HttpSocket socket(place->socket(), options_.tls == nullptr ? nullptr : options_.tls->current());
   SocketStream stream(&socket, &options_);
-  Connection http(options_, payload_limit_, &stream, place);
+  Connection http(options_, routes_, payload_limit_, &stream, place);
   if (!place->WaitForRequest(options_.idle_timeout)) return;
   if (!socket.Handshake(Clock::now() + options_.handshake_timeout)) return;
   while (socket.has_unread() ? place->BeginRequest()

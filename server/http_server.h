@@ -12,22 +12,17 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "server/cors.h"
 #include "server/http_listener.h"
 #include "server/http_message.h"
+#include "server/http_routes.h"
 #include "server/tls.h"
 
 namespace strata::server {
 
-struct HttpRoute {
-  std::string method;  // "GET" (then also HEAD) or "POST"
-  std::string path;    // all of it; one that ends in a slash stands for all below it, with GET
-  HttpHandler handler;
-};
-
-// Asked when a request's headers are there, before its body is read: the answer that refuses it, if
-// one does. `authorization` is the header's text, empty where there is none.
-using HttpGate =
-    std::function<std::optional<HttpReply>(std::string_view path, std::string_view authorization)>;
+// Asked when a request's headers are there, before its body is read, which is empty in `call`: the
+// answer that refuses the request, if one does.
+using HttpGate = std::function<std::optional<HttpReply>(const HttpCall& call)>;
 
 struct HttpOptions {
   std::string address;  // HOST:PORT; port 0 picks a free one
@@ -40,13 +35,16 @@ struct HttpOptions {
   size_t header_limit = size_t{16} << 10;  // bytes of a request line and all headers
   const TlsStore* tls = nullptr;           // null: without TLS; outlives the server
   HttpGate gate;                           // empty: everybody is served
+  Cors cors;
   std::vector<HttpRoute> routes;
 };
 
 // HTTP/1.1 with keep-alive over HttpListener: one thread a connection, so that a handler may block.
 // A request whose bytes stop coming for 10 s is given up; what fits no route is answered with 404,
-// in OpenAI's form like every error. A compressed body is refused: how long it gets unpacked is
-// known too late. A body is taken as it is, whatever its Content-Type; Range is not known.
+// a method that a path does not have with 405, in OpenAI's form like every error. Every answer has
+// the header x-request-id: the client's own, or one that is drawn. A compressed body is refused:
+// how long it gets unpacked is known too late. A body is taken as it is, whatever its Content-Type;
+// Range is not known.
 class HttpServer {
  public:
   // Listens and answers from here on. UNAVAILABLE as HttpListener::Listen.
@@ -65,10 +63,11 @@ class HttpServer {
 
  private:
   HttpServer(HttpOptions options, size_t payload_limit)
-      : options_(std::move(options)), payload_limit_(payload_limit) {}
+      : options_(std::move(options)), routes_(options_.routes), payload_limit_(payload_limit) {}
   void ServeConnection(HttpListener::Connection* place);
 
   const HttpOptions options_;
+  const HttpRoutes routes_;
   std::atomic<size_t> payload_limit_;
   std::unique_ptr<HttpListener> listener_;  // last: its threads use the rest
 };

@@ -51,6 +51,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     begin = end + 1;
     if (headers == 0) headers = begin;
   }
+  AbortUnless(head.request_id().size() <= 128);
+  for (const std::string* kept :
+       {&head.request_id(), &head.origin(), &head.requested_method(), &head.requested_headers()}) {
+    AbortUnless(kept->find_first_of(std::string_view("\r\n\0", 3)) == std::string::npos);
+  }
   if (!head.error().empty()) return 0;
   const int known = (head.has_length() ? 1 : 0) + (head.chunked() ? 1 : 0);
   AbortUnless(known <= 1 && known >= (head.has_body() ? 1 : 0));

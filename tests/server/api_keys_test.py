@@ -88,7 +88,11 @@ class ApiKeys(unittest.TestCase):
             self.assertEqual(call(server, 'GET', '/v1/models')[0], 401)
             self.assertEqual(call(server, 'GET', '/v1/models', headers=bearer(bob))[0], 200)
             self.assertEqual(call(server, 'GET', '/none')[0], 401)
-            for path in ('/healthz', '/readyz', '/metrics'):
+            self.assertEqual(call(server, 'GET', '/version', headers={'X-Request-Id': 'me'})[0], 401)
+            self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT})[0], 401)
+            self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT}, bearer(bob))[0],
+                             200)
+            for path in ('/health', '/healthz', '/health/', '/ping', '/readyz', '/metrics'):
                 self.assertEqual(call(server, 'GET', path)[0], 200)
             self.assertEqual(strata('health', '--server', server.address).returncode, 0)
             with grpc.insecure_channel(server.address) as channel:
@@ -105,13 +109,15 @@ class ApiKeys(unittest.TestCase):
                     unknown(b'')
                 self.assertEqual(raised.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
             seen = call(server, 'GET', '/metrics')[2]
-            # Both fronts, four wrong keys each, three more over gRPC and two over HTTP.
-            self.assertIn('strata_rejections_total{reason="unauthenticated"} 13', seen)
+            # Both fronts, four wrong keys each, three more over gRPC and four over HTTP.
+            self.assertIn('strata_rejections_total{reason="unauthenticated"} 15', seen)
             server_log = ''.join(server.log)
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         self.assertEqual([line['key'] for line in lines if line['status'] == 'OK'],
                          ['alice', 'alice', 'bob.2', 'bob.2'])
         self.assertEqual({line['key'] for line in lines if line['status'] != 'OK'}, {''})
+        self.assertEqual([line['status'] for line in lines if line['request_id'] == 'me'],
+                         ['UNAUTHENTICATED'])
         for text in (self.log.read_text(), seen, server_log):
             for secret in (alice, bob, alice_line.split()[1], PROMPT):
                 self.assertNotIn(secret, text)
@@ -186,6 +192,10 @@ class ApiKeys(unittest.TestCase):
             self.assertIn('grpc-status-details-bin', trailers)  # RetryInfo
             status, headers, text = self.complete(server, key)
             self.assertEqual((status, headers['Retry-After']), (429, '1'), text)
+            for path in ('/tokenize', '/detokenize'):
+                status, headers, text = call(server, 'POST', path, {'prompt': 'a', 'tokens': [1]},
+                                             bearer(key))
+                self.assertEqual((status, headers['Retry-After']), (429, '1'), text)
             for stream in running:
                 for _ in stream:
                     pass
@@ -194,11 +204,11 @@ class ApiKeys(unittest.TestCase):
             for _ in range(20):
                 self.assertEqual(self.generate(server, key)[0], grpc.StatusCode.OK)
                 self.assertEqual(self.complete(server, key)[0], 200)
-            self.assertEqual(total(metrics(server), 'strata_rejections_total'), 2)
-            self.assertEqual(metrics(server)['strata_rejections_total{reason="key_limit"}'], 2)
+            self.assertEqual(total(metrics(server), 'strata_rejections_total'), 4)
+            self.assertEqual(metrics(server)['strata_rejections_total{reason="key_limit"}'], 4)
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         self.assertEqual([line['key'] for line in lines if line['status'] == 'RESOURCE_EXHAUSTED'],
-                         ['few', 'few'])
+                         ['few'] * 4)
 
     def test_requests_a_second(self):
         key, line = new_key('slow', '--requests-per-second', '0.2')

@@ -21,7 +21,7 @@ using std::chrono::seconds;
 std::string BadField(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::BadRequest bad_request;
-  if (!details.ParseFromString(status.error_details()) || details.details_size() != 1 ||
+  if (!details.ParseFromString(status.error_details()) || details.details_size() < 1 ||
       !details.details(0).UnpackTo(&bad_request) || bad_request.field_violations_size() != 1) {
     return "no BadRequest";
   }

@@ -248,8 +248,8 @@ TEST_F(HttpServerTest, TakesNoCompressedBody) {
 }
 
 TEST_F(HttpServerTest, AGateIsAskedBeforeTheBodyIsRead) {
-  gate_ = [](std::string_view path, std::string_view authorization) -> std::optional<HttpReply> {
-    if (path == "/ping" || authorization == "yes") return std::nullopt;
+  gate_ = [](const HttpCall& call) -> std::optional<HttpReply> {
+    if (call.path == "/ping" || call.authorization == "yes") return std::nullopt;
     return HttpError(401, "no");
   };
   Serve(8);
@@ -325,6 +325,7 @@ TEST_F(HttpServerTest, OverTheLimitIsToldSo) {
   const std::string answer = refused.Read("never");  // to the end of the connection
   EXPECT_EQ(answer.rfind("HTTP/1.1 503 ", 0), 0U) << answer;
   EXPECT_NE(answer.find("\r\nContent-Length: 99\r\n"), std::string::npos);
+  EXPECT_NE(answer.find("\r\nx-request-id: req-"), std::string::npos);
   EXPECT_EQ(answer.size() - answer.find("\r\n\r\n") - 4, 99U);
   released_.count_down();
   EXPECT_NE(busy.Read("done").find(" 200 "), std::string::npos);

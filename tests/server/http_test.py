@@ -66,7 +66,8 @@ class Http(unittest.TestCase):
 
     def test_health(self):
         self.assertEqual(call(self.server, 'GET', '/healthz')[::2], (200, 'ok\n'))
-        self.assertEqual(call(self.server, 'GET', '/readyz')[::2], (200, 'ready\n'))
+        for path in ('/readyz', '/health', '/ping'):
+            self.assertEqual(call(self.server, 'GET', path)[::2], (200, 'ready\n'))
 
     def test_models(self):
         status, _, text = call(self.server, 'GET', '/v1/models')
@@ -77,11 +78,14 @@ class Http(unittest.TestCase):
         model, = models['data']
         status, _, text = call(self.server, 'GET', '/v1/models/' + model['id'])
         self.assertEqual((status, json.loads(text)), (200, model))
-        for other in ('gpt-4', 'x' * 8000, '', 'a%2Fb%0A', model['id'] + '/'):
+        for same in ('/v1/models/', '/v1/models/' + model['id'] + '/'):
+            self.assertEqual(call(self.server, 'GET', same)[0], 200)
+        for other in ('gpt-4', 'x' * 8000, '/', 'a%2Fb%0A', model['id'] + '/a'):
             status, _, text = call(self.server, 'GET', '/v1/models/' + other)
             self.assertEqual((status, json.loads(text)['error']['code']),
                              (404, 'model_not_found'))
-        self.assertEqual(call(self.server, 'POST', '/v1/models/' + model['id'], {})[0], 404)
+        status, headers, _ = call(self.server, 'POST', '/v1/models/' + model['id'], {})
+        self.assertEqual((status, headers['Allow']), (405, 'GET, HEAD'))
         answer = complete(self.server, model=models['data'][0]['id'], max_tokens=1)
         self.assertEqual(answer['model'], models['data'][0]['id'])
 
@@ -186,7 +190,10 @@ class Http(unittest.TestCase):
                                              'temperature', 'temperature: -1')
         self.assertEqual(error['type'], 'invalid_request_error')
         self.assertNotIn('Retry-After', headers)
-        self.assert_refused(400, {'prompt': PROMPT, 'max_tokens': 100000}, 'max_tokens')
+        _, error = self.assert_refused(400, {'prompt': PROMPT, 'max_tokens': 100000}, 'max_tokens')
+        self.assertEqual(error['code'], 'context_length_exceeded')
+        _, error = self.assert_refused(400, {'prompt': [1] * 5000}, 'prompt', '5000', '512')
+        self.assertEqual(error['code'], 'context_length_exceeded')
         self.assert_refused(400, {'prompt': PROMPT, 'top_p': 'x'}, 'top_p')
         self.assert_refused(400, {}, 'prompt')
         self.assert_refused(400, b'{"prompt', None, 'not JSON')
