@@ -29,10 +29,10 @@ constexpr std::array<std::string_view, 7> kOfChats = {
     "tools"};
 
 // What a request is answered with, read from its fields; the reader keeps what is wrong with them.
-using Answer = std::function<absl::StatusOr<json>(JsonReader* reader)>;
+using Handler = std::function<absl::StatusOr<json>(JsonReader* reader)>;
 
 absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
-                              const Answer& answer) {
+                              const Handler& answer) {
   const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return absl::InvalidArgumentError("the body is not JSON");
   if (!document.is_object()) {  // perhaps the prompt itself
@@ -48,7 +48,7 @@ absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
 }
 
 HttpReply ReplyTo(const GenerationContext& context, const ServedModels& models,
-                  const HttpCall& call, const Answer& answer) {
+                  const HttpCall& call, const Handler& answer) {
   std::shared_ptr<Caller> caller;
   if (absl::Status refused = AdmitCaller(context, call.authorization, &caller); !refused.ok()) {
     RecordRefusal(context, call.request_id, refused, caller ? caller->key() : "");
