@@ -29,6 +29,7 @@ class EngineCore;
 
 struct EngineOptions {
   std::filesystem::path model_dir;
+  std::string name = {};        // of the model; empty: ModelNameOf(model_dir), or the shape's
   std::string shape = {};       // a published shape with random weights instead; empty: none
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
@@ -73,7 +74,7 @@ struct EngineOptions {
 
 // What a model is and what this server can do with it. Constant after Create.
 struct ModelInfo {
-  std::string name;  // the directory's name
+  std::string name;  // as EngineOptions::name says
   std::string architecture;
   std::string device;  // the backend's description
   std::string dtype;   // of the weights

@@ -9,6 +9,7 @@
 #include "engine/dtypes.h"
 #include "engine/errors.h"
 #include "engine/memory_need.h"
+#include "engine/model_name.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
 #include "kvcache/plan_parser.h"
@@ -120,15 +121,12 @@ DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
   return has_f16 ? DType::kF16 : DType::kF32;
 }
 
-std::string NameOf(const std::filesystem::path& dir) {
-  const std::filesystem::path path = dir.lexically_normal();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
-}
-
 ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
                    PlanReport plan) {
   ModelInfo info;
-  info.name = options.shape.empty() ? NameOf(options.model_dir) : options.shape;
+  info.name = !options.name.empty()    ? options.name
+              : !options.shape.empty() ? options.shape
+                                       : ModelNameOf(options.model_dir);
   info.architecture = model.config.architecture;
   info.device = model.backend->Describe();
   info.dtype = kernels::DTypeName(dtype);

@@ -10,6 +10,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "engine/error_code.h"
 #include "engine/errors.h"
 
 namespace strata::engine {
@@ -215,7 +216,7 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& model) {
   if (auto status = CheckSampling(request.sampling, model); !status.ok()) return status;
   if (auto status = CheckServing(request); !status.ok()) return status;
   if (auto status = CheckAttention(request, model); !status.ok()) return status;
-  return CheckFit(request, model);
+  return WithErrorCode(CheckFit(request, model), kContextLengthExceeded);
 }
 
 absl::Status RequestTotals::Add(const Request& request) {

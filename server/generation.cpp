@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/error_code.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -29,8 +30,10 @@ absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens)
   if (context.max_prompt_tokens == 0 || tokens <= context.max_prompt_tokens) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "prompt: ", tokens, " tokens; this server takes at most ", context.max_prompt_tokens));
+  return engine::WithErrorCode(
+      absl::InvalidArgumentError(absl::StrCat(
+          "prompt: ", tokens, " tokens; this server takes at most ", context.max_prompt_tokens)),
+      engine::kContextLengthExceeded);
 }
 
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,

@@ -8,10 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "server/grpc_messages.h"
 #include "server/grpc_status.h"
-#include "server/unicode.h"
+#include "server/text_tokens.h"
 
 namespace strata::server {
 namespace {
@@ -118,10 +117,6 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* call, const absl::S
   return reactor;
 }
 
-absl::Status Prefixed(const char* field, const absl::Status& status) {
-  return {status.code(), absl::StrCat(field, ": ", std::string(status.message()))};
-}
-
 }  // namespace
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* GrpcService::Generate(
@@ -149,9 +144,8 @@ absl::Status GrpcService::Encode(std::string_view authorization, const v1::Token
   if (!admitted.ok()) return admitted;
   if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
   const bool add_special = request.has_add_special_tokens() ? request.add_special_tokens() : true;
-  const auto ids = context_.tokenizer->Encode(
-      request.text(), {.add_special_tokens = add_special, .parse_special = true});
-  if (!ids.ok()) return Prefixed("text", ids.status());
+  const auto ids = TokensOf(*context_.tokenizer, "text", request.text(), add_special);
+  if (!ids.ok()) return ids.status();
   response->mutable_token_ids()->Add(ids->begin(), ids->end());
   return absl::OkStatus();
 }
@@ -171,10 +165,11 @@ absl::Status GrpcService::Decode(std::string_view authorization,
   if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
   const bool skip_special =
       request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
-  auto bytes = context_.tokenizer->Decode(
-      {request.token_ids().data(), static_cast<size_t>(request.token_ids().size())}, skip_special);
-  if (!bytes.ok()) return Prefixed("token_ids", bytes.status());
-  TakeValidUtf8(/*at_end=*/true, &*bytes, response->mutable_text());
+  auto text = TextOf(*context_.tokenizer, "token_ids",
+                     {request.token_ids().data(), static_cast<size_t>(request.token_ids().size())},
+                     skip_special);
+  if (!text.ok()) return text.status();
+  response->set_text(*std::move(text));
   return absl::OkStatus();
 }
 

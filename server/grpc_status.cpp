@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "absl/strings/ascii.h"
+#include "engine/error_code.h"
 #include "engine/retry_after.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
@@ -22,6 +24,12 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     violation->set_field(FieldOf(message));
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
+    if (const std::string code = engine::ErrorCodeOf(status); !code.empty()) {
+      google::rpc::ErrorInfo info;
+      info.set_reason(absl::AsciiStrToUpper(code));
+      info.set_domain("strata");
+      details.add_details()->PackFrom(info);
+    }
   } else if (const auto delay = engine::RetryAfterOf(status)) {
     google::rpc::RetryInfo retry;
     *retry.mutable_retry_delay() =

@@ -1,6 +1,12 @@
 #include "server/http_front.h"
 
+#include <string_view>
 #include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/openai.h"
+#include "server/openai_tokenize.h"
+#include "server/version.h"
 
 namespace strata::server {
 namespace {
@@ -13,45 +19,75 @@ HttpReply Text(int status, std::string text) {
   return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(text)};
 }
 
-HttpReply Loading() { return HttpError(503, "the model is being loaded"); }
+constexpr std::string_view kModels = "/v1/models/";
 
 }  // namespace
+
+struct HttpFront::Api {
+  Api(const GenerationContext& context, std::vector<std::string> names)
+      : openai(context, kMaxGenerations, std::move(names)), tokenize(context, &openai.models()) {}
+
+  OpenAi openai;
+  OpenAiTokenize tokenize;
+};
+
+HttpFront::HttpFront(const Metrics* metrics) : metrics_(metrics) {}
+HttpFront::~HttpFront() = default;
 
 absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(HttpOptions options,
                                                             const Metrics* metrics) {
   std::unique_ptr<HttpFront> front(new HttpFront(metrics));
-  HttpFront* const self = front.get();
   options.max_connections = kMaxConnections;
-  options.routes = {
-      {"GET", "/healthz", [](const HttpCall&) { return Text(200, "ok\n"); }},
-      {"GET", "/readyz", [self](const HttpCall&) { return self->Ready(); }},
-      {"GET", "/metrics", [self](const HttpCall&) { return self->Scrape(); }},
-      {"GET", "/v1/models",
-       [self](const HttpCall&) {
-         const OpenAi* api = self->api_;
-         return api == nullptr ? Loading() : api->Models();
-       }},
-      {"GET", "/v1/models/",
-       [self](const HttpCall& call) {
-         const OpenAi* api = self->api_;
-         if (api == nullptr) return Loading();
-         return api->Model(std::string(call.path.substr(std::string_view("/v1/models/").size())));
-       }},
-      {"POST", "/v1/completions",
-       [self](const HttpCall& call) {
-         OpenAi* api = self->api_;
-         return api == nullptr ? Loading() : api->Complete(call);
-       }},
-  };
+  options.routes = front->Routes();
   auto server = HttpServer::Start(std::move(options), kPayloadWhileLoading);
   if (!server.ok()) return server.status();
-  self->server_ = *std::move(server);
+  front->server_ = *std::move(server);
   return front;
 }
 
-void HttpFront::Open(const GenerationContext& context, size_t payload_limit) {
+std::vector<HttpRoute> HttpFront::Routes() {
+  const HttpHandler ready = [this](const HttpCall&) { return Ready(); };
+  return {
+      {"GET", "/healthz", [](const HttpCall&) { return Text(200, "ok\n"); }},
+      {"GET", "/readyz", ready},
+      {"GET", "/health", ready},
+      {"GET", "/ping", ready},
+      {"POST", "/ping", ready},
+      {"GET", "/version",
+       [](const HttpCall&) {
+         return HttpReply{.body = absl::StrCat(R"({"version":")", Version(), "\"}")};
+       }},
+      {"GET", "/metrics", [this](const HttpCall&) { return Scrape(); }},
+      ApiRoute("GET", "/v1/models",
+               [](Api& api, const HttpCall&) { return api.openai.models().List(); }),
+      ApiRoute("GET", kModels.data(),
+               [](Api& api, const HttpCall& call) {
+                 return api.openai.models().Get(std::string(call.path.substr(kModels.size())));
+               }),
+      ApiRoute("POST", "/v1/completions",
+               [](Api& api, const HttpCall& call) { return api.openai.Complete(call); }),
+      ApiRoute("POST", "/tokenize",
+               [](Api& api, const HttpCall& call) { return api.tokenize.Tokenize(call); }),
+      ApiRoute("POST", "/detokenize",
+               [](Api& api, const HttpCall& call) { return api.tokenize.Detokenize(call); }),
+      ApiRoute("GET", "/tokenizer_info",
+               [](Api& api, const HttpCall&) { return api.tokenize.Info(); }),
+  };
+}
+
+HttpRoute HttpFront::ApiRoute(const char* method, const char* path,
+                              HttpReply (*answer)(Api& api, const HttpCall& call)) {
+  return {method, path, [this, answer](const HttpCall& call) {
+            Api* const api = api_;
+            if (api == nullptr) return HttpError(503, "the model is being loaded");
+            return answer(*api, call);
+          }};
+}
+
+void HttpFront::Open(const GenerationContext& context, size_t payload_limit,
+                     std::vector<std::string> names) {
   server_->set_payload_limit(payload_limit);
-  owned_api_ = std::make_unique<OpenAi>(context, kMaxGenerations);
+  owned_api_ = std::make_unique<Api>(context, std::move(names));
   engine_ = context.engine;
   api_ = owned_api_.get();
 }

@@ -5,24 +5,29 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/generation.h"
 #include "server/health.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
-#include "server/openai.h"
 
 namespace strata::server {
 
 // Everything that is served over HTTP:
 //
 //   GET  /healthz          200 as long as the process lives
-//   GET  /readyz           200 when it serves, else 503 with the reason in a word
+//   GET  /readyz, /health  200 when it serves, else 503 with the reason in a word
+//   GET, POST /ping        as /readyz
+//   GET  /version          {"version": "0.1.0"}
 //   GET  /metrics          Prometheus
-//   GET  /v1/models        OpenAI's API; 503 until the model is loaded
+//   GET  /v1/models        OpenAI's API; 503 until the model is loaded, as those below
 //   GET  /v1/models/NAME
 //   POST /v1/completions
+//   POST /tokenize         vLLM's
+//   POST /detokenize
+//   GET  /tokenizer_info
 //
 // 64 of the 1,024 connections are kept from generating: however many streams are open, the rest is
 // answered. A completion over that limit gets 429, a connection over the other 503.
@@ -35,10 +40,11 @@ class HttpFront {
   // line with the system's reason, where the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<HttpFront>> Start(HttpOptions options,
                                                           const Metrics* metrics);
+  ~HttpFront();
 
   // The model is there: opens the API, adds the gauges to the metrics. Once. What `context` points
-  // to must outlive the front.
-  void Open(const GenerationContext& context, size_t payload_limit);
+  // to must outlive the front. `names` as OpenAi's.
+  void Open(const GenerationContext& context, size_t payload_limit, std::vector<std::string> names);
   void SetHealth(Health health) { health_ = health; }
 
   // HOST:PORT with the port in use.
@@ -48,14 +54,19 @@ class HttpFront {
   void Stop(std::chrono::milliseconds limit) { server_->Stop(limit); }
 
  private:
-  explicit HttpFront(const Metrics* metrics) : metrics_(metrics) {}
+  struct Api;
+  explicit HttpFront(const Metrics* metrics);
+  std::vector<HttpRoute> Routes();
+  // A route that is answered once the model is loaded.
+  HttpRoute ApiRoute(const char* method, const char* path,
+                     HttpReply (*answer)(Api& api, const HttpCall& call));
   HttpReply Ready() const;
   HttpReply Scrape() const;
 
   const Metrics* const metrics_;
   std::atomic<Health> health_ = Health::kLoading;
-  std::unique_ptr<OpenAi> owned_api_;
-  std::atomic<OpenAi*> api_ = nullptr;  // set with Open
+  std::unique_ptr<Api> owned_api_;
+  std::atomic<Api*> api_ = nullptr;  // set with Open
   std::atomic<const engine::Engine*> engine_ = nullptr;
   std::unique_ptr<HttpServer> server_;  // last: its threads use the rest
 };

@@ -3,7 +3,7 @@
 #include <random>
 
 #include "absl/strings/str_format.h"
-#include "nlohmann/json.hpp"
+#include "server/json_line.h"
 
 namespace strata::server {
 namespace {
@@ -31,8 +31,7 @@ HttpReply HttpError(int status, std::string_view message, std::string_view param
                                   {"type", TypeOf(status)},
                                   {"param", NullIfEmpty(param)},
                                   {"code", NullIfEmpty(code)}}}};
-  HttpReply reply{.status = status,
-                  .body = error.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+  HttpReply reply{.status = status, .body = JsonLine(error)};
   if (status == 401) reply.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (status == 429 || status == 503) reply.headers.emplace_back("Retry-After", "1");
   return reply;

@@ -5,7 +5,6 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "server/json_reader.h"
 #include "server/openai_completion.h"
 #include "server/openai_json.h"
 #include "server/openai_request.h"
@@ -18,30 +17,15 @@ int64_t Now() {
   return std::chrono::duration_cast<std::chrono::seconds>(now).count();
 }
 
-absl::Status NotServed(const std::string& asked, const std::string& served) {
-  return absl::NotFoundError(
-      absl::StrCat("model: ", DescribeJson(asked), " is not served here; \"", served, "\" is"));
-}
-
-HttpReply UnknownModel(const absl::Status& status) {
-  return HttpError(404, std::string(status.message()), "model", "model_not_found");
-}
-
 }  // namespace
 
-OpenAi::OpenAi(const GenerationContext& context, int max_generations)
-    : context_(context), max_generations_(max_generations), created_(Now()) {}
-
-HttpReply OpenAi::Models() const {
-  const engine::ModelInfo& model = context_.engine->model();
-  return {.body = ModelListJson(model.name, created_, model.max_positions)};
-}
-
-HttpReply OpenAi::Model(const std::string& name) const {
-  const engine::ModelInfo& model = context_.engine->model();
-  if (name != model.name) return UnknownModel(NotServed(name, model.name));
-  return {.body = ModelJson(model.name, created_, model.max_positions)};
-}
+OpenAi::OpenAi(const GenerationContext& context, int max_generations,
+               std::vector<std::string> names)
+    : context_(context),
+      max_generations_(max_generations),
+      models_(
+          names.empty() ? std::vector<std::string>{context.engine->model().name} : std::move(names),
+          context.engine->model().max_positions) {}
 
 // A completion's place among those that run, until it is let go.
 struct OpenAi::Place {
@@ -58,10 +42,7 @@ absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
                            std::shared_ptr<OpenAiCompletion>* completion) {
   auto request = ParseCompletion(call.body);
   if (!request.ok()) return request.status();
-  const std::string& name = context_.engine->model().name;
-  if (!request->model.empty() && request->model != name) {
-    return NotServed(request->model, name);
-  }
+  if (absl::Status status = models_.Check(request->model); !status.ok()) return status;
   if (place.number > max_generations_) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "http: ", max_generations_, " completions run or wait over HTTP, which is the limit"));
@@ -71,7 +52,7 @@ absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
   request->generation.caller = std::move(caller);
   auto started = OpenAiCompletion::Start(
       context_, *std::move(request),
-      {.id = absl::StrCat("cmpl-", id), .created = Now(), .model = name}, call.socket);
+      {.id = absl::StrCat("cmpl-", id), .created = Now(), .model = models_.name()}, call.socket);
   if (!started.ok()) return started.status();
   *completion = *std::move(started);
   return absl::OkStatus();
@@ -87,7 +68,7 @@ HttpReply OpenAi::Complete(const HttpCall& call) {
   if (status.ok()) status = Begin(call, std::move(caller), *place, &completion);
   if (!status.ok()) {
     RecordRefusal(context_, call.request_id, status, key);
-    return absl::IsNotFound(status) ? UnknownModel(status) : StatusReply(status);
+    return StatusReply(status);
   }
   if (!completion->streams()) return completion->Whole();
   // Until it is known that the request will run, an error can still be the answer's status.

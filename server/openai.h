@@ -1,13 +1,14 @@
 #pragma once
 
 #include <atomic>
-#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "server/generation.h"
 #include "server/http_message.h"
+#include "server/served_models.h"
 
 namespace strata::server {
 
@@ -17,12 +18,13 @@ class OpenAiCompletion;
 // Threads: every method may be called from any thread.
 class OpenAi {
  public:
-  // At most `max_generations` at a time; more are answered with 429.
-  OpenAi(const GenerationContext& context, int max_generations);
+  // At most `max_generations` at a time; more are answered with 429. `names` are those of the
+  // model, the first is the one that answers carry; empty: the engine's.
+  OpenAi(const GenerationContext& context, int max_generations,
+         std::vector<std::string> names = {});
 
-  HttpReply Models() const;                        // GET /v1/models
-  HttpReply Model(const std::string& name) const;  // GET /v1/models/NAME
-  HttpReply Complete(const HttpCall& call);        // POST /v1/completions
+  const ServedModels& models() const { return models_; }
+  HttpReply Complete(const HttpCall& call);  // POST /v1/completions
 
  private:
   struct Place;
@@ -31,7 +33,7 @@ class OpenAi {
 
   const GenerationContext context_;
   const int max_generations_;
-  const int64_t created_;  // seconds since 1970
+  const ServedModels models_;
   std::atomic<int> generations_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/error_code.h"
 #include "engine/retry_after.h"
 #include "nlohmann/json.hpp"
 #include "server/error_field.h"
@@ -74,14 +75,6 @@ json ChoiceJson(const CompletionChoice& choice) {
   return object;
 }
 
-json ModelEntry(const std::string& model, int64_t created, int32_t max_positions) {
-  return {{"id", model},
-          {"object", "model"},
-          {"created", created},
-          {"owned_by", "strata"},
-          {"max_model_len", max_positions}};
-}
-
 int HttpStatusOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
@@ -147,20 +140,12 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
   return Line(document);
 }
 
-std::string ModelJson(const std::string& model, int64_t created, int32_t max_positions) {
-  return Line(ModelEntry(model, created, max_positions));
-}
-
-std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions) {
-  const json entry = ModelEntry(model, created, max_positions);
-  return Line({{"object", "list"}, {"data", json::array({entry})}});
-}
-
 HttpReply StatusReply(const absl::Status& status) {
   const std::string message(status.message());
   const int code = HttpStatusOf(status.code());
-  HttpReply reply = HttpError(code, message, code == 400 ? FieldOf(message) : "",
-                              code == 401 ? "invalid_api_key" : "");
+  const bool names_field = code == 400 || code == 404;
+  HttpReply reply = HttpError(code, message, names_field ? FieldOf(message) : "",
+                              code == 401 ? "invalid_api_key" : engine::ErrorCodeOf(status));
   if (const auto delay = engine::RetryAfterOf(status)) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay);
     reply.headers = {{"Retry-After", std::to_string(seconds.count())}};

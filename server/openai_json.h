@@ -12,7 +12,7 @@
 #include "server/openai_logprobs.h"
 #include "server/tokenizer.h"
 
-// What /v1/completions and /v1/models answer with, as JSON. Pure functions.
+// What /v1/completions answers with, and errors of every path, as JSON. Pure functions.
 namespace strata::server {
 
 struct CompletionHead {
@@ -60,13 +60,10 @@ CompletionPromptLogprobs PromptLogprobsOf(const Tokenizer& tokenizer, std::span<
 std::string CompletionJson(const CompletionHead& head, const std::vector<CompletionChoice>& choices,
                            const std::optional<CompletionUsage>& usage);
 
-// The one model that is served, alone and as a list.
-std::string ModelJson(const std::string& model, int64_t created, int32_t max_positions);
-std::string ModelListJson(const std::string& model, int64_t created, int32_t max_positions);
-
 // INVALID_ARGUMENT 400, UNAUTHENTICATED 401, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED
 // 429, UNAVAILABLE 503, DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500; the
-// field that the message names is the error's param.
+// field that the message of a 400 or 404 names is the error's param, its code is
+// ErrorCodeOf(status).
 HttpReply StatusReply(const absl::Status& status);
 
 }  // namespace strata::server

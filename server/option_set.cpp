@@ -7,9 +7,11 @@
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "server/listen_address.h"
 #include "server/option_values.h"
 #include "server/variables.h"
@@ -43,9 +45,10 @@ CLI::Option* OptionSet::Add(const std::string& flag, const std::string& type,
   return app_->add_option_function<std::string>(flag, checked, help)->type_name(type);
 }
 
-void OptionSet::AddDeployed(const std::string& flag, const std::string& type,
-                            const std::string& fallback, const std::string& help, Reader read) {
-  Add(flag, type, help, std::move(read))->envname(VariableOf(flag))->default_str(fallback);
+CLI::Option* OptionSet::AddDeployed(const std::string& flag, const std::string& type,
+                                    const std::string& fallback, const std::string& help,
+                                    Reader read) {
+  return Add(flag, type, help, std::move(read))->envname(VariableOf(flag))->default_str(fallback);
 }
 
 void OptionSet::Text(const std::string& flag, const std::string& type, std::string* value,
@@ -116,6 +119,23 @@ void OptionSet::Duration(const std::string& flag, std::chrono::milliseconds* val
     if (!status.ok() || *value >= min) return status;
     return NotA(text, absl::StrCat("at least ", FormatDuration(min)).c_str());
   });
+}
+
+void OptionSet::List(const std::string& flag, const std::string& type,
+                     std::vector<std::string>* values,
+                     absl::Status (*check)(const std::string& text), const std::string& help) {
+  AddDeployed(flag, type, "", help, [values, check](const std::string& text) {
+    if (text.empty()) return absl::OkStatus();
+    for (const absl::string_view part : absl::StrSplit(text, ',')) {
+      std::string value(absl::StripAsciiWhitespace(part));
+      if (absl::Status status = check(value); !status.ok()) return status;
+      if (std::ranges::find(*values, value) != values->end()) {
+        return absl::InvalidArgumentError(absl::StrCat("'", value, "' is given twice"));
+      }
+      values->push_back(std::move(value));
+    }
+    return absl::OkStatus();
+  })->trigger_on_parse();
 }
 
 void OptionSet::Parameter(const std::string& flag, std::optional<std::string>* value,

@@ -41,6 +41,10 @@ class OptionSet {
   void Duration(const std::string& flag, std::chrono::milliseconds* value, const std::string& help,
                 std::chrono::milliseconds min = std::chrono::milliseconds(0));
 
+  // Texts separated by commas, blanks around them aside; the flag may be repeated. No text twice.
+  void List(const std::string& flag, const std::string& type, std::vector<std::string>* values,
+            absl::Status (*check)(const std::string& text), const std::string& help);
+
   // Options of one call: without a variable, and absent unless given.
   void Parameter(const std::string& flag, std::optional<std::string>* value,
                  const std::string& help);
@@ -61,8 +65,8 @@ class OptionSet {
   using Reader = std::function<absl::Status(const std::string& text)>;
   CLI::Option* Add(const std::string& flag, const std::string& type, const std::string& help,
                    Reader read);
-  void AddDeployed(const std::string& flag, const std::string& type, const std::string& fallback,
-                   const std::string& help, Reader read);
+  CLI::Option* AddDeployed(const std::string& flag, const std::string& type,
+                           const std::string& fallback, const std::string& help, Reader read);
 
   CLI::App* const app_;
 };

@@ -1,13 +1,17 @@
 #include "server/options.h"
 
+#include <algorithm>
 #include <string>
 
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
 #include "absl/strings/str_cat.h"
+#include "server/cors.h"
 #include "server/option_set.h"
+#include "server/served_models.h"
 #include "server/variables.h"
+#include "server/version.h"
 
 namespace strata::server {
 namespace {
@@ -61,6 +65,9 @@ void AddSecurity(OptionSet* set, ServeOptions* options) {
             "PEM: clients need a certificate of one of these; anybody if not given");
   set->Text("--api-keys", "FILE", &options->api_keys,
             "Whose keys are served, see strata key --help; everybody if not given");
+  set->List("--cors-origins", "ORIGIN,..", &options->cors_origins, CheckOrigin,
+            "Whose pages may read HTTP's answers in a browser, such as https://chat.example.com; * "
+            "for any; none if not given");
   LimitOptions& limits = options->limits;
   set->Bytes("--max-message-bytes", &limits.message_bytes,
              "A request's body; 0: ten bytes for each position of the model and 1 MiB");
@@ -105,6 +112,9 @@ void AddServe(CLI::App* app, ServeOptions* options) {
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
                             "The same for HTTP: OpenAI's API, metrics; \"\" for none");
+  set.List("--served-model-name", "NAME,..", &options->served_model_names, CheckModelName,
+           "What the model is called; the first in answers, any in a request. If not given as its "
+           "folder, in Hugging Face's cache as its repository");
   AddSecurity(&set, options);
   set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
   set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
@@ -241,6 +251,10 @@ std::string CheckServe(const ServeOptions& serve) {
   if (serve.tls.cert.empty() && !serve.tls.client_ca.empty()) {
     return "--tls-client-ca: needs --tls-cert and --tls-key";
   }
+  const auto& origins = serve.cors_origins;
+  if (origins.size() > 1 && std::ranges::find(origins, "*") != origins.end()) {
+    return "--cors-origins: '*' is for any origin; it stands alone";
+  }
   return "";
 }
 
@@ -273,7 +287,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
       "variable STRATA_CACHE_BYTES.",
       "strata");
   app.require_subcommand(0, 1);
-  app.set_version_flag("--version", "strata " STRATA_VERSION);
+  app.set_version_flag("--version", absl::StrCat("strata ", Version()));
   CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
   CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
   CLI::App* plan_app = app.add_subcommand(

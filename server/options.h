@@ -35,9 +35,11 @@ struct ServeOptions {
   // But its model_dir. Somebody reads along: a step has a limit.
   engine::EngineOptions engine = {.model_dir = {}, .max_step_time = std::chrono::milliseconds(100)};
   std::string grpc_address = "127.0.0.1:50051";
-  std::string http_address = "127.0.0.1:8000";  // empty: no HTTP
+  std::string http_address = "127.0.0.1:8000";       // empty: no HTTP
+  std::vector<std::string> served_model_names = {};  // the first in answers; none: the engine's
   TlsFiles tls = {};
-  std::string api_keys = {};  // a file; empty: everybody may ask
+  std::string api_keys = {};                   // a file; empty: everybody may ask
+  std::vector<std::string> cors_origins = {};  // as server/cors.h has them
   LimitOptions limits = {};
   std::string prefix_cache = "on";      // on, off
   std::string pin_threads = "off";      // on, off

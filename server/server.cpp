@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "server/cors.h"
 #include "server/gates.h"
 #include "server/grpc_credentials.h"
 #include "server/listen_address.h"
@@ -68,6 +69,7 @@ HttpOptions HttpOptionsOf(const ServeOptions& options) {
   http.handshake_timeout = limits.handshake_timeout;
   http.max_age = limits.connection_age;
   http.header_limit = limits.header_bytes;
+  http.cors = Cors(options.cors_origins);
   return http;
 }
 
@@ -121,6 +123,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   }
   engine::EngineOptions engine_options = options.engine;
   engine_options.model_dir = options.model_dir;
+  if (!options.served_model_names.empty()) engine_options.name = options.served_model_names[0];
   engine_options.prefix_cache = options.prefix_cache == "on";
   engine_options.pin_threads = options.pin_threads == "on";
   engine_options.batch_invariant = options.batch_invariant == "on";
@@ -150,7 +153,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   auto grpc = GrpcServer::Start(grpc_options, &server->service_);
   if (!grpc.ok()) return grpc.status();
   server->grpc_ = *std::move(grpc);
-  if (own.http) own.http->Open(ContextOf(own, options, "http"), grpc_options.max_receive_bytes);
+  if (own.http) {
+    own.http->Open(ContextOf(own, options, "http"), grpc_options.max_receive_bytes,
+                   options.served_model_names);
+  }
   server->SetHealth(Health::kServing);
   server->watchdog_ = std::make_unique<Watchdog>(
       &server->engine(), options.watchdog,

@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "server/added_tokens.h"
 #include "server/bpe.h"
+#include "server/json_line.h"
 #include "server/json_reader.h"
 #include "server/normalizer.h"
 #include "server/post_processor.h"
@@ -60,6 +61,7 @@ struct Tokenizer::Parts {
   int32_t vocab_size = 0;
   std::optional<int32_t> bos_id;
   std::optional<int32_t> eos_id;
+  std::string config_text;  // tokenizer_config.json; may be empty
 };
 
 absl::StatusOr<std::unique_ptr<Tokenizer::Parts>> Tokenizer::Parts::FromJson(JsonReader root) {
@@ -197,6 +199,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFiles(const TokenizerF
   if (!files.config.is_null()) {
     status = (*parts)->ApplyConfig(JsonReader(files.config, "", &status));
     if (!status.ok()) return InFile(files.config_name, status);
+    (*parts)->config_text = JsonLine(files.config);
   }
   return std::unique_ptr<Tokenizer>(new Tokenizer(*std::move(parts)));
 }
@@ -285,6 +288,8 @@ std::string_view Tokenizer::TokenText(int32_t id) const {
   const auto it = parts_->token_texts.find(id);
   return it == parts_->token_texts.end() ? std::string_view() : it->second;
 }
+
+const std::string& Tokenizer::config() const { return parts_->config_text; }
 
 const TokenDecoder& Tokenizer::decoder() const { return parts_->decoder; }
 

@@ -73,6 +73,9 @@ class Tokenizer {
   // as the tokenizer.
   std::string_view TokenText(int32_t id) const;
 
+  // tokenizer_config.json as it was read; empty if there is none.
+  const std::string& config() const;
+
   // What turns such tokens into text.
   const TokenDecoder& decoder() const;
 

@@ -89,7 +89,11 @@ class ApiKeys(unittest.TestCase):
             self.assertEqual(call(server, 'GET', '/v1/models')[0], 401)
             self.assertEqual(call(server, 'GET', '/v1/models', headers=bearer(bob))[0], 200)
             self.assertEqual(call(server, 'GET', '/none')[0], 401)
-            for path in ('/healthz', '/readyz', '/metrics'):
+            self.assertEqual(call(server, 'GET', '/version')[0], 401)
+            self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT})[0], 401)
+            self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT}, bearer(bob))[0],
+                             200)
+            for path in ('/health', '/healthz', '/health/', '/ping', '/readyz', '/metrics'):
                 self.assertEqual(call(server, 'GET', path)[0], 200)
             self.assertEqual(strata('health', '--server', server.address).returncode, 0)
             with grpc.insecure_channel(server.address) as channel:
@@ -106,8 +110,8 @@ class ApiKeys(unittest.TestCase):
                     unknown(b'')
                 self.assertEqual(raised.exception.code(), grpc.StatusCode.UNAUTHENTICATED)
             seen = call(server, 'GET', '/metrics')[2]
-            # Both fronts, four wrong keys each, three more over gRPC and two over HTTP.
-            self.assertIn('strata_rejections_total{reason="unauthenticated"} 13', seen)
+            # Both fronts, four wrong keys each, three more over gRPC and four over HTTP.
+            self.assertIn('strata_rejections_total{reason="unauthenticated"} 15', seen)
             server_log = ''.join(server.log)
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         self.assertEqual([line['key'] for line in lines if line['status'] == 'OK'],

@@ -21,7 +21,7 @@ using std::chrono::seconds;
 std::string BadField(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::BadRequest bad_request;
-  if (!details.ParseFromString(status.error_details()) || details.details_size() != 1 ||
+  if (!details.ParseFromString(status.error_details()) || details.details_size() < 1 ||
       !details.details(0).UnpackTo(&bad_request) || bad_request.field_violations_size() != 1) {
     return "no BadRequest";
   }
@@ -246,6 +246,19 @@ TEST_F(GrpcServiceTest, AnIdInFlightIsTaken) {
   ASSERT_TRUE(first.Next());
   EXPECT_EQ(StatusOf(request).error_code(), grpc::StatusCode::ALREADY_EXISTS);
   EXPECT_TRUE(first.Rest().ok());
+}
+
+TEST_F(GrpcServiceTest, APromptThatIsTooLongHasAReason) {
+  const grpc::Status status = StatusOf(Greedy(std::string(kTinyPositions, 'a'), 1));
+  EXPECT_EQ(BadField(status), "prompt");
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  ASSERT_EQ(details.details_size(), 2);
+  ASSERT_TRUE(details.details(1).UnpackTo(&info));
+  EXPECT_EQ(details.details(1).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
+  EXPECT_EQ(info.reason(), "CONTEXT_LENGTH_EXCEEDED");
+  EXPECT_EQ(info.domain(), "strata");
 }
 
 TEST_F(GrpcServiceTest, AFullQueueSaysWhenToRetry) {

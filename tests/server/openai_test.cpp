@@ -48,9 +48,33 @@ TEST_F(OpenAiTest, RepeatsOfAModelsNameSoMuchThatItIsRecognized) {
   EXPECT_EQ(reply.status, 404);
   EXPECT_NE(reply.body.find("xxx... is not served here; "), std::string::npos) << reply.body;
   EXPECT_LT(reply.body.size(), 400U);
-  const server::HttpReply path = server::OpenAi(context_, 8).Model(asked);
+  const server::HttpReply path = server::OpenAi(context_, 8).models().Get(asked);
   EXPECT_EQ(path.status, 404);
   EXPECT_EQ(path.body, reply.body);
+}
+
+TEST_F(OpenAiTest, APromptThatIsTooLongHasOpenAisCode) {
+  const std::string code = R"("code":"context_length_exceeded")";
+  const std::string prompt(static_cast<size_t>(kTinyPositions), 'a');
+  const server::HttpReply model = Complete(R"({"prompt":")" + prompt + "\"}");
+  EXPECT_EQ(model.status, 400);
+  EXPECT_NE(model.body.find(code), std::string::npos) << model.body;
+  EXPECT_NE(model.body.find("prompt: 512 tokens leave no room for output in the model's positions, "
+                            "512"),
+            std::string::npos)
+      << model.body;
+  EXPECT_NE(model.body.find(R"("param":"prompt")"), std::string::npos) << model.body;
+
+  const server::HttpReply output = Complete(R"({"prompt":"a","max_tokens":512})");
+  EXPECT_NE(output.body.find(code), std::string::npos) << output.body;
+  context_.max_prompt_tokens = 3;
+  const server::HttpReply limit = Complete(R"({"prompt":"abcd"})");
+  EXPECT_EQ(limit.status, 400);
+  EXPECT_NE(limit.body.find(code), std::string::npos) << limit.body;
+  EXPECT_NE(limit.body.find("prompt: 4 tokens; this server takes at most 3"), std::string::npos)
+      << limit.body;
+  const server::HttpReply other = Complete(R"({"prompt":"a","temperature":-1})");
+  EXPECT_NE(other.body.find(R"("code":null)"), std::string::npos) << other.body;
 }
 
 TEST_F(OpenAiTest, SixteenTokensOrWhatFits) {

@@ -151,6 +151,45 @@ TEST(OptionsTest, TlsAndKeys) {
   EXPECT_EQ(ErrorOf({"key"}), "--name: whose key is it?");
 }
 
+TEST(OptionsTest, AListIsSeparatedByCommasOrRepeated) {
+  using Names = std::vector<std::string>;
+  const auto names = [](const std::vector<const char*>& arguments) {
+    return std::get<ServeOptions>(Parse(arguments)).served_model_names;
+  };
+  EXPECT_EQ(names({"serve"}), Names());
+  EXPECT_EQ(names({"serve", "--served-model-name", ""}), Names());
+  EXPECT_EQ(names({"serve", "--served-model-name", "a,org/b , c d"}), (Names{"a", "org/b", "c d"}));
+  EXPECT_EQ(names({"serve", "--served-model-name", "a", "--served-model-name=b,c"}),
+            (Names{"a", "b", "c"}));
+  {
+    const ScopedVariable variable("STRATA_SERVED_MODEL_NAME", "x,y");
+    EXPECT_EQ(names({"serve"}), (Names{"x", "y"}));
+    EXPECT_EQ(names({"serve", "--served-model-name", "a"}), Names{"a"});  // the flag wins
+  }
+  EXPECT_EQ(
+      ErrorOf({"serve", "--served-model-name", "a,"}).rfind("--served-model-name: \"\" is ", 0),
+      0U);
+  EXPECT_EQ(ErrorOf({"serve", "--served-model-name", "a", "--served-model-name", "b,a"}),
+            "--served-model-name: 'a' is given twice");
+  EXPECT_EQ(ErrorOf({"serve", "--served-model-name", "a/"}),
+            "--served-model-name: \"a/\" is not a name of 1..256 bytes of UTF-8 without control "
+            "characters and without a slash at its end");
+}
+
+TEST(OptionsTest, OriginsOfPages) {
+  const auto serve = std::get<ServeOptions>(
+      Parse({"serve", "--cors-origins", "https://a.example, http://localhost:3000"}));
+  EXPECT_EQ(serve.cors_origins,
+            (std::vector<std::string>{"https://a.example", "http://localhost:3000"}));
+  EXPECT_EQ(std::get<ServeOptions>(Parse({"serve", "--cors-origins", "*"})).cors_origins,
+            std::vector<std::string>{"*"});
+  EXPECT_EQ(ErrorOf({"serve", "--cors-origins", "https://a.example,*"}),
+            "--cors-origins: '*' is for any origin; it stands alone");
+  EXPECT_EQ(ErrorOf({"serve", "--cors-origins", "https://a.example/"}),
+            "--cors-origins: 'https://a.example/' is not * or an origin as browsers write it, such "
+            "as https://chat.example.com");
+}
+
 TEST(OptionsTest, AVariableIsReadOnlyByItsSubcommand) {
   const ScopedVariable threads("STRATA_THREADS", "many");
   EXPECT_EQ(ErrorOf({"serve"}).rfind("--threads: 'many' is not ", 0), 0U);
