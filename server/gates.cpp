@@ -30,7 +30,7 @@ CallGate MakeCallGate(const GenerationContext& context) {
   if (context.keys == nullptr) return {};
   return [context](std::string_view path, std::string_view authorization) {
     if (path.starts_with(kHealthService)) return absl::OkStatus();
-    return Check(context, "", authorization);
+    return Check(context, /*request_id=*/"", authorization);
   };
 }
 

@@ -89,7 +89,7 @@ class ApiKeys(unittest.TestCase):
             self.assertEqual(call(server, 'GET', '/v1/models')[0], 401)
             self.assertEqual(call(server, 'GET', '/v1/models', headers=bearer(bob))[0], 200)
             self.assertEqual(call(server, 'GET', '/none')[0], 401)
-            self.assertEqual(call(server, 'GET', '/version')[0], 401)
+            self.assertEqual(call(server, 'GET', '/version', headers={'X-Request-Id': 'me'})[0], 401)
             self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT})[0], 401)
             self.assertEqual(call(server, 'POST', '/tokenize', {'prompt': PROMPT}, bearer(bob))[0],
                              200)
@@ -117,6 +117,8 @@ class ApiKeys(unittest.TestCase):
         self.assertEqual([line['key'] for line in lines if line['status'] == 'OK'],
                          ['alice', 'alice', 'bob.2', 'bob.2'])
         self.assertEqual({line['key'] for line in lines if line['status'] != 'OK'}, {''})
+        self.assertEqual([line['status'] for line in lines if line['request_id'] == 'me'],
+                         ['UNAUTHENTICATED'])
         for text in (self.log.read_text(), seen, server_log):
             for secret in (alice, bob, alice_line.split()[1], PROMPT):
                 self.assertNotIn(secret, text)
@@ -190,6 +192,10 @@ class ApiKeys(unittest.TestCase):
             self.assertIn('grpc-status-details-bin', trailers)  # RetryInfo
             status, headers, text = self.complete(server, key)
             self.assertEqual((status, headers['Retry-After']), (429, '1'), text)
+            for path in ('/tokenize', '/detokenize'):
+                status, headers, text = call(server, 'POST', path, {'prompt': 'a', 'tokens': [1]},
+                                             bearer(key))
+                self.assertEqual((status, headers['Retry-After']), (429, '1'), text)
             self.assertEqual(self.complete(server, free)[0], 200)
             for thread in threads:
                 thread.join()
@@ -197,11 +203,11 @@ class ApiKeys(unittest.TestCase):
             for _ in range(20):
                 self.assertEqual(self.generate(server, key)[0], grpc.StatusCode.OK)
                 self.assertEqual(self.complete(server, key)[0], 200)
-            self.assertEqual(total(metrics(server), 'strata_rejections_total'), 2)
-            self.assertEqual(metrics(server)['strata_rejections_total{reason="key_limit"}'], 2)
+            self.assertEqual(total(metrics(server), 'strata_rejections_total'), 4)
+            self.assertEqual(metrics(server)['strata_rejections_total{reason="key_limit"}'], 4)
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         self.assertEqual([line['key'] for line in lines if line['status'] == 'RESOURCE_EXHAUSTED'],
-                         ['few', 'few'])
+                         ['few'] * 4)
 
     def test_requests_a_second(self):
         key, line = new_key('slow', '--requests-per-second', '0.2')

@@ -248,19 +248,6 @@ TEST_F(GrpcServiceTest, AnIdInFlightIsTaken) {
   EXPECT_TRUE(first.Rest().ok());
 }
 
-TEST_F(GrpcServiceTest, APromptThatIsTooLongHasAReason) {
-  const grpc::Status status = StatusOf(Greedy(std::string(kTinyPositions, 'a'), 1));
-  EXPECT_EQ(BadField(status), "prompt");
-  google::rpc::Status details;
-  google::rpc::ErrorInfo info;
-  ASSERT_TRUE(details.ParseFromString(status.error_details()));
-  ASSERT_EQ(details.details_size(), 2);
-  ASSERT_TRUE(details.details(1).UnpackTo(&info));
-  EXPECT_EQ(details.details(1).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
-  EXPECT_EQ(info.reason(), "CONTEXT_LENGTH_EXCEEDED");
-  EXPECT_EQ(info.domain(), "strata");
-}
-
 TEST_F(GrpcServiceTest, AFullQueueSaysWhenToRetry) {
   engine::EngineOptions options;
   options.max_running = 1;

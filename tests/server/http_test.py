@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -69,39 +68,6 @@ class Http(unittest.TestCase):
         self.assertEqual(call(self.server, 'GET', '/healthz')[::2], (200, 'ok\n'))
         for path in ('/readyz', '/health', '/ping'):
             self.assertEqual(call(self.server, 'GET', path)[::2], (200, 'ready\n'))
-
-    def test_version(self):
-        told = run(BINARY, '--version').stdout.split()[1]
-        self.assertEqual(json.loads(call(self.server, 'GET', '/version')[2]), {'version': told})
-
-    def test_tokenizer(self):
-        """As lm-eval's tokenizer of a remote server asks."""
-        info = json.loads(call(self.server, 'GET', '/tokenizer_info')[2])
-        self.assertEqual((info['eos_token'], info['bos_token'], info['tokenizer_class']),
-                         ('<|endoftext|>', '<|endoftext|>', 'GPT2Tokenizer'))
-        self.assertEqual(info['added_tokens_decoder'], {'0': '<|endoftext|>'})
-        answer = json.loads(call(self.server, 'POST', '/tokenize',
-                                 {'prompt': PROMPT, 'add_special_tokens': False,
-                                  'return_token_strs': True})[2])
-        self.assertEqual(answer['tokens'], self.generate('--max-tokens', '1')['prompt_token_ids'])
-        self.assertEqual(answer['count'], len(answer['tokens']))
-        self.assertEqual(''.join(answer['token_strs']).replace('\u0120', ' '), PROMPT)
-        text = json.loads(call(self.server, 'POST', '/detokenize', {'tokens': answer['tokens']})[2])
-        self.assertEqual(text, {'prompt': PROMPT})
-
-    def test_every_answer_has_the_requests_id(self):
-        body = {'prompt': PROMPT, 'max_tokens': 2}
-        for method, path, sent, expected in (
-                ('POST', '/v1/completions', body, 200),
-                ('POST', '/v1/completions', {**body, 'stream': True}, 200),
-                ('POST', '/v1/completions', {**body, 'top_p': 'x'}, 400),
-                ('POST', '/v1/completions', b' ' * (4 << 20), 413),
-                ('GET', '/v1/completions', None, 405), ('GET', '/none', None, 404),
-                ('GET', '/metrics', None, 200), ('GET', '/v1/models', None, 200)):
-            status, headers, text = call(self.server, method, path, sent, {'X-Request-Id': 'me/1'})
-            self.assertEqual((status, headers.get_all('x-request-id')), (expected, ['me/1']), text)
-            _, headers, _ = call(self.server, method, path, sent)
-            self.assertRegex(headers['x-request-id'], '^req-[0-9a-f]{16}$')
 
     def test_models(self):
         status, _, text = call(self.server, 'GET', '/v1/models')
@@ -359,41 +325,6 @@ class Observed(unittest.TestCase):
         self.assertEqual((began, ended), ([1], [1]))
         self.assertGreater(sum(e['name'] == 'step' for e in seen), 0)
         self.assertEqual(seen[-1]['args'], {'dropped_events': 0})
-
-
-class Names(unittest.TestCase):
-
-    def test_served_names_and_origins(self):
-        with Served(BINARY, '--served-model-name', 'first,org/second',
-                    '--cors-origins', 'https://a.example') as server:
-            ids = [model['id'] for model in json.loads(call(server, 'GET', '/v1/models')[2])['data']]
-            self.assertEqual(ids, ['first', 'org/second'])
-            self.assertEqual(call(server, 'GET', '/v1/models/org/second')[0], 200)
-            self.assertEqual(complete(server, model='org/second', max_tokens=1)['model'], 'first')
-            status, _, text = call(server, 'POST', '/v1/completions',
-                                   {'prompt': PROMPT, 'model': 'svformer'})
-            self.assertEqual(status, 404, text)
-            self.assertIn('model first: ', ''.join(server.log))
-
-            page = {'Origin': 'https://a.example'}
-            status, headers, _ = call(server, 'OPTIONS', '/v1/completions', None,
-                                      {**page, 'Access-Control-Request-Method': 'POST',
-                                       'Access-Control-Request-Headers': 'authorization'})
-            self.assertEqual((status, headers['Access-Control-Allow-Headers']),
-                             (204, 'authorization'))
-            for stream in (False, True):
-                _, headers, _ = call(server, 'POST', '/v1/completions',
-                                     {'prompt': PROMPT, 'max_tokens': 1, 'stream': stream}, page)
-                self.assertEqual(headers['Access-Control-Allow-Origin'], 'https://a.example')
-
-    def test_a_snapshot_is_called_as_its_repository(self):
-        with tempfile.TemporaryDirectory() as cache:
-            snapshot = pathlib.Path(cache, 'models--org--tiny', 'snapshots', '0123abc')
-            shutil.copytree(README.parent / 'deploy/models/svformer', snapshot)
-            with Served(BINARY, '--model', str(snapshot)) as server:
-                self.assertEqual(complete(server, model='org/tiny', max_tokens=1)['model'],
-                                 'org/tiny')
-                self.assertEqual(call(server, 'GET', '/v1/models/org%2Ftiny')[0], 200)
 
 
 class Drain(unittest.TestCase):
