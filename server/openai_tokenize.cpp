@@ -29,10 +29,10 @@ constexpr std::array<std::string_view, 7> kOfChats = {
     "tools"};
 
 // What a request is answered with, read from its fields; the reader keeps what is wrong with them.
-using Handler = std::function<absl::StatusOr<json>(JsonReader* reader)>;
+using Responder = std::function<absl::StatusOr<json>(JsonReader* reader)>;
 
 absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
-                              const Handler& answer) {
+                              const Responder& respond) {
   const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) return absl::InvalidArgumentError("the body is not JSON");
   if (!document.is_object()) {  // perhaps the prompt itself
@@ -44,17 +44,17 @@ absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
   const std::string model = reader.String("model", "");
   if (!status.ok()) return status;
   if (status = models.Check(model); !status.ok()) return status;
-  return answer(&reader);
+  return respond(&reader);
 }
 
 HttpReply ReplyTo(const GenerationContext& context, const ServedModels& models,
-                  const HttpCall& call, const Handler& answer) {
+                  const HttpCall& call, const Responder& respond) {
   std::shared_ptr<Caller> caller;
   if (absl::Status refused = AdmitCaller(context, call.authorization, &caller); !refused.ok()) {
     RecordRefusal(context, call.request_id, refused, caller ? caller->key() : "");
     return StatusReply(refused);
   }
-  const absl::StatusOr<json> document = AnswerTo(call.body, models, answer);
+  const absl::StatusOr<json> document = AnswerTo(call.body, models, respond);
   if (!document.ok()) return StatusReply(document.status());
   return {.body = JsonLine(*document)};
 }

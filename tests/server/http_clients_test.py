@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What clients of other servers ask for: http_clients_test.py BUILD/bin/strata MODEL, the shipped one."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import unittest
 
-from strata_http import call
+from strata_http import call, connect
 from strata_process import Served, run, without_strata_variables
 
 BINARY, MODEL = sys.argv.pop(1), pathlib.Path(sys.argv.pop(1))
@@ -59,6 +60,27 @@ class Asked(unittest.TestCase):
             self.assertEqual((status, headers.get_all('x-request-id')), (expected, ['me/1']), text)
             _, headers, _ = call(self.server, method, path, sent)
             self.assertRegex(headers['x-request-id'], '^req-[0-9a-f]{16}$')
+
+    def test_two_requests_of_one_id_both_run(self):
+        with contextlib.closing(connect(self.server)) as first:
+            first.request('POST', '/v1/completions',
+                          json.dumps({'prompt': PROMPT, 'max_tokens': 400, 'stream': True,
+                                      'ignore_eos': True}), {'X-Request-Id': 'twin'})
+            running = first.getresponse()
+            self.assertTrue(running.read(1))
+            status, headers, text = call(self.server, 'POST', '/v1/completions',
+                                         {'prompt': PROMPT, 'max_tokens': 2},
+                                         {'X-Request-Id': 'twin'})
+            self.assertEqual((status, headers['x-request-id']), (200, 'twin'), text)
+            self.assertEqual((running.status, running.headers['x-request-id']), (200, 'twin'))
+            self.assertTrue(running.read().endswith(b'data: [DONE]\n\n'))
+
+    def test_one_of_several_prompts_that_is_too_long(self):
+        status, _, text = call(self.server, 'POST', '/v1/completions',
+                               {'prompt': [[1], [1] * 512], 'max_tokens': 1})
+        error = json.loads(text)['error']
+        self.assertEqual((status, error['code'], error['param']),
+                         (400, 'context_length_exceeded', 'prompt[1]'), text)
 
 
 class Names(unittest.TestCase):
