@@ -111,10 +111,11 @@ TEST(PhiloxTest, KnownAnswers) {
 }
 
 TEST(UniformAtTest, DependsOnEveryArgumentAndStaysBelowOne) {
-  const uint64_t high = uint64_t{1} << 40;  // beyond 32 bits, where a cut-off word would show
-  const std::set<double> values = {UniformAt(1, 0, 0),    UniformAt(2, 0, 0),
-                                   UniformAt(1, 1, 0),    UniformAt(1, 0, 1),
-                                   UniformAt(high, 0, 0), UniformAt(1, 0, high)};
+  // Beyond 32 bits: without its upper word each is one of the others.
+  const uint64_t high = uint64_t{1} << 40;
+  const std::set<double> values = {UniformAt(1, 0, 0),        UniformAt(2, 0, 0),
+                                   UniformAt(1, 1, 0),        UniformAt(1, 0, 1),
+                                   UniformAt(high + 1, 0, 0), UniformAt(1, 0, high)};
   EXPECT_EQ(values.size(), 6U);
   EXPECT_EQ(UniformAt(7, 3, 11), UniformAt(7, 3, 11));
   double sum = 0;
@@ -188,6 +189,10 @@ TEST(SamplerTest, TopPKeepsTheFewestThatReachP) {
   for (const auto& [p, ids] : kept) {
     EXPECT_EQ(Kept(logits, {.top_p = p}), ids) << p;
   }
+  // At the border: those that reach p exactly are enough.
+  EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.25F}), (std::set<int32_t>{0}));
+  EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.5F}), (std::set<int32_t>{0, 1}));
+  EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.75F}), (std::set<int32_t>{0, 1, 2}));
 }
 
 TEST(SamplerTest, MinPIsAShareOfTheMostLikely) {
@@ -202,6 +207,7 @@ TEST(SamplerTest, MinPIsAShareOfTheMostLikely) {
   for (const auto& [p, ids] : kept) {
     EXPECT_EQ(Kept(logits, {.min_p = p}), ids) << p;
   }
+  EXPECT_EQ(Kept({2, 2, 1}, {.min_p = 1}), (std::set<int32_t>{0, 1}));  // at the border
 }
 
 TEST(SamplerTest, FiltersApplyInTheirOrder) {

@@ -18,7 +18,7 @@ constexpr int32_t kWidth = 3;
 
 // The last row of its prompt runs by itself, as a decode does, and takes score blocks. It will not
 // be preempted again: each of its sequences needs all that it can ever come to.
-TEST(SchedulerTest, EachForkGetsItsWholeShareOfThePromisedScores) {
+TEST(SchedulerTest, EachForkGetsItsWholeShareOfWhatWasPromised) {
   const ScratchDir scratch;
   const auto dir =
       WriteModelDir(MakeTinyModel({.cross_layer = {{"preset", "reuse"}, {"compute_layers", {0}}}}),
@@ -52,6 +52,12 @@ TEST(SchedulerTest, EachForkGetsItsWholeShareOfThePromisedScores) {
   const auto worst =
       static_cast<int32_t>(scheduler.WorstCaseScoreBlocks(kPrompt, kMaxTokens, /*n=*/1));
   EXPECT_EQ(first.blocks.num_score_blocks() + first.blocks.num_reserved_scores(), worst);
+  // Blocks as well: else another that is not preempted either could be admitted into them.
+  const auto most = static_cast<int32_t>(scheduler.WorstCaseBlocks(kPrompt, kMaxTokens, /*n=*/1));
+  EXPECT_EQ(first.blocks.num_blocks() + first.blocks.num_reserved(), most);
+  for (const engine::Sequence* fork : forks) {
+    EXPECT_EQ(fork->blocks.num_blocks() + fork->blocks.num_reserved(), most);
+  }
   for (const engine::Sequence* fork : forks) EXPECT_EQ(fork->blocks.num_reserved_scores(), worst);
 }
 

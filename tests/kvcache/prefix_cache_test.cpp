@@ -48,6 +48,37 @@ TEST(PrefixCache, KeepsSaltsApart) {
   EXPECT_TRUE(cache.CheckIntegrity().ok()) << cache.CheckIntegrity();
 }
 
+// The index compares names where a few bits of their hashes agree: with thousands of names that
+// differ in one place alone, each part of a name is compared.
+TEST(PrefixCache, NamesThatDifferAnywhereAreApart) {
+  constexpr int32_t kEntries = 400;
+  constexpr int32_t kOthers = 20000;
+  const auto name = [](int32_t i) { return "tenant " + std::to_string(i); };
+  {
+    PrefixCache cache(kEntries, 2);  // by salt
+    for (int32_t i = 0; i < kEntries; ++i) cache.Insert(kNone, name(i), Tokens{1, 2}, i);
+    for (int32_t i = 0; i < kOthers; ++i) {
+      ASSERT_EQ(cache.Find(kNone, name(i), Tokens{1, 2}), i < kEntries ? i : kNone) << i;
+    }
+  }
+  for (const bool first : {true, false}) {  // by one of the tokens
+    const auto tokens = [first](int32_t i) { return first ? Tokens{i, 7} : Tokens{7, i}; };
+    PrefixCache cache(kEntries, 2);
+    for (int32_t i = 0; i < kEntries; ++i) cache.Insert(kNone, "s", tokens(i), i);
+    for (int32_t i = 0; i < kOthers; ++i) {
+      ASSERT_EQ(cache.Find(kNone, "s", tokens(i)), i < kEntries ? i : kNone) << i;
+    }
+  }
+  PrefixCache cache(2 * kEntries, 2);  // by the block before
+  for (int32_t i = 0; i < kEntries; ++i) {
+    cache.Insert(kNone, "s", Tokens{i, i}, i);
+    if (i % 2 == 0) cache.Insert(i, "s", Tokens{1, 2}, kEntries + i);
+  }
+  for (int32_t i = 0; i < kEntries; ++i) {
+    ASSERT_EQ(cache.Find(i, "s", Tokens{1, 2}), i % 2 == 0 ? kEntries + i : kNone) << i;
+  }
+}
+
 // A block that was erased and holds other tokens now is another entry: what came after the old one
 // is not found after the new.
 TEST(PrefixCache, ABlockUsedAgainIsAnotherEntry) {

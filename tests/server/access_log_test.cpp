@@ -60,6 +60,32 @@ TEST(AccessLogTest, WritesALineForEachRequestAndAppends) {
   EXPECT_NE(metrics.Render().find("strata_access_log_dropped_lines_total 0\n"), std::string::npos);
 }
 
+TEST(AccessLogTest, EachValueHasItsOwnField) {
+  const server::AccessLine line = {.front = "grpc",
+                                   .request_id = "id \"1\"",
+                                   .key = "alice",
+                                   .status = absl::DeadlineExceededError("too \n late"),
+                                   .reason = engine::FinishReason::kError,
+                                   .total_seconds = 1.5,
+                                   .metrics = {.queue_seconds = 0.25,
+                                               .prefill_seconds = 9,
+                                               .decode_seconds = 9,
+                                               .time_to_first_token_seconds = 0.5,
+                                               .mean_inter_token_seconds = 9,
+                                               .max_inter_token_seconds = 9,
+                                               .prompt_tokens = 2,
+                                               .cached_tokens = 3,
+                                               .generated_tokens = 4,
+                                               .preemptions = 5}};
+  const std::chrono::system_clock::time_point time{std::chrono::milliseconds(1769860800123)};
+  EXPECT_EQ(server::AccessLineJson(line, time),
+            R"({"time":"2026-01-31T12:00:00.123Z","front":"grpc","request_id":"id \"1\"",)"
+            R"("key":"alice","status":"DEADLINE_EXCEEDED","reason":"error",)"
+            R"("message":"too \n late","prompt_tokens":2,"cached_tokens":3,"generated_tokens":4,)"
+            R"("preemptions":5,"queue_seconds":0.25,"time_to_first_token_seconds":0.5,)"
+            R"("total_seconds":1.5})");
+}
+
 TEST(AccessLogTest, AFullDiskDropsLinesAndCountsThem) {
   server::Metrics metrics;
   auto log = AccessLog::Open("/dev/full", &metrics);
