@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "engine/dtypes.h"
 #include "engine/errors.h"
+#include "engine/json_file.h"
 #include "engine/memory_need.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
@@ -80,9 +81,7 @@ absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
     if (named.ok()) return named;
     return InvalidArgument("cross-layer: ", std::string(named.status().message()));
   }
-  nlohmann::json json = nlohmann::json::parse(cross_layer, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return absl::InvalidArgumentError("cross-layer: not valid JSON");
-  return json;
+  return ParseJson("cross-layer", cross_layer);
 }
 
 // Config, checkpoint and plan of a directory, nothing on a backend yet.
