@@ -84,7 +84,8 @@ struct ModelInfo {
   int32_t block_tokens = 0;
   size_t cache_bytes = 0;
   std::vector<int32_t> eos_ids;
-  std::vector<std::string> unused_tensors;
+  std::vector<std::string> unused_tensors;  // of the checkpoint, as Weights::unused
+  size_t unused_bytes = 0;
   PlanReport plan;
 };
 

@@ -12,6 +12,7 @@
 #include "engine/memory_need.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
+#include "engine/tensor_names.h"
 #include "kvcache/plan_parser.h"
 
 namespace strata::engine {
@@ -103,6 +104,9 @@ absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const st
   } else {
     tensors = std::make_unique<RandomTensors>(*config);
   }
+  absl::Status names =
+      CheckTensorNames(dir.string(), *tensors, config->architecture, config->attention.num_layers);
+  if (!names.ok()) return names;
   auto plan_override = ParseOverride(cross_layer, config->attention);
   if (!plan_override.ok()) return plan_override.status();
   auto plan = ResolvePlan(*config, *tensors, *plan_override);
@@ -141,6 +145,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.cache_bytes = model.cache->arena_bytes();
   info.eos_ids = model.config.eos_ids;
   info.unused_tensors = model.weights->unused;
+  info.unused_bytes = model.weights->unused_bytes;
   info.plan = std::move(plan);
   return info;
 }
