@@ -106,4 +106,11 @@ std::vector<int64_t> ConfigReader::IntList(std::string_view key, IntRange range)
   return list;
 }
 
+void ConfigReader::RefuseOtherNames(std::string_view key,
+                                    std::initializer_list<std::string_view> others) {
+  for (const std::string_view other : others) {
+    if (Has(other)) Refuse(other, " = ", PrintableJson(*Get(other)), " but ", key, " is missing");
+  }
+}
+
 }  // namespace strata::engine

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,10 @@ class ConfigReader {
   std::string String(std::string_view key);
   // A number or a list of numbers; empty where missing.
   std::vector<int64_t> IntList(std::string_view key, IntRange range);
+
+  // Fails where one of `others` is there: names that other configs have for `key`, which is missing
+  // here, so that a default would stand in its place.
+  void RefuseOtherNames(std::string_view key, std::initializer_list<std::string_view> others);
 
   template <typename... Parts>
   void Refuse(const Parts&... parts) {

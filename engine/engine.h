@@ -88,7 +88,8 @@ struct ModelInfo {
   size_t cache_bytes = 0;
   std::vector<int32_t> eos_ids;
   SamplingDefaults defaults;
-  std::vector<std::string> unused_tensors;
+  std::vector<std::string> unused_tensors;  // of the checkpoint, as Weights::unused
+  size_t unused_bytes = 0;
   PlanReport plan;
 };
 

@@ -8,10 +8,12 @@
 #include "absl/strings/ascii.h"
 #include "engine/dtypes.h"
 #include "engine/errors.h"
+#include "engine/json_file.h"
 #include "engine/memory_need.h"
 #include "engine/model_name.h"
 #include "engine/random_tensors.h"
 #include "engine/safetensors.h"
+#include "engine/tensor_names.h"
 #include "kvcache/plan_parser.h"
 
 namespace strata::engine {
@@ -81,9 +83,7 @@ absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
     if (named.ok()) return named;
     return InvalidArgument("cross-layer: ", std::string(named.status().message()));
   }
-  nlohmann::json json = nlohmann::json::parse(cross_layer, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return absl::InvalidArgumentError("cross-layer: not valid JSON");
-  return json;
+  return ParseJson("cross-layer", cross_layer);
 }
 
 // Config, checkpoint and plan of a directory, nothing on a backend yet.
@@ -105,6 +105,9 @@ absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const st
   } else {
     tensors = std::make_unique<RandomTensors>(*config);
   }
+  absl::Status names =
+      CheckTensorNames(dir.string(), *tensors, config->architecture, config->attention.num_layers);
+  if (!names.ok()) return names;
   auto plan_override = ParseOverride(cross_layer, config->attention);
   if (!plan_override.ok()) return plan_override.status();
   auto plan = ResolvePlan(*config, *tensors, *plan_override);
@@ -141,6 +144,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.eos_ids = model.config.eos_ids;
   if (options.generation_config == "auto") info.defaults = model.config.defaults;
   info.unused_tensors = model.weights->unused;
+  info.unused_bytes = model.weights->unused_bytes;
   info.plan = std::move(plan);
   return info;
 }

@@ -149,6 +149,10 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& name, const Json&
   model.architecture = architecture->name;
   ReadSizes(config, model);
   model.rms_norm_eps = static_cast<float>(config.Positive("rms_norm_eps", 1e-6, 1));
+  if (!config.Has("rms_norm_eps")) {
+    config.RefuseOtherNames("rms_norm_eps",
+                            {"norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon"});
+  }
   model.tied_embeddings = config.Bool("tie_word_embeddings", false);
   model.rope = ReadRope(config);
   model.dtype = ReadDType(config);

@@ -67,6 +67,17 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const Tens
   return SharingPlan::Make(shape, std::move(sources), std::move(mixes), std::move(learnable));
 }
 
+// A layer that learned a mix answers wrongly without it.
+absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tensors) {
+  for (int32_t l = 0; l < plan.shape().num_layers; ++l) {
+    const std::string name = LayerTensorName(l, kValueMixName);
+    if (plan.learnable_mix(l) || !tensors.Has(name)) continue;
+    return InvalidArgument(name, ": the checkpoint has learned a mix for layer ", l,
+                           ", the plan of config.json has no learnable one there");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorSource& tensors,
@@ -76,6 +87,9 @@ absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorS
                                          ? DetectFrom(tensors, config.attention)
                                          : kvcache::ParsePlan(written, config.attention);
   if (!plan.ok()) return plan.status();
+  if (plan_override.is_null()) {
+    if (absl::Status status = CheckMixesAreRead(*plan, tensors); !status.ok()) return status;
+  }
   return WithLearnedMixes(*plan, tensors);
 }
 

@@ -94,6 +94,16 @@ double Frequency(const RopeConfig& rope, int32_t head_dim, int32_t j) {
   return frequency;
 }
 
+// transformers takes the number outside the scaling if there is one.
+void CheckOriginalPositions(ConfigReader& config, const RopeConfig& rope) {
+  constexpr std::string_view kKey = "original_max_position_embeddings";
+  if (rope.scaling != RopeConfig::Scaling::kLlama3 || !config.Has(kKey)) return;
+  const int64_t outside = config.RequiredInt(kKey, {.min = 1, .max = kMaxPositions});
+  if (outside == rope.original_max_positions) return;
+  config.Refuse(kKey, " = ", outside, " but ", rope.original_max_positions,
+                " beside the other numbers of the scaling");
+}
+
 }  // namespace
 
 RopeConfig ReadRope(ConfigReader& config) {
@@ -105,6 +115,12 @@ RopeConfig ReadRope(ConfigReader& config) {
     config.Refuse("rope_scaling and rope_parameters differ, want one of them");
   }
   const Json* object = parameters != nullptr ? parameters : scaling;
+  const bool has_theta =
+      config.Has("rope_theta") ||
+      (object != nullptr && object->is_object() && !object->value("rope_theta", Json()).is_null());
+  if (!has_theta) {
+    config.RefuseOtherNames("rope_theta", {"rope_base", "rotary_base", "rotary_emb_base"});
+  }
   if (object == nullptr) return rope;
   const std::string key = parameters != nullptr ? "rope_parameters" : "rope_scaling";
   if (!object->is_object()) {
@@ -119,6 +135,7 @@ RopeConfig ReadRope(ConfigReader& config) {
   rope.theta = theta;
   ReadScaling(reader, *object, rope);
   config.Fail(reader.status());
+  CheckOriginalPositions(config, rope);
   return rope;
 }
 

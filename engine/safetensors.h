@@ -20,7 +20,7 @@ namespace strata::engine {
 //
 //   file:    u64 header length, header (a JSON object), data
 //   header:  {"NAME": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end)}, ..,
-//             "__metadata__": {string: string}}
+//             "__metadata__": {string: string} or null}
 //
 // Files are memory-mapped; every offset is checked against the file before it is believed: the
 // tensors of a file lie end to end in its data and fill it. Immutable after Open, any thread may

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "engine/errors.h"
+#include "engine/file_marks.h"
 #include "engine/json_file.h"
 #include "nlohmann/json.hpp"
 
@@ -113,6 +114,7 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& where, const Json& val
 }
 
 absl::Status CheckMetadata(std::string_view name, const Json& metadata) {
+  if (metadata.is_null()) return absl::OkStatus();  // as the format's own library has it
   const bool strings =
       metadata.is_object() && std::all_of(metadata.begin(), metadata.end(),
                                           [](const Json& value) { return value.is_string(); });
@@ -148,6 +150,8 @@ absl::Status CheckCoverage(std::string_view name, const std::vector<HeaderEntry>
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view name,
                                                          std::string_view file) {
   uint64_t length = 0;
+  // Its first eight letters would be a length.
+  if (absl::Status status = RefuseLfsPointer(name, file); !status.ok()) return status;
   if (file.size() < sizeof(length)) {
     return InvalidArgument(name, ": ", file.size(), " bytes, too short for a header length of 8");
   }

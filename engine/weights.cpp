@@ -1,5 +1,7 @@
 #include "engine/weights.h"
 
+#include <cstring>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
@@ -43,6 +45,8 @@ class Loader {
   std::unique_ptr<kernels::Matrix> PackGated();
 
   bool Has(const std::string& name) const { return tensors_.Has(name); }
+  // Fails unless both tensors, of which the second is not used, have the same numbers.
+  void CheckSame(const std::string& name, const std::string& copy, const Shape& shape);
   // Counts a tensor that was read elsewhere.
   void MarkUsed(const std::string& name, int64_t elements) {
     used_.insert(name);
@@ -50,7 +54,8 @@ class Loader {
   }
 
   const absl::Status& status() const { return status_; }
-  // Hands over the account: bytes, parameters, unused.
+  // Hands over the account: bytes, parameters, unused. Bytes of a dtype that cannot be loaded are
+  // not counted.
   void Finish(Weights& weights) const;
 
  private:
@@ -76,6 +81,7 @@ class Loader {
   std::vector<HostRows> parts_;
   std::vector<TensorView> sources_;  // of parts_
   std::set<std::string, std::less<>> used_;
+  std::map<std::string, size_t> unused_in_part_;  // of used_, and the bytes that are not
   size_t bytes_ = 0;
   int64_t parameters_ = 0;
 };
@@ -117,6 +123,19 @@ std::unique_ptr<kernels::Matrix> Loader::Matrix(const std::string& name, const S
   return Pack();
 }
 
+void Loader::CheckSame(const std::string& name, const std::string& copy, const Shape& shape) {
+  const std::optional<TensorView> tensor = Find(name, shape);
+  const std::optional<TensorView> other = Find(copy, shape);
+  if (!tensor || !other) return;
+  used_.erase(copy);
+  if (tensor->dtype != other->dtype || std::memcmp(tensor->data, other->data, tensor->bytes) != 0) {
+    status_ = InvalidArgument(copy, ": not the same as ", name,
+                              ", though config.json has tie_word_embeddings = true; set it to "
+                              "false, or leave the tensor out");
+  }
+  tensors_.Release(*other);
+}
+
 void Loader::Append(const std::string& name, const Shape& shape) {
   const std::optional<TensorView> tensor = Find(name, shape);
   if (!tensor) return;
@@ -138,6 +157,7 @@ void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int
     return;
   }
   const size_t head_bytes = tensor->bytes / static_cast<size_t>(living.all);
+  unused_in_part_.emplace(name, tensor->bytes - living.heads.size() * head_bytes);
   for (const int32_t head : living.heads) {
     const std::byte* rows = tensor->data + static_cast<size_t>(head) * head_bytes;
     parts_.push_back({tensor->dtype, rows, head_dim, hidden});
@@ -171,7 +191,14 @@ void Loader::Finish(Weights& weights) const {
   weights.bytes = bytes_;
   weights.parameters = parameters_;
   for (std::string& name : tensors_.Names()) {
-    if (!used_.contains(name)) weights.unused.push_back(std::move(name));
+    if (const auto part = unused_in_part_.find(name); part != unused_in_part_.end()) {
+      weights.unused.push_back(name + " (in part)");
+      weights.unused_bytes += part->second;
+    } else if (!used_.contains(name)) {
+      const absl::StatusOr<TensorView> tensor = tensors_.Find(name);
+      if (tensor.ok()) weights.unused_bytes += tensor->bytes;
+      weights.unused.push_back(std::move(name));
+    }
   }
 }
 
@@ -211,7 +238,10 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::Sh
   Loader loader(tensors, dtype, backend);
   const Shape table = {config.vocab_size, config.hidden_size};
   Weights weights;
-  // A tied model stores either of the two; where it stores both, the embedding is the one.
+  // A tied model stores either of the two. If it stores both, they must be equal: readers differ in
+  // which they take (transformers 5 takes the head, vLLM and earlier versions the embedding).
+  const bool stores_both = loader.Has(kEmbeddingName) && loader.Has(kHeadName);
+  if (config.tied_embeddings && stores_both) loader.CheckSame(kEmbeddingName, kHeadName, table);
   const bool stored_as_head = config.tied_embeddings && !loader.Has(kEmbeddingName);
   weights.embedding =
       loader.Matrix(stored_as_head && loader.Has(kHeadName) ? kHeadName : kEmbeddingName, table);

@@ -22,7 +22,7 @@ bool IsPrintable(const std::string& text) {
 absl::StatusOr<std::string> ReadKey(const std::string& path) {
   std::string key;
   if (!path.empty()) {
-    auto text = ReadFile("api-key-file", path);
+    auto text = ReadCredentials("api-key-file", path);
     if (!text.ok()) return text.status();
     key = std::string(absl::StripAsciiWhitespace(*text));
   } else if (const char* variable = std::getenv("STRATA_API_KEY")) {
@@ -63,7 +63,7 @@ absl::StatusOr<Access> Access::Open(const AccessOptions& options) {
                {"tls-key", options.tls_key, &ssl.pem_private_key}};
   for (const auto& [option, path, text] : files) {
     if (path.empty()) continue;
-    auto read = ReadFile(option, path);
+    auto read = ReadCredentials(option, path);
     if (!read.ok()) return read.status();
     *text = *std::move(read);
   }

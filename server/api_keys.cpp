@@ -127,7 +127,7 @@ absl::StatusOr<std::string> DrawKey() {
 namespace {
 
 absl::StatusOr<std::vector<KeyLine>> ReadKeyFile(const std::string& path) {
-  const auto text = ReadFile("api-keys", path);
+  const auto text = ReadCredentials("api-keys", path);
   if (!text.ok()) return text.status();
   auto lines = ParseKeyLines(*text);
   if (lines.ok()) return lines;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/engine.h"
+#include "engine/file_marks.h"
 #include "engine/mutex.h"
 #include "nlohmann/json.hpp"
 #include "server/commands.h"
@@ -94,6 +95,8 @@ absl::Status RunEval(const EvalOptions& options) {
   if (!model_dir.ok()) return model_dir.status();
   const auto text = ReadFile("--text", options.text);
   if (!text.ok()) return text.status();
+  absl::Status pointer = engine::RefuseLfsPointer(absl::StrCat("--text: ", options.text), *text);
+  if (!pointer.ok()) return pointer;
   if (text->empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--text: ", options.text, " is empty"));
   }

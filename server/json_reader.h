@@ -12,9 +12,6 @@
 
 namespace strata::server {
 
-// How deep a component of a tokenizer.json of type "Sequence" may nest.
-inline constexpr int kMaxSequenceDepth = 16;
-
 // Reads the fields of one JSON object without exceptions. All readers of a document share one
 // status, which keeps the first thing that is wrong, "path: expected a string, got 3"; after that
 // reads give defaults. So a parser reads what it needs and looks at the status before it relies on
@@ -26,7 +23,8 @@ inline constexpr int kMaxSequenceDepth = 16;
 //   std::string type = model.String("type");
 //   if (!status.ok()) return status;  // "model.type: expected a string, got null"
 //
-// The document and the status must outlive the reader. One thread.
+// The document and the status must outlive the reader. One thread. A document of engine::ParseJson
+// nests at most kMaxJsonDepth deep, so that walking it by recursion ends soon.
 class JsonReader {
  public:
   // `path` names the object in messages, "" the whole document.

@@ -122,7 +122,7 @@ class NormalizerSequence : public Normalizer {
 };
 
 // Null, with the reader's status set, where the object is wrong.
-std::unique_ptr<Normalizer> Parse(JsonReader object, int depth) {
+std::unique_ptr<Normalizer> Parse(JsonReader object) {
   const std::string type = object.String("type");
   if (!object.ok()) return nullptr;
   if (type == "NFC") return std::make_unique<UnicodeNormalizer>(NormalForm::kNfc);
@@ -141,15 +141,15 @@ std::unique_ptr<Normalizer> Parse(JsonReader object, int depth) {
     const bool left = object.Bool("strip_left", true);
     return std::make_unique<StripNormalizer>(left, object.Bool("strip_right", true));
   }
-  if (type == "Sequence" && depth < kMaxSequenceDepth) {
+  if (type == "Sequence") {
     std::vector<std::unique_ptr<Normalizer>> steps;
     for (const JsonReader& step : object.Objects("normalizers")) {
-      steps.push_back(Parse(step, depth + 1));
+      steps.push_back(Parse(step));
       if (steps.back() == nullptr) return nullptr;
     }
     return std::make_unique<NormalizerSequence>(std::move(steps));
   }
-  object.FailExpected("type", type == "Sequence" ? "less nesting" : "a supported normalizer");
+  object.FailExpected("type", "a supported normalizer");
   return nullptr;
 }
 
@@ -162,7 +162,7 @@ absl::Status CheckTextSize(size_t size, size_t max_size) {
 
 absl::StatusOr<std::unique_ptr<Normalizer>> Normalizer::FromJson(JsonReader root) {
   std::unique_ptr<Normalizer> normalizer;
-  if (root.Has("normalizer")) normalizer = Parse(root.Object("normalizer"), 0);
+  if (root.Has("normalizer")) normalizer = Parse(root.Object("normalizer"));
   if (!root.ok()) return root.status();
   return normalizer;
 }

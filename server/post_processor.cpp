@@ -51,16 +51,15 @@ void AddTemplate(JsonReader processor, TokenFrame* frame) {
   frame->after.insert(frame->after.end(), outer.after.begin(), outer.after.end());
 }
 
-void Add(JsonReader processor, int depth, TokenFrame* frame) {
+void Add(JsonReader processor, TokenFrame* frame) {
   const std::string type = processor.String("type");
   if (!processor.ok() || type == "ByteLevel") return;  // ByteLevel changes offsets alone
   if (type == "TemplateProcessing") {
     AddTemplate(processor, frame);
-  } else if (type == "Sequence" && depth < kMaxSequenceDepth) {
-    for (const JsonReader& step : processor.Objects("processors")) Add(step, depth + 1, frame);
+  } else if (type == "Sequence") {
+    for (const JsonReader& step : processor.Objects("processors")) Add(step, frame);
   } else {
-    processor.FailExpected("type",
-                           type == "Sequence" ? "less nesting" : "a supported post-processor");
+    processor.FailExpected("type", "a supported post-processor");
   }
 }
 
@@ -68,7 +67,7 @@ void Add(JsonReader processor, int depth, TokenFrame* frame) {
 
 absl::StatusOr<TokenFrame> TokenFrame::FromJson(JsonReader root) {
   TokenFrame frame;
-  if (root.Has("post_processor")) Add(root.Object("post_processor"), 0, &frame);
+  if (root.Has("post_processor")) Add(root.Object("post_processor"), &frame);
   if (!root.ok()) return root.status();
   return frame;
 }

@@ -169,7 +169,7 @@ std::unique_ptr<PreTokenizer> ParseMetaspace(JsonReader object) {
 }
 
 // Null, with the reader's status set, where the object is wrong.
-std::unique_ptr<PreTokenizer> Parse(JsonReader object, int depth) {
+std::unique_ptr<PreTokenizer> Parse(JsonReader object) {
   const std::string type = object.String("type");
   if (!object.ok()) return nullptr;
   if (type == "ByteLevel") return ParseByteLevel(object);
@@ -190,15 +190,15 @@ std::unique_ptr<PreTokenizer> Parse(JsonReader object, int depth) {
     return std::make_unique<SplitPreTokenizer>(*Pattern::FromRegex(kWhitespacePattern),
                                                SplitBehavior::kRemoved, /*invert=*/true);
   }
-  if (type == "Sequence" && depth < kMaxSequenceDepth) {
+  if (type == "Sequence") {
     std::vector<std::unique_ptr<PreTokenizer>> steps;
     for (const JsonReader& step : object.Objects("pretokenizers")) {
-      steps.push_back(Parse(step, depth + 1));
+      steps.push_back(Parse(step));
       if (steps.back() == nullptr) return nullptr;
     }
     return std::make_unique<PreTokenizerSequence>(std::move(steps));
   }
-  object.FailExpected("type", type == "Sequence" ? "less nesting" : "a supported pre-tokenizer");
+  object.FailExpected("type", "a supported pre-tokenizer");
   return nullptr;
 }
 
@@ -206,7 +206,7 @@ std::unique_ptr<PreTokenizer> Parse(JsonReader object, int depth) {
 
 absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::FromJson(JsonReader root) {
   std::unique_ptr<PreTokenizer> pre_tokenizer;
-  if (root.Has("pre_tokenizer")) pre_tokenizer = Parse(root.Object("pre_tokenizer"), 0);
+  if (root.Has("pre_tokenizer")) pre_tokenizer = Parse(root.Object("pre_tokenizer"));
   if (!root.ok()) return root.status();
   return pre_tokenizer;
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/file_marks.h"
 
 namespace strata::server {
 
@@ -19,6 +20,14 @@ absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path
   if (file.is_open() && (text.good() || errno == 0)) return std::move(text).str();
   return absl::NotFoundError(
       absl::StrCat(option, ": cannot read ", path, ": ", std::generic_category().message(errno)));
+}
+
+absl::StatusOr<std::string> ReadCredentials(const char* option, const std::string& path) {
+  auto text = ReadFile(option, path);
+  if (!text.ok()) return text.status();
+  absl::Status status = engine::RefuseByteOrderMark(absl::StrCat(option, ": ", path), *text);
+  if (!status.ok()) return status;
+  return text;
 }
 
 }  // namespace strata::server

@@ -9,4 +9,8 @@ namespace strata::server {
 // A file whole. NOT_FOUND "option: cannot read PATH: the system's reason".
 absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path);
 
+// The same, for keys and certificates, which a byte-order mark in front would spoil:
+// INVALID_ARGUMENT "option: PATH: begins with a byte-order mark".
+absl::StatusOr<std::string> ReadCredentials(const char* option, const std::string& path);
+
 }  // namespace strata::server

@@ -47,6 +47,15 @@ void WarnOfOpenDoors(const ServeOptions& options) {
   }
 }
 
+// A checkpoint may hold more than its plan needs, as one that was trained with more than it shares.
+void LogUnusedTensors(const engine::ModelInfo& model) {
+  const std::vector<std::string>& names = model.unused_tensors;
+  if (names.empty()) return;
+  spdlog::info("checkpoint: {} tensors are unread under this plan, {:.1f} MB: {}{}", names.size(),
+               static_cast<double>(model.unused_bytes) / 1e6, names[0],
+               names.size() > 1 ? " ..." : "");
+}
+
 GrpcOptions GrpcOptionsOf(const ServeOptions& options, const engine::ModelInfo& model) {
   const LimitOptions& limits = options.limits;
   return {.address = options.grpc_address,
@@ -142,6 +151,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
       "cache of {} bytes holds {} tokens",
       model.name, model.parameters, model.dtype, model.device, model.plan.bytes_per_token,
       model.plan.ratio, model.cache_bytes, model.cache_tokens);
+  LogUnusedTensors(model);
   parts.engine = *std::move(engine);
   parts.pump = std::make_unique<StreamPump>(TickOf(options.write_timeout));
 

@@ -121,9 +121,9 @@ Context NewContext() {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const TlsIdentity>> TlsIdentity::Load(const TlsFiles& files) {
-  auto cert = ReadFile("tls-cert", files.cert);
+  auto cert = ReadCredentials("tls-cert", files.cert);
   if (!cert.ok()) return cert.status();
-  auto key = ReadFile("tls-key", files.key);
+  auto key = ReadCredentials("tls-key", files.key);
   if (!key.ok()) return key.status();
   const std::vector<Certificate> chain = ParseCertificates(*cert);
   if (chain.empty()) {
@@ -135,7 +135,7 @@ absl::StatusOr<std::shared_ptr<const TlsIdentity>> TlsIdentity::Load(const TlsFi
   absl::Status status = UseCertificate(files, chain, *key, context.get());
   std::string client_ca;
   if (status.ok() && !files.client_ca.empty()) {
-    auto read = ReadFile("tls-client-ca", files.client_ca);
+    auto read = ReadCredentials("tls-client-ca", files.client_ca);
     if (!read.ok()) return read.status();
     client_ca = *std::move(read);
     status = RequireClients(files.client_ca, client_ca, context.get());

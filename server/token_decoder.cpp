@@ -96,7 +96,7 @@ std::unique_ptr<const TokenDecoder::TokenStep> ParseReplace(JsonReader object) {
 absl::StatusOr<TokenDecoder> TokenDecoder::FromJson(JsonReader root) {
   TokenDecoder decoder;
   if (root.Has("decoder")) {
-    decoder.AddSteps(root.Object("decoder"), 0);
+    decoder.AddSteps(root.Object("decoder"));
   } else {
     decoder.separator_ = ' ';
   }
@@ -104,11 +104,11 @@ absl::StatusOr<TokenDecoder> TokenDecoder::FromJson(JsonReader root) {
   return decoder;
 }
 
-void TokenDecoder::AddSteps(JsonReader object, int depth) {
+void TokenDecoder::AddSteps(JsonReader object) {
   const std::string type = object.String("type");
   if (!object.ok()) return;
-  if (type == "Sequence" && depth < kMaxSequenceDepth) {
-    for (const JsonReader& step : object.Objects("decoders")) AddSteps(step, depth + 1);
+  if (type == "Sequence") {
+    for (const JsonReader& step : object.Objects("decoders")) AddSteps(step);
   } else if (type == "Fuse") {
     joined_ = true;
   } else if (type == "Strip") {
@@ -133,7 +133,7 @@ void TokenDecoder::AddSteps(JsonReader object, int depth) {
     token_steps_.push_back(std::make_unique<ByteLevelStep>());
     joined_ = true;
   } else {
-    object.FailExpected("type", type == "Sequence" ? "less nesting" : "a supported decoder");
+    object.FailExpected("type", "a supported decoder");
   }
 }
 

@@ -39,7 +39,7 @@ class TokenDecoder {
   friend class TokenDecoderStream;
 
   TokenDecoder() = default;
-  void AddSteps(JsonReader object, int depth);
+  void AddSteps(JsonReader object);
 
   std::vector<std::unique_ptr<const TokenStep>> token_steps_;
   bool joined_ = false;  // while reading: whether the steps so far join the tokens

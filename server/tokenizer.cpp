@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "engine/json_file.h"
 #include "server/added_tokens.h"
 #include "server/bpe.h"
 #include "server/json_line.h"
@@ -215,11 +216,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(
   TokenizerFiles files;
   files.tokenizer_name = "tokenizer.json";
   files.config_name = "tokenizer_config.json";
-  absl::StatusOr<nlohmann::json> tokenizer = ParseJson(tokenizer_json, files.tokenizer_name);
+  absl::StatusOr<nlohmann::json> tokenizer =
+      engine::ParseJson(files.tokenizer_name, tokenizer_json);
   if (!tokenizer.ok()) return tokenizer.status();
   files.tokenizer = *std::move(tokenizer);
   if (!tokenizer_config_json.empty()) {
-    absl::StatusOr<nlohmann::json> config = ParseJson(tokenizer_config_json, files.config_name);
+    absl::StatusOr<nlohmann::json> config =
+        engine::ParseJson(files.config_name, tokenizer_config_json);
     if (!config.ok()) return config.status();
     files.config = *std::move(config);
   }

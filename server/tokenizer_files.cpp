@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "engine/file_marks.h"
+#include "engine/json_file.h"
 #include "server/bpe.h"
 #include "server/json_reader.h"
 #include "server/string_util.h"
@@ -19,31 +19,20 @@ namespace {
 using nlohmann::json;
 
 constexpr std::string_view kGpt2Special = "<|endoftext|>";
+constexpr size_t kMaxFileBytes = size_t{1} << 28;  // published ones have up to 33 MB
 
 bool Exists(const std::filesystem::path& path) {
   std::error_code error;
   return std::filesystem::exists(path, error);
 }
 
-absl::StatusOr<std::string> ReadText(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.is_open() || file.bad()) {
-    return absl::InvalidArgumentError(Concat(path.string(), ": cannot be read"));
-  }
-  return text;
-}
-
-absl::StatusOr<json> ReadJson(const std::filesystem::path& path) {
-  const absl::StatusOr<std::string> text = ReadText(path);
-  if (!text.ok()) return text.status();
-  return ParseJson(*text, path.string());
-}
-
 // The lines of merges.txt, "a b" each.
 absl::StatusOr<json> ReadMerges(const std::filesystem::path& path) {
-  const absl::StatusOr<std::string> text = ReadText(path);
+  const absl::StatusOr<std::string> text = engine::ReadFile(path, kMaxFileBytes);
   if (!text.ok()) return text.status();
+  absl::Status status = engine::RefuseLfsPointer(path.string(), *text);
+  if (status.ok()) status = engine::RefuseByteOrderMark(path.string(), *text);
+  if (!status.ok()) return status;
   json merges = json::array();
   std::istringstream lines(*text);
   std::string line;
@@ -87,7 +76,7 @@ absl::StatusOr<json> AddedTokens(const json& vocabulary, const json& config,
 }
 
 absl::Status ReadGpt2Files(const std::filesystem::path& dir, TokenizerFiles* files) {
-  absl::StatusOr<json> vocabulary = ReadJson(dir / "vocab.json");
+  absl::StatusOr<json> vocabulary = engine::ReadJsonFile(dir / "vocab.json", kMaxFileBytes);
   if (!vocabulary.ok()) return vocabulary.status();
   absl::StatusOr<json> merges = ReadMerges(dir / "merges.txt");
   if (!merges.ok()) return merges.status();
@@ -110,26 +99,18 @@ absl::Status ReadGpt2Files(const std::filesystem::path& dir, TokenizerFiles* fil
 
 }  // namespace
 
-absl::StatusOr<json> ParseJson(std::string_view text, std::string_view name) {
-  json document = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) {
-    return absl::InvalidArgumentError(Concat(name, ": not valid JSON"));
-  }
-  return document;
-}
-
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& dir) {
   TokenizerFiles files;
   const std::filesystem::path config_path = dir / "tokenizer_config.json";
   files.config_name = config_path.string();
   if (Exists(config_path)) {
-    absl::StatusOr<json> config = ReadJson(config_path);
+    absl::StatusOr<json> config = engine::ReadJsonFile(config_path, kMaxFileBytes);
     if (!config.ok()) return config.status();
     files.config = *std::move(config);
   }
   const std::filesystem::path tokenizer_path = dir / "tokenizer.json";
   if (Exists(tokenizer_path)) {
-    absl::StatusOr<json> tokenizer = ReadJson(tokenizer_path);
+    absl::StatusOr<json> tokenizer = engine::ReadJsonFile(tokenizer_path, kMaxFileBytes);
     if (!tokenizer.ok()) return tokenizer.status();
     files.tokenizer = *std::move(tokenizer);
     files.tokenizer_name = tokenizer_path.string();

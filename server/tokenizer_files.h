@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -16,9 +15,6 @@ struct TokenizerFiles {
   std::string tokenizer_name;  // for messages
   std::string config_name;
 };
-
-// Parses one document. INVALID_ARGUMENT "name: not valid JSON".
-absl::StatusOr<nlohmann::json> ParseJson(std::string_view text, std::string_view name);
 
 // Reads a model's folder as Tokenizer::Load says, and with its errors.
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& dir);

@@ -138,6 +138,16 @@ TEST(SafetensorsTest, TakesOddButLawfulFiles) {
             "");
 }
 
+// The format's own library writes and reads it.
+TEST(SafetensorsTest, MetadataMayBeNull) {
+  const std::string entry = Entry("t", "F32", "[1]", "[0,4]");
+  EXPECT_EQ(Refusal(Concat("{\"__metadata__\":null,", entry, "}"), 4), "");
+  EXPECT_EQ(Refusal(Concat("{\"__metadata__\":{},", entry, "}"), 4), "");
+  EXPECT_EQ(Refusal("{\"__metadata__\":null}", 0), "");
+  EXPECT_EQ(Refusal("{\"__metadata__\":false}", 0),
+            "safetensors: __metadata__ is not a map of strings");
+}
+
 TEST(SafetensorsTest, RefusesEveryTruncation) {
   const std::string file = SafetensorsBytes(kTwoTensors, Zeros(14));
   for (size_t size = 0; size < file.size(); ++size) {
@@ -192,7 +202,7 @@ TEST(SafetensorsTest, RefusesHeadersThatAreNotOne) {
   EXPECT_THAT(Refusal("{\"a\":1e999}", 0), HasSubstr("beyond the range of float64"));
   EXPECT_THAT(Refusal("{}\"", 0), HasSubstr("not JSON"));
   EXPECT_EQ(Refusal(std::string(10000, '['), 0),
-            "safetensors: header: not JSON, the error is at byte 10001 of 10000");
+            "safetensors: header: JSON nested deeper than the limit of 32");
   EXPECT_EQ(Refusal("{\"a\":" + std::string(50, '[') + std::string(50, ']') + "}", 0),
             "safetensors: header: JSON nested deeper than the limit of 32");
   const std::string entry = Entry("t", "U8", "[0]", "[0,0]");
@@ -316,6 +326,24 @@ TEST_F(SafetensorsDirTest, NamesMissingFiles) {
       dir_.string() + ": neither model.safetensors nor model.safetensors.index.json is there");
   WriteIndex(R"({"weight_map":{"a":"gone.safetensors"}})");
   EXPECT_EQ(OpenError(), (dir_ / "gone.safetensors").string() + ": No such file or directory");
+}
+
+// In place of the one file, of a shard or of the index: a clone without git lfs pull.
+TEST_F(SafetensorsDirTest, CallsALfsPointerThat) {
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234567890\n";
+  const auto refused = [&](const char* file) {
+    return Concat((dir_ / file).string(),
+                  ": a Git LFS pointer, not the file itself; run git lfs pull");
+  };
+  WriteIndex(pointer);
+  EXPECT_EQ(OpenError(), refused("model.safetensors.index.json"));
+  WriteShard("1.safetensors", {"a"});
+  WriteFile(dir_ / "2.safetensors", pointer);
+  WriteIndex(R"({"weight_map":{"a":"1.safetensors","b":"2.safetensors"}})");
+  EXPECT_EQ(OpenError(), refused("2.safetensors"));
+  WriteFile(dir_ / "model.safetensors", pointer);
+  EXPECT_EQ(OpenError(), refused("model.safetensors"));
 }
 
 TEST_F(SafetensorsDirTest, RefusesShardsThatTheIndexBelies) {

@@ -11,7 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "engine/retry_after.h"
 #include "gtest/gtest.h"
+#include "server/access.h"
 #include "server/api_keys.h"
+#include "server/tls.h"
+#include "tests/support/engine_runner.h"
+#include "tests/support/tiny_model.h"
 
 namespace strata::server::key_file_test {
 namespace {
@@ -34,6 +38,36 @@ TEST(KeyFileTest, ALineSaysWhatItWasMadeOf) {
   EXPECT_EQ(lines->front().digest, line.digest);
   EXPECT_EQ(lines->front().limits.requests_per_second, 2.5);
   EXPECT_EQ(lines->front().limits.concurrent, 4);
+}
+
+// What an editor or a shell on Windows puts in front of a text would be a part of its first word,
+// and OpenSSL passes over the certificate that follows it.
+TEST(KeyFileTest, AByteOrderMarkIsCalledThat) {
+  const testing::ScratchDir dir;
+  const std::string path = (dir.path() / "keys").string();
+  const std::string line = KeyLineText({.name = "a", .digest = DigestOf("abc"), .limits = {}});
+  const std::string advice = "; save the file as UTF-8 without one";
+  testing::WriteFile(path, line);
+  EXPECT_TRUE(ApiKeys::Open(path).ok());
+  for (const std::string& text : {line, "# keys\n" + line}) {
+    testing::WriteFile(path, "\xEF\xBB\xBF" + text);
+    EXPECT_EQ(ApiKeys::Open(path).status().message(),
+              "api-keys: " + path + ": begins with a byte-order mark" + advice);
+  }
+  testing::WriteFile(path, "\xFF\xFE" + line);
+  EXPECT_EQ(ApiKeys::Open(path).status().message(),
+            "api-keys: " + path + ": begins with a byte-order mark of UTF-16" + advice);
+  testing::WriteFile(path, "\xEF\xBB\xBFstrata_1");
+  AccessOptions access;
+  access.api_key_file = path;
+  EXPECT_EQ(Access::Open(access).status().message(),
+            "api-key-file: " + path + ": begins with a byte-order mark" + advice);
+  access = {};
+  access.tls_ca = path;
+  EXPECT_EQ(Access::Open(access).status().message(),
+            "tls-ca: " + path + ": begins with a byte-order mark" + advice);
+  EXPECT_EQ(TlsIdentity::Load({.cert = path, .key = path, .client_ca = {}}).status().message(),
+            "tls-cert: " + path + ": begins with a byte-order mark" + advice);
 }
 
 // A digest that others know, so that files made by other programs fit.

@@ -1,6 +1,10 @@
 // What the tokenizer refuses, and the messages.
 
+#include <stdlib.h>
+
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,14 +34,62 @@ TEST(TokenizerErrorTest, Texts) {
 
 TEST(TokenizerErrorTest, FilesThatAreMissingOrBroken) {
   EXPECT_EQ(Tokenizer::Load("/nonexistent").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(Tokenizer::FromJson("{").status().message(), "tokenizer.json: not valid JSON");
+  EXPECT_EQ(Tokenizer::FromJson("{").status().message(),
+            "tokenizer.json: not JSON, the error is at byte 2 of 1");
   EXPECT_EQ(Tokenizer::FromJson("3").status().message(),
             "tokenizer.json: document: expected an object, got 3");
   EXPECT_EQ(Tokenizer::FromJson(std::string(100'000, '[')).status().message(),
-            "tokenizer.json: not valid JSON");
+            "tokenizer.json: JSON nested deeper than the limit of 32");
   const std::string deep = "{\"model\":" + std::string(100'000, '[') + std::string(100'000, ']');
   EXPECT_EQ(Tokenizer::FromJson(deep + "}").status().message(),
-            "tokenizer.json: model: expected an object, got an array");
+            "tokenizer.json: JSON nested deeper than the limit of 32");
+}
+
+// Readers differ in which of the two they take: another token id.
+TEST(TokenizerErrorTest, AKeyThatStandsTwiceIsRefused) {
+  EXPECT_EQ(
+      Tokenizer::FromJson(R"({"model":{"type":"BPE","vocab":{"a":0,"b":1,"a":2},"merges":[]}})")
+          .status()
+          .message(),
+      "tokenizer.json: key \"a\" twice");
+  const std::string model = json{{"model", CharModel({"a"})}}.dump();
+  EXPECT_EQ(Tokenizer::FromJson(model, R"({"add_bos_token":false,"add_bos_token":true})")
+                .status()
+                .message(),
+            "tokenizer_config.json: key \"add_bos_token\" twice");
+  EXPECT_THAT(
+      std::string(Tokenizer::FromJson(R"({"model":{"vocab":{"\ud83d":0}}})").status().message()),
+      HasSubstr("a lone surrogate"));
+}
+
+TEST(TokenizerErrorTest, FilesThatAreNotTheOnesMeantAreCalledWhatTheyAre) {
+  std::string made = (std::filesystem::temp_directory_path() / "strata-test-XXXXXX").string();
+  ASSERT_NE(mkdtemp(made.data()), nullptr);
+  const std::filesystem::path dir = made;
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n";
+  const auto write = [&dir](const char* file, const std::string& text) {
+    std::ofstream(dir / file, std::ios::binary) << text;
+  };
+  const auto error = [&dir] { return std::string(Tokenizer::Load(dir).status().message()); };
+  const auto is_pointer = [&dir](const char* file) {
+    return (dir / file).string() + ": a Git LFS pointer, not the file itself; run git lfs pull";
+  };
+  write("merges.txt", pointer);
+  write("vocab.json", R"({"a":0,"b":1,"ab":2})");
+  EXPECT_EQ(error(), is_pointer("merges.txt"));
+  write("merges.txt", "\xEF\xBB\xBF#version: 0.2\na b\n");
+  EXPECT_EQ(error(), (dir / "merges.txt").string() +
+                         ": begins with a byte-order mark; save the file as UTF-8 without one");
+  write("merges.txt", "#version: 0.2\na b\n");
+  EXPECT_EQ(error(), "");
+  write("vocab.json", pointer);
+  EXPECT_EQ(error(), is_pointer("vocab.json"));
+  write("tokenizer.json", pointer);
+  EXPECT_EQ(error(), is_pointer("tokenizer.json"));
+  write("tokenizer_config.json", pointer);
+  EXPECT_EQ(error(), is_pointer("tokenizer_config.json"));
+  std::filesystem::remove_all(dir);
 }
 
 TEST(TokenizerErrorTest, Models) {
@@ -96,7 +148,7 @@ TEST(TokenizerErrorTest, NestingIsBounded) {
     normalizer = {{"type", "Sequence"}, {"normalizers", json::array({normalizer})}};
   }
   EXPECT_THAT(MakeError({{"model", CharModel({"a"})}, {"normalizer", normalizer}}),
-              HasSubstr("expected less nesting"));
+              HasSubstr("JSON nested deeper than the limit of 32"));
 }
 
 TEST(TokenizerErrorTest, APatternThatBacktracksWithoutEndIsGivenUp) {
