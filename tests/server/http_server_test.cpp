@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -169,34 +170,41 @@ TEST_F(HttpServerTest, ABodyIsNoRequest) {
 TEST_F(HttpServerTest, RefusesWhatTwoCouldReadDifferently) {
   idle_timeout_ = kFailSoon;
   Serve(8);
-  const std::vector<std::string> heads = {
-      "Content-Length: 2\r\nContent-Length: 3",
-      "Content-Length: 2\r\ncontent-length: 2",
-      "Content-Length: 2\r\nTransfer-Encoding: chunked",
-      "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-      "Transfer-Encoding: gzip, chunked",
-      "Transfer-Encoding: identity",
-      "Transfer-Encoding:",
-      "Content-Length:",
-      "Content-Length: +2",
-      "Content-Length: -2",
-      "Content-Length: 2,2",
-      "Content-Length: 0x2",
-      "Content-Length: 2 2",
-      "Content-Length: %32",  // the library decodes a header's text
-      "Content-Length : 2",
-      "Content-Length\r\nContent-Length: 2",
-      " Content-Length: 3\r\nContent-Length: 2",
-      "A: b\r\n Content-Length: 3\r\nContent-Length: 2",
-      "A: b\nContent-Length: 3\r\nContent-Length: 2",
-      "A: b\rContent-Length: 3\r\nContent-Length: 2",
-      std::string("A: b\0\r\nContent-Length: 2", 25),
-      ": b\r\nContent-Length: 2",
+  // Heads, and the server's own words for them: the library refuses some too, for other reasons.
+  const std::string twice = "the length of the body is given twice";
+  const std::string no_number = "Content-Length: not a number";
+  const std::string no_coding = "Transfer-Encoding: not \\\"chunked\\\"";
+  const std::string no_header = "a header is not";
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"Content-Length: 2\r\nContent-Length: 3", twice},
+      {"Content-Length: 2\r\ncontent-length: 2", twice},
+      {"Content-Length: 2\r\nTransfer-Encoding: chunked", twice},
+      {"Transfer-Encoding: chunked\r\nContent-Length: 2", twice},
+      {"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", twice},
+      {"Transfer-Encoding: gzip, chunked", no_coding},
+      {"Transfer-Encoding: identity", no_coding},
+      {"Transfer-Encoding:", no_coding},
+      {"Content-Length:", no_number},
+      {"Content-Length: +2", no_number},
+      {"Content-Length: -2", no_number},
+      {"Content-Length: 2,2", no_number},
+      {"Content-Length: 0x2", no_number},
+      {"Content-Length: 2 2", no_number},
+      {"Content-Length: %32", no_number},  // the library decodes a header's text
+      {"Content-Length : 2", no_header},
+      {"Content-Length\r\nContent-Length: 2", no_header},
+      {" Content-Length: 3\r\nContent-Length: 2", no_header},
+      {"A: b\r\n Content-Length: 3\r\nContent-Length: 2", no_header},
+      {"A: b\nContent-Length: 3\r\nContent-Length: 2", no_header},
+      {"A: b\rContent-Length: 3\r\nContent-Length: 2", no_header},
+      {std::string("A: b\0\r\nContent-Length: 2", 25), no_header},
+      {": b\r\nContent-Length: 2", no_header},
   };
-  for (const std::string& head : heads) {
+  for (const auto& [head, words] : cases) {
     const std::string answer =
         AnswerAndEnd("POST /echo HTTP/1.1\r\n" + head + "\r\n\r\nhiGET /ping HTTP/1.1\r\n\r\n");
     EXPECT_EQ(answer.rfind("HTTP/1.1 400 ", 0), 0U) << head << answer;
+    EXPECT_NE(answer.find(words), std::string::npos) << head << answer;
   }
 }
 

@@ -199,6 +199,24 @@ TEST(KeyAccountTest, ARateRefillsAndNeverHoldsMoreThanASecond) {
   for (int i = 0; i < 100; ++i) EXPECT_TRUE(account.Enter(now).ok());
 }
 
+// Else whoever has the file read again, or a line of it changed, would be let in anew.
+TEST(KeyAccountTest, LimitsThatAreSetAgainGiveNoNewAllowance) {
+  KeyAccount account("a");
+  account.SetLimits({.requests_per_second = 2});
+  KeyAccount::Time now = KeyAccount::Time::clock::now();
+  EXPECT_TRUE(account.Enter(now).ok());
+  EXPECT_TRUE(account.Enter(now).ok());
+  account.SetLimits({.requests_per_second = 2});
+  EXPECT_FALSE(account.Enter(now).ok());
+  account.SetLimits({.requests_per_second = 100});
+  EXPECT_FALSE(account.Enter(now).ok());
+  now += seconds(1);
+  EXPECT_TRUE(account.Enter(now).ok());  // 99 are left
+  account.SetLimits({.requests_per_second = 1});
+  EXPECT_TRUE(account.Enter(now).ok());
+  EXPECT_FALSE(account.Enter(now).ok());
+}
+
 TEST(KeyAccountTest, PlacesComeBackOnce) {
   const auto account = std::make_shared<KeyAccount>("a");
   account->SetLimits({.concurrent = 2});
