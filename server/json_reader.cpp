@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/json_file.h"
 #include "server/string_util.h"
 
 namespace strata::server {
@@ -139,6 +140,13 @@ const absl::Status& JsonReader::Fail(std::string_view name, std::string_view mes
 const absl::Status& JsonReader::FailExpected(std::string_view name, std::string_view expected) {
   const json& value = name.empty() ? *value_ : Value(name);
   return Fail(name, Concat("expected ", expected, ", got ", DescribeJson(value)));
+}
+
+absl::StatusOr<json> ParseBody(std::string_view body) {
+  absl::StatusOr<json> document = engine::ParseJson("the body", body);
+  if (!document.ok() || document->is_object()) return document;
+  return absl::InvalidArgumentError(  // perhaps the prompt itself
+      Concat("document: expected an object, got ", KindOfJson(*document)));
 }
 
 bool AsksForNothing(const json& value) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace strata::server {
 
@@ -71,6 +72,10 @@ class JsonReader {
   std::string path_;
   absl::Status* status_;
 };
+
+// The JSON object that a client sent: INVALID_ARGUMENT as engine::ParseJson, and where it is no
+// object; nothing of what it holds is repeated but a key that stands there twice.
+absl::StatusOr<nlohmann::json> ParseBody(std::string_view body);
 
 // A field that holds null, [] or {} asks for nothing, whatever its name.
 bool AsksForNothing(const nlohmann::json& value);

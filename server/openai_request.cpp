@@ -186,15 +186,11 @@ std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
 }  // namespace
 
 absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
-  const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return absl::InvalidArgumentError("the body is not JSON");
-  if (!document.is_object()) {  // perhaps the prompt itself
-    return absl::InvalidArgumentError(
-        absl::StrCat("document: expected an object, got ", KindOfJson(document)));
-  }
+  const absl::StatusOr<json> document = ParseBody(body);
+  if (!document.ok()) return document.status();
   absl::Status status;
-  JsonReader reader(document, "", &status);
-  CheckCompletionFields(document, &reader);
+  JsonReader reader(*document, "", &status);
+  CheckCompletionFields(*document, &reader);
   CompletionRequest request;
   request.model = reader.String("model", "");
   request.request_id = reader.String("request_id", "");

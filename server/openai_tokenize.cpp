@@ -33,14 +33,10 @@ using Responder = std::function<absl::StatusOr<json>(JsonReader* reader)>;
 
 absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
                               const Responder& respond) {
-  const json document = json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (document.is_discarded()) return absl::InvalidArgumentError("the body is not JSON");
-  if (!document.is_object()) {  // perhaps the prompt itself
-    return absl::InvalidArgumentError(
-        absl::StrCat("document: expected an object, got ", KindOfJson(document)));
-  }
+  const absl::StatusOr<json> document = ParseBody(body);
+  if (!document.ok()) return document.status();
   absl::Status status;
-  JsonReader reader(document, "", &status);
+  JsonReader reader(*document, "", &status);
   const std::string model = reader.String("model", "");
   if (!status.ok()) return status;
   if (status = models.Check(model); !status.ok()) return status;

@@ -68,7 +68,11 @@ TEST(OpenAiRequestTest, PromptIsTextOrIdsOrAnArrayOfOne) {
 }
 
 TEST(OpenAiRequestTest, RefusesNamingTheField) {
-  EXPECT_EQ(ErrorOf("{"), "the body is not JSON");
+  EXPECT_EQ(ErrorOf("{"), "the body: not JSON, the error is at byte 2 of 1");
+  EXPECT_EQ(ErrorOf(R"({"prompt":"a","n":1,"n":2})"), "the body: key \"n\" twice");
+  const std::string deep = std::string(100, '[') + std::string(100, ']');
+  EXPECT_EQ(ErrorOf(R"({"prompt":)" + deep + "}"),
+            "the body: JSON nested deeper than the limit of 32");
   EXPECT_EQ(ErrorOf("[]"), "document: expected an object, got an array");
   EXPECT_EQ(ErrorOf("{}"), "prompt: expected a string or an array of token ids, got null");
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","temperature":"hot"})"),

@@ -85,7 +85,7 @@ TEST_F(OpenAiTokenizeTest, TextOfTokens) {
 
 TEST_F(OpenAiTokenizeTest, RefusesByNameAndRepeatsNoText) {
   const std::vector<std::pair<std::string, std::string>> tokenize = {
-      {R"({"prompt":)", "the body is not JSON"},
+      {R"({"prompt":)", "the body: not JSON, the error is at byte 11 of 10"},
       {R"(["secret"])", "document: expected an object, got an array"},
       {R"("secret")", "document: expected an object, got a string"},
       {R"({})", "prompt: expected a string, got null"},
