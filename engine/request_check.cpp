@@ -95,7 +95,7 @@ absl::Status CheckLengths(const SamplingParams& params) {
   return Refuse("min_tokens", params.min_tokens, "in 0..", params.max_tokens, ", max_tokens");
 }
 
-// What may be drawn at all.
+// Checks the ids that may be drawn, and the token sequences that may not.
 absl::Status CheckVocabulary(const SamplingParams& params, const ModelInfo& model) {
   const std::vector<int32_t>& allowed = params.allowed_ids;
   auto status = CheckIds("allowed_token_ids", allowed, model.vocab_size);
@@ -244,7 +244,8 @@ int64_t MostTokens(const ModelInfo& model, int64_t prompt_tokens, int32_t n) {
 }
 
 int32_t MostPromptTokens(const ModelInfo& model, int32_t max_tokens, int32_t n) {
-  // One by one: with several sequences a longer prompt may leave more room, as they share its blocks.
+  // One by one: with several sequences a longer prompt may leave more room, as they share its
+  // blocks.
   int32_t prompt = model.max_positions;
   while (prompt > 1 && MostTokens(model, prompt, n) < max_tokens) --prompt;
   return prompt;

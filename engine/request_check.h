@@ -14,7 +14,7 @@ inline constexpr int32_t kMaxSequences = 64;  // of a request
 // limit". Fields go by their names in inference.proto. Reads constants only: any thread.
 absl::Status CheckRequest(const Request& request, const ModelInfo& model);
 
-// What several requests that are submitted together come to: the limits of one hold for all.
+// Sums over requests that are submitted together: the limits of one request hold for all of them.
 class RequestTotals {
  public:
   // INVALID_ARGUMENT where one more is too much. REQUIRES: CheckRequest was OK.

@@ -52,7 +52,7 @@ constexpr int64_t MostCached(int64_t prompt_tokens, int64_t max_tokens) {
   return prompt_tokens + (max_tokens > 0 ? max_tokens - 1 : 0);
 }
 
-// What a model's generation_config.json says of a request that says nothing.
+// Defaults of generation_config.json, for parameters that a request does not give.
 struct SamplingDefaults {
   std::optional<float> temperature = {};
   std::optional<int32_t> top_k = {};

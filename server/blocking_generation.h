@@ -44,7 +44,7 @@ class BlockingGeneration {
   void Cancel();
 
  private:
-  // What one generation tells; its methods run on the pump's thread.
+  // Receives one generation's events, on the pump's thread.
   class Member final : public GenerationClient {
    public:
     Member(BlockingGeneration* all, size_t prompt) : all_(all), prompt_(prompt) {}

@@ -137,7 +137,7 @@ engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::Mo
   };
 }
 
-// What the engine calls it: the front's own name for it, or one that nobody else has.
+// The engine's id of the request: the front's own, or one that is drawn.
 std::string EngineId(const GenerationRequest& request) {
   if (!request.request_id.empty()) return request.request_id;
   const std::string drawn = absl::StrFormat("%016x", DrawRandom());

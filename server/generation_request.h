@@ -16,7 +16,7 @@
 
 namespace strata::server {
 
-// What a front asks for. Absent parameters take the model's defaults, then those of
+// A request as a front hands it over. Absent parameters take the model's defaults, then those of
 // inference.proto.
 struct GenerationRequest {
   std::string request_id;               // unique among those in flight; empty: drawn

@@ -124,7 +124,7 @@ std::optional<CompletionUsage> OpenAiCompletion::ChunkUsage() const {
   return request_.continuous_usage ? std::optional(usage_) : std::nullopt;
 }
 
-// What the event adds to a choice; nothing if it is about the prompt.
+// The piece that the event adds to a choice; none if it is about the prompt.
 std::optional<CompletionChoice> OpenAiCompletion::Take(Event event) {
   Prompt& prompt = prompts_[event.prompt];
   if (auto* started = std::get_if<GenerationStarted>(&event.content)) {

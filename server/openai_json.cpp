@@ -31,7 +31,7 @@ json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
   json top_logprobs = json::array();
   for (size_t i = 0; i < logprobs->top_logprobs.size(); ++i) {
     json top;  // null where the token has none
-    // Of texts that are the same the first stands, the likeliest.
+    // The first of several equal texts stands: the likeliest.
     for (const auto& [text, logprob] : logprobs->top_logprobs[i])
       top.emplace(text, Finite(logprob));
     top_logprobs.push_back(std::move(top));

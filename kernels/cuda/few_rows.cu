@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kThreads = kSlices * kWarp;
 constexpr int kBlocks = 2;  // on a multiprocessor, which registers must leave room for
-constexpr int kTurn = 4;  // groups of 64 bytes that a turn of the loop loads
+constexpr int kTurn = 4;    // groups of 64 bytes that a turn of the loop loads
 constexpr int kRows = static_cast<int>(kFewRows);
 
 struct Group {

@@ -24,7 +24,7 @@ struct ChoiceEntry {
   int64_t num_biases = 0;
 };
 
-// Of a row of adjusted logits: whole vectors of four.
+// Floats from one row of adjusted logits to the next: whole vectors of four.
 constexpr int64_t AdjustedStride(int64_t vocab) { return (vocab + 3) / 4 * 4; }
 
 struct SamplingArgs {
