@@ -229,6 +229,46 @@ TEST_F(GenerationOutputTest, LogprobsStandBesideTheirTokens) {
   }
 }
 
+// What a request gets that says nothing, from the model's generation_config.json; what it says
+// wins.
+TEST_F(GenerationOutputTest, TheModelsDefaultsAreThoseOfARequestThatSaysNothing) {
+  WriteFile(dir_.path() / "generation_config.json",
+            R"({"temperature":0.25,"top_k":7,"top_p":0.5,"min_p":0.125,"repetition_penalty":1.5,
+                "max_new_tokens":33})");
+  const auto sampling = [this](const std::string& generation_config,
+                               const server::GenerationRequest& request) {
+    engine::EngineOptions options;
+    options.model_dir = dir_.path();
+    options.generation_config = generation_config;
+    const auto core = engine::Engine::Create(options);
+    EXPECT_TRUE(core.ok()) << core.status();
+    const auto made = server::MakeEngineRequest(request, (*core)->model(), *tokenizer_);
+    EXPECT_TRUE(made.ok()) << made.status();
+    return made->sampling;
+  };
+  server::GenerationRequest request;
+  request.prompt = "a";
+  const engine::SamplingParams models = sampling("auto", request);
+  EXPECT_EQ(models.temperature, 0.25F);
+  EXPECT_EQ(models.top_k, 7);
+  EXPECT_EQ(models.top_p, 0.5F);
+  EXPECT_EQ(models.min_p, 0.125F);
+  EXPECT_EQ(models.repetition_penalty, 1.5F);
+  EXPECT_EQ(models.max_tokens, 33);
+  const engine::SamplingParams none = sampling("none", request);
+  EXPECT_EQ(none.temperature, 1);
+  EXPECT_EQ(none.top_k, 0);
+  EXPECT_EQ(none.max_tokens, 256);
+  request.temperature = 2.0F;
+  request.top_k = 0;
+  request.max_tokens = 5;
+  const engine::SamplingParams own = sampling("auto", request);
+  EXPECT_EQ(own.temperature, 2.0F);
+  EXPECT_EQ(own.top_k, 0);
+  EXPECT_EQ(own.max_tokens, 5);
+  EXPECT_EQ(own.top_p, 0.5F);
+}
+
 TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
   const auto error = [this](auto change) {
     server::GenerationRequest request = Text("a", 5);
