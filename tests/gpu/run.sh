@@ -87,7 +87,7 @@ case $phase in
   tests)
     tests memory 60 'Cuda*Memory*:*CudaPack*'
     tests rows 60 '*CudaRows*'
-    tests products 120 '*CudaProduct*'
+    tests products 120 '*Cuda*Product*'
     tests sampling 60 '*CudaSampling*'
     tests attention 200 '*CudaAttention*'
     tests ahead 60 '*CudaAhead*'
