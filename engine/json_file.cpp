@@ -60,7 +60,7 @@ class Builder final : public nlohmann::json_sax<Json> {
     open_.pop_back();
     return true;
   }
-  // Where the value stands now. An open container does not move: nothing is added to the one around
+  // Returns the place of the value. An open container does not move: nothing is added to the one around
   // it before it is closed.
   Json* Place(Json value) {
     if (open_.empty()) return &(root_ = std::move(value));

@@ -5,7 +5,7 @@
 
 namespace strata::engine {
 
-// What a model in this folder is called unless somebody says otherwise: as the folder, but a
+// Default name of the model in this folder: the folder's, but a
 // snapshot in the cache of Hugging Face's libraries, models--ORG--NAME/snapshots/HASH, as its
 // repository, ORG/NAME. Links are not followed: a link's own name counts.
 std::string ModelNameOf(const std::filesystem::path& dir);

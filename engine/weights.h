@@ -32,8 +32,8 @@ struct Weights {
   std::vector<LayerWeights> layers;
   size_t bytes = 0;        // on the backend
   int64_t parameters = 0;  // of the tensors in use
-  // What the checkpoint holds and the plan does not need: names, sorted, with " (in part)" where
-  // rows of other heads are in use, and the bytes of it.
+  // Tensors that the checkpoint holds and the plan does not need: names, sorted, with " (in part)"
+  // where rows of other heads are in use, and the bytes of it.
   std::vector<std::string> unused;
   size_t unused_bytes = 0;
 

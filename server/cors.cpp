@@ -8,7 +8,7 @@
 namespace strata::server {
 namespace {
 
-// What pages send as a rule, for a preflight that does not say.
+// Headers that pages usually send, for a preflight that names none.
 constexpr char kUsualHeaders[] = "authorization, content-type, x-request-id";
 constexpr char kMethods[] = "GET, HEAD, POST, OPTIONS";
 constexpr char kMaxAgeSeconds[] = "600";

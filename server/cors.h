@@ -28,8 +28,8 @@ class Cors {
 
   // The headers of each answer to a request with this header Origin, empty if it has none.
   Headers ForAnswer(std::string_view origin) const;
-  // What the answer to a preflight has besides. `requested` is what the page wants to send, the
-  // header Access-Control-Request-Headers.
+  // Further headers of the answer to a preflight. `requested` is the list that the page wants to
+  // send, the header Access-Control-Request-Headers.
   Headers ForPreflight(std::string_view origin, std::string_view requested) const;
 
  private:

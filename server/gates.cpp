@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kHealthService = "/grpc.health.v1.Health/";
 
-// What tells of the server's health.
+// Paths that tell of the server's health need no key.
 constexpr std::array<std::string_view, 5> kOpenPaths = {"/health", "/healthz", "/metrics", "/ping",
                                                         "/readyz"};
 

@@ -28,8 +28,8 @@ class HttpHead {
 
   // The client's X-Request-Id: at most 128 bytes, no control characters. Empty: there is none.
   const std::string& request_id() const { return request_id_; }
-  // What a browser says of the page that asks, and in a preflight of what the page wants to send:
-  // Origin, Access-Control-Request-Method and -Headers. Empty: not there.
+  // Headers by which a browser names the page that asks, and in a preflight what the page will
+  // send: Origin, Access-Control-Request-Method and -Headers. Empty: not there.
   const std::string& origin() const { return origin_; }
   const std::string& requested_method() const { return requested_method_; }
   const std::string& requested_headers() const { return requested_headers_; }

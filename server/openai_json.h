@@ -12,7 +12,7 @@
 #include "server/openai_logprobs.h"
 #include "server/tokenizer.h"
 
-// What /v1/completions answers with, and errors of every path, as JSON. Pure functions.
+// Answers of /v1/completions, and errors of every path, as JSON. Pure functions.
 namespace strata::server {
 
 struct CompletionHead {

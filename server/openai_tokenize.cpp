@@ -28,7 +28,7 @@ constexpr std::array<std::string_view, 7> kOfChats = {
     "chat_template", "chat_template_kwargs",  "mm_processor_kwargs",
     "tools"};
 
-// What a request is answered with, read from its fields; the reader keeps what is wrong with them.
+// Makes the answer from a request's fields; the reader keeps what is wrong with them.
 using Responder = std::function<absl::StatusOr<json>(JsonReader* reader)>;
 
 absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
