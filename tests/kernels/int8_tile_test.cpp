@@ -144,13 +144,13 @@ TEST(Int8TileTest, InputsOfEveryMagnitudeAreQuantisedByTheDefinition) {
         ASSERT_EQ(start, -128 * sum);
       }
     }
-    int8_t q[4];
+    std::vector<int8_t> q(kInt8Depth);
     int32_t start = 0;
     const float least = 0x1p-100f;
     const float below = std::nextafter(least, 0.0f);
-    EXPECT_GT(QuantiseInputs(&least, 1, false, q, &start), 0);
+    EXPECT_GT(QuantiseInputs(&least, 1, false, q.data(), &start), 0);
     EXPECT_EQ(q[0], 127);
-    EXPECT_EQ(QuantiseInputs(&below, 1, false, q, &start), 0);
+    EXPECT_EQ(QuantiseInputs(&below, 1, false, q.data(), &start), 0);
     EXPECT_EQ(q[0], 0);
   }
 }
