@@ -33,11 +33,11 @@ struct QuantisedRows {
 };
 
 // Quantises up to 256 inputs of a row to `values`, with zeros up to a multiple of 4, and returns
-// their scale. `values` gets i16, groups of four in the order 0, 2, 1, 3, where `widened`, else i8;
-// `start`: -128 * the sum of the values. The step is max|x| / 127 and q is the nearest
-// even of x * (127 / max|x|), rounded once. All count as zeros where max|x| is below 2^-100. NaN or
-// infinity among them makes the scale NaN and so the row's every output. The same bits on every
-// instruction set.
+// their scale. `values` has room for 256, whatever `count`: whole vectors are written. `values`
+// gets i16, groups of four in the order 0, 2, 1, 3, where `widened`, else i8; `start`: -128 * the
+// sum of the values. The step is max|x| / 127 and q is the nearest even of x * (127 / max|x|),
+// rounded once. All count as zeros where max|x| is below 2^-100. NaN or infinity among them makes
+// the scale NaN and so the row's every output. The same bits on every instruction set.
 float QuantiseInputs(const float* x, size_t count, bool widened, void* values, int32_t* start);
 
 }  // namespace strata::kernels
