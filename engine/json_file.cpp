@@ -60,8 +60,8 @@ class Builder final : public nlohmann::json_sax<Json> {
     open_.pop_back();
     return true;
   }
-  // Returns the place of the value. An open container does not move: nothing is added to the one around
-  // it before it is closed.
+  // Returns the place of the value. An open container does not move: nothing is added to the one
+  // around it before it is closed.
   Json* Place(Json value) {
     if (open_.empty()) return &(root_ = std::move(value));
     if (!open_.back()->is_array()) return &(*member_ = std::move(value));

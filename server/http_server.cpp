@@ -23,7 +23,7 @@ constexpr size_t kFraming = size_t{64} << 10;       // of a body that comes in c
 
 constexpr char kRequestId[] = "x-request-id";
 
-// What a connection over the limit is told, where bytes can be sent without a handshake. Its
+// Answer to a connection over the limit, if bytes can be sent without a handshake. Its
 // request is not read.
 std::string Full() {
   return absl::StrCat(

@@ -10,7 +10,7 @@ namespace strata::server {
 // Threads: every method may be called from any thread.
 class OpenAiTokenize {
  public:
-  // What `context` points to and `models` outlive this.
+  // The objects that `context` points to, and `models`, outlive this.
   OpenAiTokenize(const GenerationContext& context, const ServedModels* models)
       : context_(context), models_(models) {}
 

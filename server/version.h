@@ -2,7 +2,7 @@
 
 namespace strata::server {
 
-// Of this program, "0.1.0".
+// The version of this program, "0.1.0".
 const char* Version();
 
 }  // namespace strata::server

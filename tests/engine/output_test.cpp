@@ -1,4 +1,4 @@
-// What ends an output and what it may hold: end tokens, no tokens at all, allowed ids, bad words.
+// Ends of an output and its contents: end tokens, no tokens at all, allowed ids, bad words.
 #include <algorithm>
 #include <set>
 #include <string>

@@ -1,4 +1,4 @@
-// What becomes of the tensors of a checkpoint that the model does not read.
+// Tensors of a checkpoint that the model does not read.
 
 #include <string>
 #include <utility>

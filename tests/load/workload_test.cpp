@@ -244,7 +244,7 @@ TEST(LoadWorkloadTest, VariantsAreReadOrRefused) {
   EXPECT_EQ(variant->fields.priority(), -3);
   EXPECT_EQ(variant->fields.top_p(), 0.25F);
   EXPECT_TRUE(variant->fields.bypass_prefix_cache());
-  // What is repeated is named again.
+  // A repeated field is named again.
   const auto repeated = load::ParseVariant(
       "1:stop=a b,stop=c,bad_words=x,allowed_token_ids=3,allowed_token_ids=5,logit_bias=42:-5,"
       "attention=1:2,truncate_prompt_tokens=-1,skip_special_tokens=0,cache_salt=me");
