@@ -33,10 +33,11 @@ class Fault:
                    if 'RST_STREAM with error code 7' in error['message'])
 
     @property
-    def seconds_of_failures(self):
-        """From the first request that failed to the last."""
-        ends = [float(row['end_s']) for row in self.rows if row['outcome'] == 'failed']
-        return max(ends) - min(ends) if ends else 0
+    def failed_later(self):
+        """Requests that failed though they were sent after the first failure was seen."""
+        failed = [row for row in self.rows if row['outcome'] == 'failed']
+        first = min((float(row['end_s']) for row in failed), default=0)
+        return [row for row in failed if float(row['sent_s']) > first]
 
     @property
     def served_after(self):

@@ -28,10 +28,10 @@ class FaultsTest(unittest.TestCase):
 
     def load(self, act, *flags):
         fault = faults.under_load(self.replicas, [
-            '--users', '12', '--duration', '7s', '--input-tokens', '32', '--output-tokens', '300',
+            '--users', '12', '--duration', '9s', '--input-tokens', '32', '--output-tokens', '100',
             *flags], act)
         self.assertEqual(fault.result['unfinished'] + fault.result['unsent'], 0)
-        self.assertGreater(fault.result['completed'], 12)
+        self.assertGreater(fault.result['completed'], 0)
         self.assertEqual(set(fault.served_after), set(REPLICAS))  # each is one of the three again
         return fault
 
@@ -44,8 +44,8 @@ class FaultsTest(unittest.TestCase):
         self.assertLessEqual(fault.result['failed'], 12)
         self.assertEqual(sum(error['count'] for error in fault.result['errors_by_message']),
                          fault.result['failed'])
-        # At once: those that came after it went elsewhere, long before a check failed.
-        self.assertLess(fault.seconds_of_failures, 0.9)
+        # What came after it went elsewhere, before a check had failed.
+        self.assertEqual(fault.failed_later, [])
 
     def test_a_rolling_restart_loses_nothing(self):
         fault = self.load(faults.roll)
