@@ -8,6 +8,7 @@ set(cuda_sources
   projection_tasks.cpp sampling.cu step_graphs.cpp step_inputs.cpp token_sampler.cpp)
 list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
+set(alignment_checked -fsanitize=alignment -fno-sanitize-recover=alignment)
 add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
   ${cuda_sources}
   support/cuda_on_cpu/cublas_lt.cpp
@@ -15,9 +16,12 @@ add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
   support/cuda_on_cpu/runtime.cpp)
 target_include_directories(strata_cuda_on_cpu BEFORE PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/support/cuda_on_cpu)
 target_link_libraries(strata_cuda_on_cpu PUBLIC strata_kernels PRIVATE strata_options)
-# Kernels are what these tests spend their time in.
+# Kernels are what these tests spend their time in. A load or store that a device would refuse, as its
+# address is no multiple of its size, ends the test in any build.
 target_compile_options(strata_cuda_on_cpu PRIVATE
-  -x c++ -Wno-unknown-pragmas $<$<CONFIG:Release>:-O2> $<$<NOT:$<CONFIG:Release>>:-O1>)
+  -x c++ -Wno-unknown-pragmas $<$<CONFIG:Release>:-O2> $<$<NOT:$<CONFIG:Release>>:-O1>
+  ${alignment_checked})
+target_link_options(strata_cuda_on_cpu PUBLIC -fsanitize=alignment)
 set_property(TARGET strata_cuda_on_cpu PROPERTY UNITY_BUILD OFF)  # kernels have names of their own file
 
 # Fibers and ThreadSanitizer do not go together.
@@ -30,6 +34,8 @@ if(NOT STRATA_SANITIZE MATCHES thread)
   endif()
   strata_tests(cuda_tests kernels/cuda strata_cuda_on_cpu ${files})
   target_sources(cuda_tests PRIVATE kernels/cuda/on_cpu.cpp)
+  set_source_files_properties(kernels/cuda/cuda_on_cpu_test.cpp PROPERTIES  # it has kernels of its own
+    COMPILE_OPTIONS "${alignment_checked}" SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
   target_include_directories(cuda_tests BEFORE PRIVATE support/cuda_on_cpu)
   if(STRATA_SANITIZE)  # a case of each kernel
     list(TRANSFORM long_files REPLACE "(.+)" "kernels/cuda/\\1.cpp" OUTPUT_VARIABLE sources)

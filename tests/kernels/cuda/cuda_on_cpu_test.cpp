@@ -239,6 +239,48 @@ TEST(CudaOnCpuDeathTest, WhatThreadsMustAgreeOnIsChecked) {
   EXPECT_DEATH(RunBlock(CopyLeftKernel, std::vector<float>(4), 1, 16), "copies under way");
 }
 
+// data: a place in device memory on 256 bytes. A device takes none of these addresses.
+void MisalignedCopyKernel(float* data) {
+  ptx::CopyAsync16(ptx::SharedMemory<float>(), data + 1, true);
+}
+void MisalignedSharedCopyKernel(float* data) {
+  ptx::CopyAsync16(ptx::SharedMemory<float>() + 2, data, true);
+}
+void MisalignedSmallCopyKernel(float* data) {
+  ptx::CopyAsync4(ptx::SharedMemory<float>(), reinterpret_cast<std::byte*>(data) + 2, true);
+}
+void MisalignedMatricesKernel(float* data) {
+  uint32_t fragments[4];
+  ptx::LoadMatrices(fragments, data + threadIdx.x);
+}
+void MisalignedTransposedKernel(float* data) {
+  uint32_t fragments[4];
+  ptx::LoadMatricesTransposed(fragments, data + threadIdx.x);
+}
+void MisalignedStreamedKernel(float* data) {
+  data[0] = __uint_as_float(ptx::LoadStreamed(data + 2).x);
+}
+void MisalignedVectorLoadKernel(float* data) {
+  data[0] = reinterpret_cast<const float4*>(data + 2)->y;
+}
+void MisalignedVectorStoreKernel(float* data) {
+  *reinterpret_cast<float2*>(data + 1) = make_float2(1, 2);
+}
+
+TEST(CudaOnCpuDeathTest, AddressesMustBeAligned) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const std::vector<float> data(64);
+  const auto run = [&](auto kernel, uint32_t threads = 1) { RunBlock(kernel, data, threads, 64); };
+  EXPECT_DEATH(run(MisalignedCopyKernel), "cp.async from: address not aligned to 16");
+  EXPECT_DEATH(run(MisalignedSharedCopyKernel), "cp.async to: address not aligned to 16");
+  EXPECT_DEATH(run(MisalignedSmallCopyKernel), "cp.async from: address not aligned to 4");
+  EXPECT_DEATH(run(MisalignedMatricesKernel, 32), "ldmatrix: address not aligned to 16");
+  EXPECT_DEATH(run(MisalignedTransposedKernel, 32), "ldmatrix.trans: address not aligned to 16");
+  EXPECT_DEATH(run(MisalignedStreamedKernel), "ld.global.v4: address not aligned to 16");
+  EXPECT_DEATH(run(MisalignedVectorLoadKernel), "misaligned address .* requires 16 byte");
+  EXPECT_DEATH(run(MisalignedVectorStoreKernel), "misaligned address .* requires 8 byte");
+}
+
 // What is put into a stream happens when it is waited for.
 TEST(CudaOnCpuTest, StreamsRunWhenTheyAreWaitedFor) {
   Stream stream;

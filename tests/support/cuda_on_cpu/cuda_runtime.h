@@ -168,6 +168,9 @@ cudaError_t AllowShared(const void* kernel, size_t bytes);
 cudaError_t CheckLaunch(const cudaLaunchConfig_t& config, const void* kernel);
 void Enqueue(cudaStream_t stream, std::function<void()> work);
 void CountHinted(bool kept, int64_t bytes);
+// Ends the program, with a line, where an instruction would have faulted on a device. Loads and
+// stores that C++ has words for are checked by the compiler (cuda.cmake, -fsanitize=alignment).
+void RequireAligned(const void* address, size_t bytes, const char* instruction);
 }  // namespace cuda_on_cpu
 
 template <class T>

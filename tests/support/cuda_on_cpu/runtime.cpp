@@ -123,6 +123,12 @@ void CountHinted(bool kept, int64_t bytes) {
 }
 size_t BytesInUse() { return TheDevice().bytes; }
 
+void RequireAligned(const void* address, size_t bytes, const char* instruction) {
+  if (reinterpret_cast<uintptr_t>(address) % bytes == 0) return;
+  std::fprintf(stderr, "cuda_on_cpu: %s: address not aligned to %zu bytes\n", instruction, bytes);
+  std::abort();
+}
+
 cudaError_t AllocateDevice(void** memory, size_t bytes) {
   Device& device = TheDevice();
   if (bytes > device.total_bytes - device.bytes) return Result(cudaErrorMemoryAllocation);

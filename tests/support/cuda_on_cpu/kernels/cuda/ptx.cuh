@@ -102,6 +102,7 @@ inline void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
 // ldmatrix.x4: lane i gives row i % 8 of matrix i / 8 and gets of each matrix the elements 2t and
 // 2t + 1 of row g, or, transposed, of column g.
 inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
+  cuda_on_cpu::RequireAligned(row, 16, "ldmatrix");
   uint32_t mine[4];
   std::memcpy(mine, row, 16);
   const cuda_on_cpu::WarpWords words = cuda_on_cpu::MeetWarp(mine, 4, "ldmatrix");
@@ -110,6 +111,7 @@ inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
   for (int m = 0; m < 4; ++m) r[m] = words[8 * m + g][t];
 }
 inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
+  cuda_on_cpu::RequireAligned(row, 16, "ldmatrix.trans");
   uint32_t mine[4];
   std::memcpy(mine, row, 16);
   const cuda_on_cpu::WarpWords words = cuda_on_cpu::MeetWarp(mine, 4, "ldmatrix.trans");
@@ -122,6 +124,8 @@ inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
 }
 
 inline void CopyAsync(void* shared, const void* global, size_t bytes) {
+  cuda_on_cpu::RequireAligned(shared, bytes, "cp.async to");
+  cuda_on_cpu::RequireAligned(global, bytes, "cp.async from");
   const cuda_on_cpu::PendingCopy copy = {shared, global, bytes};
   if (cuda_on_cpu::CopiesAtOnce()) copy.Make();
   cuda_on_cpu::Self().copies.back().push_back(copy);
@@ -150,6 +154,7 @@ void WaitCopies() {
 }
 
 inline uint4 LoadStreamed(const void* global) {
+  cuda_on_cpu::RequireAligned(global, 16, "ld.global.v4");
   uint4 value;
   std::memcpy(&value, global, 16);
   return value;
