@@ -28,7 +28,8 @@ class Attender {
   static constexpr int kChunks = kShared ? kDim / 8 / kTileWarps : kDim / 8;  // of a warp
   static constexpr int kExchangeBytes = kShared ? kQueries * kScoreStride * 4 : 0;
   static constexpr int kTotalBytes = kQueries * kDim * 4;
-  static constexpr int kSharedBytes = Copier::kSharedBytes + kExchangeBytes + kTotalBytes;
+  static constexpr int kCutBytes = Copier::kSharedBytes + kExchangeBytes;
+  static constexpr int kSharedBytes = kCutBytes + kTotalBytes;
   static_assert(kSharedBytes <= 99 * 1024, "more than compute capabilities 8.6 and 8.9 have");
 
   __device__ Attender(const AttentionArgs& args, const TensorLaunch& launch)
@@ -352,7 +353,7 @@ class Attender {
   const int g_;
   const int t_;
   float* const exchange_;  // [16][kScoreStride] scores, where warps share queries
-  float* const totals_;    // [kQueries][kDim], of whole contexts; each lane its own
+  float* const totals_;    // [kQueries][kDim], each lane its own; none where contexts are cut
   bool keeps_scores_ = false;
   bool finds_scores_ = false;
   Query query_[2];
@@ -369,13 +370,18 @@ __global__ void __launch_bounds__(kTileThreads, kTileBlocks)
 
 template <class Stored, int kDim, bool kShared>
 void LaunchTensor(Stream& stream, const AttentionArgs& args, const TensorLaunch& launch) {
-  constexpr size_t kShared_ = Attender<Stored, kDim, kShared>::kSharedBytes;
-  static const bool allowed = AllowShared(stream, TensorKernel<Stored, kDim, kShared>, kShared_);
+  using Kernel = Attender<Stored, kDim, kShared>;
+  static const bool allowed =
+      AllowShared(stream, TensorKernel<Stored, kDim, kShared>, Kernel::kSharedBytes);
   (void)allowed;
+  // Where contexts are cut nobody adds up totals, and without them a third block of decode fits a
+  // multiprocessor (heads of 128 in bf16: 69.5 KiB of 227, in place of 77.5).
+  const size_t shared_bytes =
+      static_cast<size_t>(launch.runs > 1 ? Kernel::kCutBytes : Kernel::kSharedBytes);
   // A prompt may have more tiles than the 65,535 blocks of a grid's other dimensions.
   const dim3 grid(static_cast<uint32_t>(args.num_groups * launch.query_tiles),
                   static_cast<uint32_t>(launch.runs), static_cast<uint32_t>(args.num_sequences));
-  stream.Launch("Attention", grid, dim3(kTileThreads), kShared_,
+  stream.Launch("Attention", grid, dim3(kTileThreads), shared_bytes,
                 TensorKernel<Stored, kDim, kShared>, args, launch);
 }
 

@@ -39,7 +39,9 @@ __global__ void PrepareInputsKernel(ConstRows x, const float* weight, float epsi
   float scale = 1;
   if (weight != nullptr) {
     float squares = 0;
-    for (int64_t i = threadIdx.x; i < x.num_cols; i += kThreads) squares += from[i] * from[i];
+    for (int64_t i = threadIdx.x; i < x.num_cols; i += kThreads) {
+      squares = fmaf(from[i], from[i], squares);
+    }
     const float mean = BlockSum<kThreads>(squares, shared) / static_cast<float>(x.num_cols);
     scale = 1.0f / sqrtf(mean + epsilon);
   }
