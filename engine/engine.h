@@ -57,8 +57,10 @@ struct EngineOptions {
   // fetch ahead in.
   int32_t block_tokens = 32;
   size_t memory_limit = 0;          // on the CPU, for all; 0: what the cgroup allows
-  int32_t max_batch_tokens = 512;   // tokens in one step, decodes and prefill chunks together
-  int32_t max_prefill_chunk = 512;  // of one sequence in one step
+  // Tokens in one step, decodes and prefill chunks together, and of one sequence among them. 0: what
+  // keeps the device busy (Backend::StepTokens), 512 on the CPU and 8,192 on CUDA.
+  int32_t max_batch_tokens = 0;
+  int32_t max_prefill_chunk = 0;
   // What a step may take while others are decoding: prompts get what fits, and at least as many
   // rows as decodes have. Zero: whatever it takes.
   std::chrono::milliseconds max_step_time{0};
@@ -85,6 +87,8 @@ struct ModelInfo {
   int32_t max_positions = 0;  // prompt and output together
   int64_t cache_tokens = 0;   // capacity of the cache
   int32_t block_tokens = 0;
+  int32_t max_batch_tokens = 0;   // of a step
+  int32_t max_prefill_chunk = 0;  // of one sequence in it
   size_t cache_bytes = 0;
   std::vector<int32_t> eos_ids;
   SamplingDefaults defaults;

@@ -22,12 +22,12 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
       priority_ageing_(options.priority_ageing),
       observer_(options.observer),
       times_sampling_(observer_ != nullptr && observer_->TimesSampling()),
-      scheduler_({.max_batch_tokens = options.max_batch_tokens,
-                  .max_prefill_chunk = options.max_prefill_chunk,
+      scheduler_({.max_batch_tokens = model_.info.max_batch_tokens,
+                  .max_prefill_chunk = model_.info.max_prefill_chunk,
                   .max_running = options.max_running,
                   .prefix_cache = options.prefix_cache},
                  model_.cache.get()),
-      pacer_(options.max_step_time, options.max_batch_tokens) {
+      pacer_(options.max_step_time, model_.info.max_batch_tokens) {
   if (observer_ == nullptr) return;
   const std::string slow = model_.backend->WhyAttentionIsSlow(model_.cache->arena());
   if (!slow.empty()) observer_->OnNote(slow);

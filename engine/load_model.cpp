@@ -33,8 +33,8 @@ absl::Status CheckOptions(const EngineOptions& options) {
   } ranges[] = {
       {"threads", options.threads, 0, 256},
       {"block-tokens", options.block_tokens, 1, 1024},
-      {"max-batch-tokens", options.max_batch_tokens, 1, 65536},
-      {"max-prefill-chunk", options.max_prefill_chunk, 1, 65536},
+      {"max-batch-tokens", options.max_batch_tokens, 0, 65536},
+      {"max-prefill-chunk", options.max_prefill_chunk, 0, 65536},
       {"max-running", options.max_running, 1, 32768},  // a CUDA grid is 65,535 blocks deep
       {"max-queue", options.max_queue, 1, 1 << 20},
   };
@@ -140,6 +140,8 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.max_positions = model.config.max_positions;
   info.cache_tokens = model.cache->capacity_tokens();
   info.block_tokens = options.block_tokens;
+  info.max_batch_tokens = options.max_batch_tokens;
+  info.max_prefill_chunk = options.max_prefill_chunk;
   info.cache_bytes = model.cache->arena_bytes();
   info.eos_ids = model.config.eos_ids;
   if (options.generation_config == "auto") info.defaults = model.config.defaults;
@@ -151,8 +153,9 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& given,
                                       std::unique_ptr<kernels::Backend> backend) {
+  EngineOptions options = given;
   if (absl::Status status = CheckOptions(options); !status.ok()) return status;
   auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
   if (!opened.ok()) return opened.status();
@@ -165,6 +168,9 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
                                         .batch_invariant = options.batch_invariant});
     if (!made.ok()) return made.status();
     backend = *std::move(made);
+  }
+  for (int32_t* tokens : {&options.max_batch_tokens, &options.max_prefill_chunk}) {
+    if (*tokens == 0) *tokens = backend->StepTokens();
   }
   const DType checkpoint = AutomaticDType(opened->config.dtype, backend.get());
   const auto dtype = ParseWeightDType(options.weights, checkpoint);

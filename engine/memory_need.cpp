@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/decoder_layout.h"
 #include "engine/request_check.h"
+#include "engine/scheduler.h"
 #include "kernels/cpu/cgroup.h"
 
 namespace strata::engine {
@@ -39,19 +40,20 @@ StepNeed NeedOfSteps(const ModelConfig& config, const DecoderLayout& layout,
   const int64_t context = config.max_positions;
   const std::vector<int64_t>& columns = layout.row_columns;
   const int64_t gates_and_ups = 2 * int64_t{config.intermediate_size};
-  // Where the log-probabilities of prompts are asked for all rows of a step have logits.
-  const int64_t logits = rows * LogitsStride(config.vocab_size);
+  // A request of more than max-running runs alone.
+  const int64_t sequences = std::max(options.max_running, kMaxSequences);
+  const int64_t logit_rows = std::min(rows, sequences + kMostLogprobRows);
+  const int64_t logits = logit_rows * LogitsStride(config.vocab_size);
   const kernels::StepLimits limits = {
       .rows = rows,
-      // A request of more than max-running runs alone.
-      .sequences = std::max(options.max_running, kMaxSequences),
+      .logit_rows = logit_rows,
+      .sequences = sequences,
       .context = context,
       .table_entries = (context + options.block_tokens - 1) / options.block_tokens,
       .inputs = std::max({columns[DecoderLayout::kResidual], columns[DecoderLayout::kAttended],
                           columns[DecoderLayout::kActivated]}),
-      .outputs =
-          std::max({columns[DecoderLayout::kResidual], columns[DecoderLayout::kFirstProjections],
-                    gates_and_ups, int64_t{config.vocab_size}}),
+      .outputs = std::max({columns[DecoderLayout::kResidual],
+                           columns[DecoderLayout::kFirstProjections], gates_and_ups}),
       .vocab_size = config.vocab_size,
       .heads = config.attention.num_query_heads,
       .head_dim = config.attention.head_dim};

@@ -12,7 +12,7 @@ namespace {
 // Of the blocks, left free when others run already: room for those to grow into before somebody
 // must be preempted.
 constexpr int32_t kFreeShare = 64;
-// Each row of a prompt whose logits are asked for costs a row of the vocabulary.
+// Of one prompt whose log-probabilities are asked for: others have their turn too.
 constexpr int32_t kLogprobChunk = 64;
 
 bool IsDecode(const Sequence& sequence) { return sequence.size() - sequence.computed == 1; }
@@ -31,9 +31,14 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   plan->Clear();
   ++step_;
   int32_t budget = options_.max_batch_tokens;
+  int32_t logprob_budget = kMostLogprobRows;
   const auto schedule = [&](Sequence& sequence, int32_t limit) {
     const int32_t pending = sequence.size() - sequence.computed;
-    const int32_t count = std::min({pending, limit, budget});
+    int32_t count = std::min({pending, limit, budget});
+    if (sequence.state->owes_prompt_logprobs) {
+      count = std::min(count, logprob_budget);
+      logprob_budget -= count;
+    }
     if (count <= 0) return;
     plan->ranges.push_back({&sequence, sequence.computed, sequence.computed + count});
     sequence.step = step_;

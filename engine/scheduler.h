@@ -14,9 +14,13 @@
 
 namespace strata::engine {
 
+// Rows of a step whose logits are wanted for the log-probabilities of prompts, at most. Each costs a
+// row of the vocabulary. Besides these each sequence has one.
+constexpr int32_t kMostLogprobRows = 512;
+
 struct SchedulerOptions {
-  int32_t max_batch_tokens = 512;
-  int32_t max_prefill_chunk = 512;
+  int32_t max_batch_tokens = 1;
+  int32_t max_prefill_chunk = 1;  // of one sequence in a step
   int32_t max_running = 256;  // and no more than max_batch_tokens
   bool prefix_cache = true;
 };

@@ -170,11 +170,12 @@ struct DeviceMemory {
 // What no step to come is larger than.
 struct StepLimits {
   int64_t rows = 0;
+  int64_t logit_rows = 0;  // of them with logits
   int64_t sequences = 0;
   int64_t context = 0;        // of a sequence
   int64_t table_entries = 0;  // of a sequence's block table
   int64_t inputs = 0;         // of a matrix
-  int64_t outputs = 0;        // of a matrix, the vocabulary's among them
+  int64_t outputs = 0;        // of a matrix other than the vocabulary's
   int64_t vocab_size = 0;
   int64_t heads = 0;  // of a layer's queries
   int32_t head_dim = 0;
@@ -207,6 +208,9 @@ class Backend {
 
   // None where it computes in the host's memory.
   virtual std::optional<DeviceMemory> device_memory() { return std::nullopt; }
+  // Tokens in a step that keep the device busy: what a step has room for where nobody says
+  // otherwise.
+  virtual int32_t StepTokens() const { return 512; }
   // Bytes of its own working memory that steps within these limits may take, at most. It grows to
   // what the largest step needed.
   virtual size_t WorkingBytes(const StepLimits&) const { return 0; }

@@ -116,8 +116,10 @@ void AddServe(CLI::App* app, ServeOptions* options) {
            "What the model is called; the first in answers, any in a request. If not given as its "
            "folder, in Hugging Face's cache as its repository");
   AddSecurity(&set, options);
-  set.Count("--max-batch-tokens", 1, &engine.max_batch_tokens, "Tokens in one step");
-  set.Count("--max-prefill-chunk", 1, &engine.max_prefill_chunk, "Of one prompt in one step");
+  set.Count("--max-batch-tokens", 0, &engine.max_batch_tokens,
+            "Tokens in one step; 0: 512 on the CPU, 8192 on CUDA");
+  set.Count("--max-prefill-chunk", 0, &engine.max_prefill_chunk,
+            "Of one prompt in one step; 0: the same");
   set.Duration(
       "--max-step-time", &engine.max_step_time,
       "Of a step while answers are written: prompts get what fits, or as many rows; 0s: no "

@@ -76,7 +76,9 @@ std::optional<DeviceMemory> CudaBackend::device_memory() {
 // What the members below reserve, each in pieces of 2 MiB.
 size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
   const int64_t inputs = limits.rows * (limits.inputs + kGroupBytes + 1) * 4;
-  const int64_t sums = limits.rows * (limits.outputs + kOutputGroup) * 4;
+  const int64_t sums = std::max(limits.rows * (limits.outputs + kOutputGroup),
+                                limits.logit_rows * (limits.vocab_size + kOutputGroup)) *
+                       4;
   // Lists that do not fit where those of a step stand: ids, gathered rows, positions, slots;
   // tables.
   const int64_t rows = 2 * limits.rows * 20;

@@ -45,6 +45,7 @@ class CudaBackend final : public Backend {
   }
 
   std::optional<DeviceMemory> device_memory() override;
+  int32_t StepTokens() const override { return 8192; }
   size_t WorkingBytes(const StepLimits& limits) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;

@@ -61,6 +61,7 @@ class ProfilingBackend : public kernels::Backend {
   int64_t PaddedRows(int64_t decodes) const override { return inner_->PaddedRows(decodes); }
   absl::Status Synchronize() override { return inner_->Synchronize(); }
   std::optional<kernels::DeviceMemory> device_memory() override { return inner_->device_memory(); }
+  int32_t StepTokens() const override { return inner_->StepTokens(); }
   size_t WorkingBytes(const kernels::StepLimits& limits) const override {
     return inner_->WorkingBytes(limits);
   }

@@ -148,6 +148,58 @@ TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
   EXPECT_TRUE(absl::StrContains(refused.message(), "workspace 3.8 MiB")) << refused;
 }
 
+// However large a step is, few of its rows have logits.
+TEST_F(MemoryNeedTest, PromptsThatWantLogprobsShareTheRowsOfAStep) {
+  Use(json());
+  options_.max_batch_tokens = 2048;
+  options_.max_prefill_chunk = 2048;
+  options_.max_running = 64;
+  auto made = MakeBackend();
+  const CountingBackend& backend = *made;
+  const engine::StepNeed need = StepsNeed(backend);
+  const auto core = engine::EngineCore::Create(options_, std::move(made)).value();
+  const size_t before = backend.bytes();
+  std::vector<std::shared_ptr<Recording>> sinks;
+  for (int i = 0; i < 24; ++i) {  // 24 chunks of 64 rows would have 1,536 rows of logits
+    sinks.push_back(std::make_shared<Recording>());
+    core->Add({.id = std::to_string(i),
+               .prompt = RandomPrompt(1 + i, 130, kVocab),
+               .sampling = Greedy(2),
+               .prompt_logprobs = 0},
+              sinks.back(), std::chrono::steady_clock::now());
+  }
+  while (core->HasWork()) core->Step();
+  const size_t taken = backend.bytes() - before;
+  EXPECT_LE(taken, need.growth);
+  EXPECT_GT(taken, 512U * kVocab * sizeof(float));
+  EXPECT_LT(taken, 1024U * kVocab * sizeof(float));
+  for (const auto& sink : sinks) {
+    EXPECT_EQ(sink->prompt_logprobs.size(), 129U);
+    EXPECT_EQ(sink->output(0).tokens.size(), 2U);
+  }
+}
+
+// Where nobody says how large a step is, the device does.
+class LargeSteps final : public NullBackend {
+ public:
+  int32_t StepTokens() const override { return 8192; }
+};
+
+TEST_F(MemoryNeedTest, StepsAreAsLargeAsTheDeviceLikes) {
+  Use(json());
+  const auto tokens_of = [this](auto backend) {
+    const auto core = engine::EngineCore::Create(options_, std::move(backend)).value();
+    return std::pair(core->model().max_batch_tokens, core->model().max_prefill_chunk);
+  };
+  options_.max_batch_tokens = options_.max_prefill_chunk = 0;
+  EXPECT_EQ(tokens_of(std::make_unique<LargeSteps>()), std::pair(8192, 8192));
+  EXPECT_EQ(tokens_of(std::make_unique<NullBackend>()), std::pair(512, 512));
+  options_.max_batch_tokens = 100;
+  EXPECT_EQ(tokens_of(std::make_unique<LargeSteps>()), std::pair(100, 8192));
+  options_.max_prefill_chunk = 50;
+  EXPECT_EQ(tokens_of(std::make_unique<LargeSteps>()), std::pair(100, 50));
+}
+
 class AskedBackend final : public NullBackend {
  public:
   size_t WorkingBytes(const kernels::StepLimits& limits) const override {
@@ -169,7 +221,8 @@ TEST_F(MemoryNeedTest, StepsAreAsWideAsOneRequestAtLeast) {
   EXPECT_EQ(backend.limits().sequences, 64);
   EXPECT_EQ(backend.limits().rows, 256);
   EXPECT_EQ(backend.limits().inputs, 320);
-  EXPECT_EQ(backend.limits().outputs, kVocab);
+  EXPECT_EQ(backend.limits().outputs, 2 * 320);
+  EXPECT_EQ(backend.limits().logit_rows, 256);
   options_.max_running = 100;
   StepsNeed(backend);
   EXPECT_EQ(backend.limits().sequences, 100);

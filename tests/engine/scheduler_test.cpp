@@ -28,7 +28,7 @@ TEST(SchedulerTest, EachForkGetsItsWholeShareOfWhatWasPromised) {
       std::make_unique<NullBackend>());
   ASSERT_TRUE(model.ok()) << model.status();
   ASSERT_TRUE(model->cache->stores_scores());
-  engine::Scheduler scheduler({.max_prefill_chunk = kPrompt - 1}, model->cache.get());
+  engine::Scheduler scheduler({.max_batch_tokens = 512, .max_prefill_chunk = kPrompt - 1}, model->cache.get());
   auto sequence = std::make_unique<engine::Sequence>();
   sequence->state = std::make_shared<engine::RequestState>();
   sequence->state->request.id = "wide";
