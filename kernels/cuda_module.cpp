@@ -9,12 +9,14 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/cublas_places.h"
 
 namespace strata::kernels {
 namespace {
 
 constexpr const char* kDriver = "libcuda.so.1";
 constexpr const char* kModule = "libstrata_cuda.so";
+constexpr const char* kLeastDriver = "NVIDIA's driver 580 or later is needed";
 
 // kernels/cuda/module.cpp
 using CreateFunction = void (*)(const BackendOptions*, std::unique_ptr<Backend>*, absl::Status*);
@@ -43,10 +45,19 @@ bool HasModule() {
 absl::StatusOr<CreateFunction> LoadModule() {
   if (!HasModule()) return Missing(absl::StrCat("no ", kModule, " beside the program"));
   if (dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-    return Missing(absl::StrCat("no driver, ", LoaderError()));
+    return Missing(absl::StrCat("no driver, ", LoaderError(), "; ", kLeastDriver));
   }
-  void* const module = dlopen(ModulePath().c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (module == nullptr) return Missing(LoaderError());
+  void* module = dlopen(ModulePath().c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (module == nullptr) {
+    // A library of this name that is loaded already is what the module gets.
+    const std::string error = LoaderError();
+    for (const std::string& cublas : FindCublas()) {
+      if (dlopen(cublas.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) continue;
+      module = dlopen(ModulePath().c_str(), RTLD_NOW | RTLD_LOCAL);
+      break;
+    }
+    if (module == nullptr) return Missing(error);
+  }
   void* const create = dlsym(module, "strata_create_cuda_backend");
   if (create == nullptr) return Missing(LoaderError());
   return reinterpret_cast<CreateFunction>(create);

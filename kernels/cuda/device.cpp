@@ -10,7 +10,8 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
   if (error != cudaSuccess || count == 0) {
     (void)cudaGetLastError();  // it is told here
     return absl::FailedPreconditionError(absl::StrCat(
-        "device cuda: ", error == cudaSuccess ? "no device" : cudaGetErrorString(error)));
+        "device cuda: ", error == cudaSuccess ? "no device" : cudaGetErrorString(error),
+        error == cudaErrorInsufficientDriver ? "; CUDA 13 needs NVIDIA's driver 580 or later" : ""));
   }
   cudaDeviceProp properties = {};
   cudaError_t opened = cudaSetDevice(0);

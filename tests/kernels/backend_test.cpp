@@ -1,10 +1,15 @@
+#include <unistd.h>
+
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
 #include "kernels/cpu/cgroup.h"
 #include "kernels/cpu/cpu_count.h"
+#include "kernels/cublas_places.h"
 #include "tests/kernels/kernel_testing.h"
 
 namespace strata::kernels::backend_test {
@@ -78,6 +83,28 @@ TEST(CreateBackendTest, SaysWhyThereIsNoCuda) {
   EXPECT_EQ(cuda.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(absl::StartsWith(cuda.status().message(), "device cuda: ")) << cuda.status();
   EXPECT_FALSE(absl::StrContains(cuda.status().message(), "\n")) << cuda.status();
+}
+
+// NVIDIA's wheels put cuBLAS where no loader looks.
+TEST(CreateBackendTest, FindsCublasAmongPackagesOfPython) {
+  const std::filesystem::path root = std::filesystem::path(testing::TempDir()) /
+                                     absl::StrCat("cublas_", ::getpid());
+  const std::filesystem::path folder = root / "lib/python3.12/site-packages/nvidia/cu13/lib";
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / kCublas) << "";
+  for (const char* const variable : {"VIRTUAL_ENV", "CONDA_PREFIX"}) {
+    ASSERT_EQ(setenv(variable, root.c_str(), 1), 0);
+    const std::vector<std::string> found = FindCublas();
+    EXPECT_THAT(found, testing::Contains((folder / kCublas).string())) << variable;
+    ASSERT_EQ(unsetenv(variable), 0);
+    EXPECT_THAT(FindCublas(), testing::Not(testing::Contains((folder / kCublas).string())));
+  }
+  std::filesystem::create_directories(root / "lib64");
+  std::ofstream(root / "lib64" / kCublas) << "";
+  ASSERT_EQ(setenv("CUDA_HOME", root.c_str(), 1), 0);
+  EXPECT_EQ(FindCublas().at(0), (root / "lib64" / kCublas).string());
+  unsetenv("CUDA_HOME");
+  std::filesystem::remove_all(root);
 }
 
 class CgroupTest : public testing::Test {
