@@ -23,11 +23,17 @@ for program in "${programs[@]}"; do
   fi
 done
 left_out=()
-for program in libstrata_cuda.so cuda_gpu_tests strata-enginebench strata-devicebench; do
+for program in libstrata_cuda.so libstrata_cuda_ceilings.so cuda_gpu_tests strata-cudaprobe \
+  strata-enginebench strata-devicebench; do
   if [[ -e $build/bin/$program ]]; then programs+=("$program"); else left_out+=("$program"); fi
 done
 if [[ ${#left_out[@]} -gt 0 ]]; then
   echo "bundle: left out, as they are not in $build/bin: ${left_out[*]}"
+fi
+
+if [[ -e $build/bin/libstrata_cuda.so ]]; then
+  echo "bundle: code for compute capabilities" \
+    "$(sed -n 's/^CMAKE_CUDA_ARCHITECTURES:[A-Z]*=//p' "$build/CMakeCache.txt")"
 fi
 
 folder=$(mktemp -d)
@@ -50,7 +56,7 @@ ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {
   done
 cp -r deploy/models deploy/systemd "$root/deploy/"
 cp -r tests/golden "$root/tests/"
-cp tests/gpu/run.sh tests/gpu/soak.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
+cp tests/gpu/{run,server,soak,served}.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
 cp LICENSE README.md "$root/"
 git rev-parse HEAD >"$root/COMMIT" 2>/dev/null || echo unknown >"$root/COMMIT"
 

@@ -185,7 +185,9 @@ Ceilings MeanOf(const Ceilings& a, const Ceilings& b) {
   return {.read_gbps = (a.read_gbps + b.read_gbps) / 2,
           .matrix_gflops = (a.matrix_gflops + b.matrix_gflops) / 2,
           .bf16_gflops = (a.bf16_gflops + b.bf16_gflops) / 2,
-          .int8_gops = (a.int8_gops + b.int8_gops) / 2};
+          .int8_gops = (a.int8_gops + b.int8_gops) / 2,
+          .f16_gflops = (a.f16_gflops + b.f16_gflops) / 2,
+          .fp8_gflops = (a.fp8_gflops + b.fp8_gflops) / 2};
 }
 
 }  // namespace strata::testing

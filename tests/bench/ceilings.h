@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 namespace strata::testing {
 
 // What the machine can do while nothing else is asked of it.
@@ -10,6 +12,18 @@ struct Ceilings {
   // on x86 without, by products of 16 bits summed in pairs.
   double bf16_gflops = 0;
   double int8_gops = 0;
+  double f16_gflops = 0;  // of a device that has them
+  double fp8_gflops = 0;
+
+  // Of products whose weights are kept so; where there is none of its own, the f32 rate.
+  double RateOf(std::string_view dtype) const {
+    const double own = dtype == "int8"   ? int8_gops
+                       : dtype == "bf16" ? bf16_gflops
+                       : dtype == "f16"  ? f16_gflops
+                       : dtype == "fp8"  ? fp8_gflops
+                                         : 0;
+    return own > 0 ? own : matrix_gflops;
+  }
 };
 
 // Measured now, on so many threads: medians of a few rounds, since what is to be compared with them

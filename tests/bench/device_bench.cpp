@@ -1,13 +1,16 @@
 // What single operations of a backend reach of its device's ceilings, which are measured in the
 // same run: products of few and many rows, attention of a decode step and of a prompt, and of
-// layers that read the same values, with these kept in the second cache and not.
+// layers that read the same values, with these kept in the second cache and not. Weights, keys,
+// values and queries are random; products take matrices in turn, more of them than a cache holds.
 //
 //   build/bin/strata-devicebench --device cuda --context 8192 --batch 16
 //
 // A line of JSON for each operation.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -53,37 +56,45 @@ class DeviceBench {
  public:
   explicit DeviceBench(const Options& options) : options_(options) {
     backend_ = Make(/*keep_shared_planes=*/true);
-    ceilings_ = MeasureDeviceCeilings(*backend_, size_t{64} << 20, options.width);
+    ceilings_ = MeasureDeviceCeilings(*backend_, options.device);
     Print({{"operation", "ceilings"},
            {"device", backend_->Describe()},
            {"copy_gbps", ceilings_.read_gbps},
-           {"bf16_gflops", ceilings_.bf16_gflops}});
+           {"bf16_gflops", ceilings_.bf16_gflops},
+           {"f16_gflops", ceilings_.f16_gflops},
+           {"int8_gops", ceilings_.int8_gops},
+           {"fp8_gflops", ceilings_.fp8_gflops}});
   }
 
   // The matrix is read once: bytes over bandwidth, or operations over the rate, whichever is more.
   void Products() {
-    const std::vector<float> weights(static_cast<size_t>(options_.width * options_.intermediate),
-                                     0.5f);
+    const std::vector<float> weights = RandomFloats(options_.width * options_.intermediate);
     const kernels::HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
                                     options_.intermediate, options_.width};
     const DType stored = DTypeNamed(options_.weights);
     if (const auto status = backend_->CheckWeights(stored); !status.ok()) {
       throw std::runtime_error(std::string(status.message()));
     }
-    auto w = backend_->Pack({&rows, 1}, stored);
-    if (!w.ok()) throw std::runtime_error(w.status().ToString());
-    for (const int64_t count : {1, 4, 8, 64, 2048}) {
-      const auto x = Allocate(static_cast<size_t>(count * options_.width) * sizeof(float));
+    std::vector<std::unique_ptr<kernels::Matrix>> matrices;
+    for (size_t bytes = 0; bytes < kMostCached; bytes += matrices.back()->bytes()) {
+      auto w = backend_->Pack({&rows, 1}, stored);
+      if (!w.ok()) throw std::runtime_error(w.status().ToString());
+      matrices.push_back(*std::move(w));
+    }
+    size_t turn = 0;
+    for (const int64_t count : {1, 4, 8, 64, 512, 2048}) {
+      const auto x = AllocateRandom(count * options_.width);
       const auto out = Allocate(static_cast<size_t>(count * options_.intermediate) * sizeof(float));
       const double seconds = SecondsOf(*backend_, [&] {
-        backend_->MatMul(**w, {x->floats(), count, options_.width, options_.width}, {},
+        backend_->MatMul(*matrices[turn++ % matrices.size()],
+                         {x->floats(), count, options_.width, options_.width}, {},
                          {out->floats(), count, options_.intermediate, options_.intermediate},
                          Backend::Store::kSet);
       });
       const double operations = 2.0 * static_cast<double>(count * options_.width) *
                                 static_cast<double>(options_.intermediate);
-      Report("product", seconds, static_cast<double>((*w)->bytes()), operations,
-             {{"rows", count}, {"weights", options_.weights}});
+      Report("product", seconds, static_cast<double>(matrices[0]->bytes()), operations,
+             ceilings_.RateOf(options_.weights), {{"rows", count}, {"weights", options_.weights}});
     }
   }
 
@@ -100,6 +111,8 @@ class DeviceBench {
   }
 
  private:
+  static constexpr size_t kMostCached = size_t{512} << 20;  // bytes, by any device to come
+
   std::unique_ptr<Backend> Make(bool keep_shared_planes) const {
     auto backend = kernels::CreateBackend({.device = options_.device,
                                            .batch_invariant = options_.batch_invariant,
@@ -111,6 +124,36 @@ class DeviceBench {
     auto buffer = backend_->Allocate(bytes);
     if (!buffer.ok()) throw std::runtime_error(buffer.status().ToString());
     return *std::move(buffer);
+  }
+
+  std::unique_ptr<kernels::Buffer> AllocateRandom(int64_t floats) {
+    auto buffer = Allocate(static_cast<size_t>(floats) * sizeof(float));
+    backend_->CopyFromHost(buffer->data(), std::as_bytes(std::span(RandomFloats(floats))));
+    return buffer;
+  }
+
+  // Random keys and values in every plane of every token, by the backend's own way into the cache.
+  // slots: of all tokens.
+  void FillCache(const kernels::PagedArena& cache, size_t planes_of_block, size_t plane_bytes,
+                 std::span<const int64_t> slots) {
+    constexpr size_t kRows = 4096;
+    const auto width = static_cast<int64_t>(planes_of_block) * options_.head_dim;
+    const auto rows = AllocateRandom(static_cast<int64_t>(kRows) * width);
+    std::vector<kernels::PlaneWrite> writes;
+    for (size_t plane = 0; plane < planes_of_block; ++plane) {
+      const auto place = static_cast<int64_t>(plane) * options_.head_dim;
+      // The first heads are the values that all layers share.
+      const bool is_value = plane < static_cast<size_t>(options_.kv_heads);
+      writes.push_back({is_value ? kernels::PlaneKind::kValue : kernels::PlaneKind::kKey,
+                        plane * plane_bytes, rows->floats() + place, width});
+    }
+    for (size_t at = 0; at < slots.size(); at += kRows) {
+      const size_t count = std::min(kRows, slots.size() - at);
+      backend_->PrepareAttention(cache, {.writes = writes, .slots = slots.subspan(at, count)});
+    }
+    if (const auto status = backend_->Synchronize(); !status.ok()) {
+      throw std::runtime_error(std::string(status.message()));
+    }
   }
 
   // `layers` after each other, with the values of the first.
@@ -140,10 +183,13 @@ class DeviceBench {
       sequences.push_back({int64_t{i} * rows, rows, context - rows,
                            tables.data() + static_cast<size_t>(i) * static_cast<size_t>(blocks)});
     }
+    std::vector<int64_t> slots(tables.size() * static_cast<size_t>(options_.block_tokens));
+    std::iota(slots.begin(), slots.end(), 0);
+    FillCache(cache, (static_cast<size_t>(layers) + 1) * kv_heads, plane, slots);
     const int64_t width = int64_t{options_.heads} * options_.head_dim;
-    const auto floats = static_cast<size_t>(batch * int64_t{rows} * width) * sizeof(float);
-    const auto queries = Allocate(floats);
-    const auto outputs = Allocate(floats);
+    const int64_t floats = batch * int64_t{rows} * width;
+    const auto queries = AllocateRandom(floats);
+    const auto outputs = Allocate(static_cast<size_t>(floats) * sizeof(float));
     std::vector<std::vector<kernels::HeadAttention>> heads(static_cast<size_t>(layers));
     for (size_t layer = 0; layer < heads.size(); ++layer) {
       for (int32_t h = 0; h < options_.heads; ++h) {
@@ -167,13 +213,15 @@ class DeviceBench {
     const double pairs =
         double{1} * layers * batch * (rows * (context - rows) + 0.5 * rows * (rows + 1.0));
     Report(name, seconds, bytes, 4.0 * pairs * static_cast<double>(width),
+           ceilings_.bf16_gflops,
            {{"batch", batch},
             {"context", context},
             {"layers", layers},
             {"cache", options_.cache_dtype}});
   }
 
-  void Report(const char* name, double seconds, double bytes, double operations,
+  // rate: of the device's matrix instructions, 10^9 operations a second.
+  void Report(const char* name, double seconds, double bytes, double operations, double rate,
               ordered_json details) {
     ordered_json line = {{"operation", name}};
     line.update(details);
@@ -181,7 +229,7 @@ class DeviceBench {
     line["gbps"] = 1e-9 * bytes / seconds;
     line["share_of_copy"] = 1e-9 * bytes / seconds / ceilings_.read_gbps;
     line["gflops"] = 1e-9 * operations / seconds;
-    line["share_of_matrix_rate"] = 1e-9 * operations / seconds / ceilings_.bf16_gflops;
+    line["share_of_matrix_rate"] = 1e-9 * operations / seconds / rate;
     Print(line);
   }
   static void Print(const ordered_json& line) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "tests/bench/ceilings.h"
@@ -11,9 +13,12 @@ namespace strata::testing {
 // of as many calls as fill a fiftieth of a second, waited for once.
 double SecondsOf(kernels::Backend& backend, const std::function<void()>& operation);
 
-// What a device can do at most, by its own backend: `read_gbps` is the bandwidth of a copy (each
-// byte counts twice, read and written), `bf16_gflops` the rate of a large product. `bytes`: of the
-// copy; `size`: of the matrix, in each direction.
-Ceilings MeasureDeviceCeilings(kernels::Backend& backend, size_t bytes, int64_t size);
+// From -1 to 1, the same in every run: zeros take less power, and clocks rise.
+std::vector<float> RandomFloats(int64_t count);
+
+// What a device can do at most. On CUDA by none of the backend's code (cuda/ceilings.h): the
+// bandwidth of a copy of 2 GiB, each byte counted twice, read and written, and rates of cuBLASLt's
+// products of 8,192 x 8,192 x 8,192. Elsewhere by the backend's own copy and product.
+Ceilings MeasureDeviceCeilings(kernels::Backend& backend, const std::string& device);
 
 }  // namespace strata::testing

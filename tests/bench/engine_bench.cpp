@@ -37,6 +37,9 @@ struct BenchOptions {
   std::string weights = "bf16";
   std::string cache_dtype = "auto";
   std::string score_reuse = "auto";
+  int32_t batch_tokens = 0;
+  double temperature = 0;
+  double top_p = 1;
   int32_t prompt = 512;
   int32_t gen = 32;
   std::vector<int32_t> batch = {1, 8};
@@ -108,7 +111,10 @@ class EngineBench {
     engine_options.block_tokens = options.block_tokens;
     engine_options.prefix_cache = false;
     engine_options.max_running = options.fill > 0 ? kMostFilling : most;
-    engine_options.max_batch_tokens = kPromptTokens + most;
+    prompt_tokens_ = options.batch_tokens > 0 ? options.batch_tokens
+                                              : (options.device == "cuda" ? 8192 : 512);
+    engine_options.max_batch_tokens = prompt_tokens_ + most;
+    engine_options.max_prefill_chunk = prompt_tokens_;
     engine_options.observer = &recorder_;
     // Room for the largest batch: what a token holds is known once the plan is.
     engine_options.cache_bytes = size_t{64} << 20;
@@ -135,7 +141,7 @@ class EngineBench {
   // What the device can do; the processor's is measured on the threads that the engine has.
   Ceilings MeasureMachine() {
     if (options_.device == "cpu") return MeasureCeilings(threads_);
-    return MeasureDeviceCeilings(*backend_, size_t{256} << 20, 4096);
+    return MeasureDeviceCeilings(*backend_, options_.device);
   }
   // The machine is measured before and after, and the step's floor is by the mean of both.
   ordered_json Run(int32_t batch) {
@@ -188,20 +194,11 @@ class EngineBench {
   }
 
  private:
-  static constexpr int32_t kPromptTokens = 512;  // of prompts, in a step
   static constexpr int32_t kMostFilling = 8192;  // sequences
-
-  // What multiplies the weights at hand.
-  double MatrixRate(const Ceilings& ceilings) const {
-    const double dot_products = model().dtype == "int8"   ? ceilings.int8_gops
-                                : model().dtype == "bf16" ? ceilings.bf16_gflops
-                                                          : 0;
-    return dot_products > 0 ? dot_products : ceilings.matrix_gflops;
-  }
 
   // The first sequences write while the prompts of the last are read.
   int32_t MostTokens(int32_t batch) const {
-    return options_.gen + options_.prompt * batch / kPromptTokens + batch + 8;
+    return options_.gen + options_.prompt * batch / prompt_tokens_ + batch + 8;
   }
 
   std::unique_ptr<engine::EngineCore> Make(const engine::EngineOptions& options) {
@@ -224,7 +221,10 @@ class EngineBench {
     for (int32_t t = 0; t < options_.prompt; ++t) {
       request.prompt.push_back((i * 7919 + t * 104729) % model().vocab_size);
     }
-    request.sampling.temperature = 0;
+    request.sampling.temperature = static_cast<float>(options_.temperature);
+    request.sampling.top_p = static_cast<float>(options_.top_p);
+    request.sampling.ignore_eos = true;
+    request.sampling.seed = static_cast<uint64_t>(i);
     request.sampling.max_tokens = max_tokens;
     return request;
   }
@@ -264,7 +264,7 @@ class EngineBench {
     // Every weight but a separate embedding table meets every row once.
     const auto weight_bytes = static_cast<double>(model().weight_bytes);
     const double operations = 2.0 * static_cast<double>(model().parameters) * batch;
-    const double floor = std::max(1e-9 * operations / MatrixRate(ceilings),
+    const double floor = std::max(1e-9 * operations / ceilings.RateOf(model().dtype),
                                   1e-9 * weight_bytes / ceilings.read_gbps) +
                          1e-9 * cache_bytes / ceilings.read_gbps;
     ordered_json report = {{"shape", options_.shape},
@@ -313,7 +313,7 @@ class EngineBench {
     for (const auto& [kind, work] : sums) {
       const double gflops = 1e-9 * work.operations / work.seconds;
       const double gbps = 1e-9 * work.bytes / work.seconds;
-      const double rate = kind == "products" ? MatrixRate(ceilings) : ceilings.matrix_gflops;
+      const double rate = kind == "products" ? ceilings.RateOf(model().dtype) : ceilings.matrix_gflops;
       profile[kind] = {{"seconds", work.seconds / static_cast<double>(steps.size())},
                        {"gflops", gflops},
                        {"gbps", gbps},
@@ -324,6 +324,7 @@ class EngineBench {
 
   const BenchOptions options_;
   int32_t threads_ = 0;
+  int32_t prompt_tokens_ = 0;         // of prompts, in a step
   double held_bytes_per_token_ = 0;  // by the pool's own count, when all wrote
   Recorder recorder_;
   ProfilingBackend* backend_ = nullptr;  // core_'s
@@ -378,6 +379,12 @@ int Main(int argc, char** argv) {
   app.add_option("--cache-dtype", options.cache_dtype,
                  "auto (as the weights, bf16 with int8), f32, bf16, int8, k=int8,v=bf16 ...");
   app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
+  app.add_option("--batch-tokens", options.batch_tokens,
+                 "Tokens of prompts in a step; 0: 512 on the CPU, 8192 on CUDA")
+      ->check(CLI::Range(0, 1 << 16));
+  app.add_option("--temperature", options.temperature, "0: the likeliest token is taken")
+      ->check(CLI::Range(0.0, 2.0));
+  app.add_option("--top-p", options.top_p, "Of the draw")->check(CLI::Range(0.0, 1.0));
   app.add_option("--prompt", options.prompt, "Tokens of each prompt")
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--gen", options.gen, "Steps in which all sequences write")

@@ -1,28 +1,36 @@
 #!/usr/bin/env bash
-# Registers, shared memory, stack and spills of every kernel, as ptxas reports them; needs nvcc and no
-# device. Exits with 1 where one spills.
+# Registers, shared memory, stack and spills of every kernel, as ptxas reports them, and what the machine
+# code is held to (disassembly.py, where there is an nvdisasm). Needs nvcc and no device. Exits with 1
+# where a kernel spills or its code is not as it should be.
 #
-#   tests/gpu/resources.sh [ARCHITECTURE]     90a; 80 for Ampere
+#   tests/gpu/resources.sh [ARCHITECTURE...]     90a 80: Hopper, Ampere
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-architecture=${1:-90a}
+architectures=("$@")
+((${#architectures[@]} > 0)) || architectures=(90a 80)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-for source in kernels/cuda/*.cu; do
-  nvcc -std=c++20 --expt-relaxed-constexpr -I. -O3 -Xptxas -v \
-    -gencode "arch=compute_$architecture,code=sm_$architecture" -c "$source" -o "$folder/object.o" 2>&1
-done | c++filt | awk '
-  /Function properties for|Compiling entry function/ {
-    if (match($0, /[A-Za-z0-9]+Kernel[^ (]*(<[^(]*>)?/)) name = substr($0, RSTART, RLENGTH)
-  }
-  /stack frame/ { stack = $1; spill = $5 + $9 }
-  /Used [0-9]+ registers/ {
-    match($0, /Used [0-9]+/)
-    registers = substr($0, RSTART + 5, RLENGTH - 5)
-    printf "%-62s %4d registers  %4d bytes of stack  %4d of spills\n", name, registers, stack, spill
-    if (spill > 0) spilled = spilled " " name
-  }
-  END {
-    if (spilled != "") { print "spills:" spilled; exit 1 }
-  }'
+for architecture in "${architectures[@]}"; do
+  echo "== sm_$architecture"
+  mkdir "$folder/$architecture"
+  for source in kernels/cuda/*.cu; do
+    nvcc -std=c++20 --expt-relaxed-constexpr -fmad=false -I. -O3 -Xptxas -v -cubin \
+      -gencode "arch=compute_$architecture,code=sm_$architecture" "$source" \
+      -o "$folder/$architecture/$(basename "$source" .cu).cubin" 2>&1
+  done | c++filt | awk '
+    /Function properties for|Compiling entry function/ {
+      if (match($0, /[A-Za-z0-9]+Kernel[^ (]*(<[^(]*>)?/)) name = substr($0, RSTART, RLENGTH)
+    }
+    /stack frame/ { stack = $1; spill = $5 + $9 }
+    /Used [0-9]+ registers/ {
+      match($0, /Used [0-9]+/)
+      registers = substr($0, RSTART + 5, RLENGTH - 5)
+      printf "%-62s %4d registers  %4d bytes of stack  %4d of spills\n", name, registers, stack, spill
+      if (spill > 0) spilled = spilled " " name
+    }
+    END {
+      if (spilled != "") { print "spills:" spilled; exit 1 }
+    }'
+  tests/gpu/disassembly.py "$folder/$architecture"/*.cubin || (($? == 77))
+done

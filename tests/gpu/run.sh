@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, from a bundle (deploy/bundle.sh) or a build. No compiler, no network.
 #
-#   tests/gpu/run.sh --phase tests|bench|peers|sanitize [--out DIR] [--bin DIR]
+#   tests/gpu/run.sh --phase first|tests|bench|peers|sanitize [--out DIR] [--bin DIR]
 #
 # A phase takes less than 8 minutes; what it has done already it does not do again (DIR, gpu-results
 # by default, keeps a log and a verdict for each step), so that a phase that was cut off goes on where
 # it was. A table of the phase's steps comes last. A step that fails does not stop the others. Where
 # there is no device it says so in a line and exits with 77.
 #
+#   first     the first hour on a device: a part of each of the others, simple things first, so that
+#             the first step that fails says where to look (RESULTS.md: what each would tell)
 #   tests     the kernels' tests, the engine's tests and the goldens on the device
 #   bench     single operations and whole models beside the device's own ceilings
 #   peers     attention beside PyTorch's, where PyTorch is there
@@ -27,8 +29,8 @@ while (($# > 0)); do
   esac
 done
 case $phase in
-  tests | bench | peers | sanitize) ;;
-  *) echo "run.sh: --phase tests, bench, peers or sanitize" >&2 && exit 2 ;;
+  first | tests | bench | peers | sanitize) ;;
+  *) echo "run.sh: --phase first, tests, bench, peers or sanitize" >&2 && exit 2 ;;
 esac
 
 if [[ ! -x $bin/cuda_gpu_tests ]]; then
@@ -83,7 +85,50 @@ engine_bench() { # NAME SECONDS ARGUMENT...
   step "$name" "$limit" "$bin/strata-enginebench" --device cuda --weights bf16 "$@"
 }
 
+sanitizer() { # TOOL FILTER
+  step "$1" 200 compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/cuda_gpu_tests" \
+    --gtest_brief=1 --gtest_filter="$2"
+}
+# A server on the device, a load of so many seconds on it, and what it says of the load.
+served() { # NAME LOAD_ARGUMENT...
+  local name=$1
+  shift
+  step "$name" 120 "$root/tests/gpu/served.sh" "$bin" --shape llama-3.2-1b -- "$@"
+}
+
 case $phase in
+  first)
+    step device 30 "$bin/strata-cudaprobe" device
+    tests memory 60 'Cuda*Memory*:*CudaPack*'
+    step copies 60 "$bin/strata-cudaprobe" copies ceilings
+    step nodes 60 "$bin/strata-cudaprobe" nodes
+    step sums 60 "$bin/strata-cudaprobe" sums
+    for dtype in bf16 f16 int8 fp8 f32; do
+      step "plans_$dtype" 60 "$bin/strata-cudaprobe" "$dtype"
+    done
+    tests rows 60 '*CudaRows*'
+    # An error of the device stays: each kind of number has a process.
+    for dtype in f32 bf16 f16 int8 fp8; do
+      tests "products_$dtype" 120 "*Cuda*Product*/${dtype}_*"
+    done
+    for dim in 32 64 128 20; do
+      tests "attention_$dim" 120 "*CudaAttention*dim${dim}_*"
+    done
+    sanitizer memcheck '*CudaRows*:*CudaProduct*bf16_33x255*:*CudaAttention*bf16_bf16_dim64_*'
+    sanitizer racecheck '*CudaProduct*bf16_33x255*:*CudaAttention*bf16_bf16_dim64_*'
+    tests sampling 60 '*CudaSampling*'
+    tests ahead 60 '*CudaAhead*'
+    step operations 120 "$bin/strata-devicebench" --device cuda
+    engine_bench model 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
+    for draw in '--temperature 1' '--temperature 1 --top-p 0.9'; do
+      read -ra arguments <<<"$draw"
+      engine_bench "model_draws${arguments[2]:+_top_p}" 100 --shape llama-3.2-1b --prompt 512 \
+        --gen 64 --batch 64 --profile "${arguments[@]}"
+    done
+    served served_temperature_1 --temperature 1
+    served served_top_p --temperature 1 --mix 1:top_p=0.9
+    step peers 300 python3 "$root/tests/gpu/peers.py" --bench "$bin/strata-devicebench"
+    ;;
   tests)
     tests memory 60 'Cuda*Memory*:*CudaPack*'
     tests rows 60 '*CudaRows*'
@@ -115,6 +160,12 @@ case $phase in
     engine_bench model_1b 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
     engine_bench model_1b_in_step 120 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 64 --in-step
     engine_bench model_8b 400 --shape llama-3.1-8b --prompt 2048 --gen 16 --batch 1,64
+    engine_bench model_1b_512_a_step 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 64 \
+      --batch-tokens 512
+    engine_bench model_1b_draws 100 --shape llama-3.2-1b --prompt 512 --gen 64 --batch 1,64 \
+      --temperature 1 --profile
+    engine_bench model_1b_draws_top_p 100 --shape llama-3.2-1b --prompt 512 --gen 64 --batch 64 \
+      --temperature 1 --top-p 0.9 --profile
     for plan in plain svformer reuse svformer-reuse; do
       engine_bench "plan_$plan" 120 --shape llama-3.2-1b --plan "$plan" --prompt 32768 --gen 16 \
         --batch 4 --decode-only --profile
@@ -134,8 +185,8 @@ case $phase in
     ;;
   sanitize)
     for tool in memcheck racecheck initcheck synccheck; do
-      step "$tool" 200 compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/cuda_gpu_tests" \
-        --gtest_brief=1 --gtest_filter='*CudaRows*:*CudaProduct*33x255*:*CudaProduct*20x321*:*CudaAttention*dim64*:*CudaSampling*'
+      sanitizer "$tool" \
+        '*CudaRows*:*CudaProduct*33x255*:*CudaProduct*20x321*:*CudaAttention*dim64*:*CudaSampling*'
     done
     ;;
 esac

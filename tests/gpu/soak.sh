@@ -5,6 +5,8 @@
 #
 #   tests/gpu/soak.sh BIN MODEL [DEVICE [SECONDS [CACHE_OPTION VALUE]]]     cuda, 30; cpu as well
 set -euo pipefail
+script=soak
+source "$(dirname "$0")/server.sh"
 bin=$1
 model=$2
 device=${3:-cuda}
@@ -15,17 +17,6 @@ if [[ ${#cache[@]} -eq 0 ]]; then
   cache=(--cache-bytes 2MiB)
   small=true
 fi
-folder=$(mktemp -d)
-server=
-finish() {
-  if [[ -n $server ]]; then kill -KILL "$server" 2>/dev/null || true; fi
-  rm -rf "$folder"
-}
-trap finish EXIT
-fail() {
-  echo "soak: FAILED: $*"
-  exit 1
-}
 # The value of a series of the server's metrics.
 metric() {
   exec 3<>"/dev/tcp/127.0.0.1/${http##*:}"
@@ -34,16 +25,7 @@ metric() {
   exec 3>&-
 }
 
-: >"$folder/log"
-"$bin/strata" serve --model "$model" --device "$device" "${cache[@]}" --max-running 64 \
-  --grpc-address 127.0.0.1:0 --http-address 127.0.0.1:0 2>"$folder/log" &
-server=$!
-until grep -q 'listening on' "$folder/log"; do
-  kill -0 "$server" 2>/dev/null || { cat "$folder/log"; fail "the server did not start"; }
-  sleep 0.1
-done
-grpc=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$folder/log")
-http=$(sed -n 's/.*http at \([0-9.:]*\).*/\1/p' "$folder/log")
+start_server "$bin" --model "$model" --device "$device" "${cache[@]}" --max-running 64
 
 # Few penalties: while a sequence that has them runs, no step is under way ahead of the last one's
 # tokens.
@@ -57,7 +39,5 @@ preemptions=$(metric strata_preemptions_total)
 $small && [[ $preemptions -eq 0 ]] && fail "nothing was preempted"
 used=$(metric 'strata_cache_blocks{state="used"}')
 [[ $used -eq 0 ]] || fail "$used blocks are still held"
-kill -TERM "$server"
-wait "$server" || fail "exit status $? after SIGTERM"
-server=
+stop_server
 echo "soak: $(basename "$model") on $device, ${cache[*]}: $preemptions preemptions, no block held, drained"

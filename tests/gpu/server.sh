@@ -1,0 +1,31 @@
+# For scripts that need a server, which ends with them. Sourced; they say what they are called in `script`.
+# start_server BIN ARGUMENT...: sets `grpc` and `http`, where it listens, and `server`, its process.
+folder=$(mktemp -d)
+server=
+finish() {
+  if [[ -n $server ]]; then kill -KILL "$server" 2>/dev/null || true; fi
+  rm -rf "$folder"
+}
+trap finish EXIT
+fail() {
+  echo "$script: FAILED: $*"
+  exit 1
+}
+start_server() {
+  local bin=$1
+  shift
+  : >"$folder/log"
+  "$bin/strata" serve "$@" --grpc-address 127.0.0.1:0 --http-address 127.0.0.1:0 2>"$folder/log" &
+  server=$!
+  until grep -q 'listening on' "$folder/log"; do
+    kill -0 "$server" 2>/dev/null || { cat "$folder/log"; fail "the server did not start"; }
+    sleep 0.1
+  done
+  grpc=$(sed -n 's/.*listening on \([0-9.:]*\).*/\1/p' "$folder/log")
+  http=$(sed -n 's/.*http at \([0-9.:]*\).*/\1/p' "$folder/log")
+}
+stop_server() {
+  kill -TERM "$server"
+  wait "$server" || fail "exit status $? after SIGTERM"
+  server=
+}
