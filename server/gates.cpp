@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "server/openai_json.h"
+#include "server/openai/openai_json.h"
 
 namespace strata::server {
 namespace {

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "server/generation.h"
-#include "server/grpc_credentials.h"
-#include "server/http_server.h"
+#include "server/generation/generation.h"
+#include "server/grpc/grpc_credentials.h"
+#include "server/http/http_server.h"
 
 // Who gets past the door of each front where keys are asked for: whoever has one, and everybody to
 // what tells of the server's health (gRPC's health service; /health, /healthz, /ping, /readyz and

@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/openai.h"
-#include "server/openai_tokenize.h"
-#include "server/version.h"
+#include "server/base/version.h"
+#include "server/openai/openai.h"
+#include "server/openai/openai_tokenize.h"
 
 namespace strata::server {
 namespace {

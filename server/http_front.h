@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "server/generation.h"
-#include "server/health.h"
-#include "server/http_server.h"
-#include "server/metrics.h"
+#include "server/generation/generation.h"
+#include "server/http/http_server.h"
+#include "server/telemetry/health.h"
+#include "server/telemetry/metrics.h"
 
 namespace strata::server {
 

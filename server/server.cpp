@@ -4,11 +4,11 @@
 #include <limits>
 #include <utility>
 
-#include "server/cors.h"
+#include "server/base/listen_address.h"
 #include "server/gates.h"
-#include "server/grpc_credentials.h"
-#include "server/listen_address.h"
-#include "server/shape_tokenizer.h"
+#include "server/grpc/grpc_credentials.h"
+#include "server/http/cors.h"
+#include "server/text/shape_tokenizer.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Has clang check the locks (engine/mutex.h) of every file that takes one: a guarded member used
+# Has clang check the locks (engine/base/mutex.h) of every file that takes one: a guarded member used
 # without its mutex is an error. Skips itself, with 77, where there is no clang++.
 #
 #   thread_safety_test.sh DIR...     folders of generated headers
@@ -20,7 +20,7 @@ for folder in "$@"; do check+=(-I "$folder"); done
 
 # Does this clang see it at all? Everything but the unlocked line is right.
 example() {
-  echo '#include "engine/mutex.h"
+  echo '#include "engine/base/mutex.h"
     class Counter {
      public:
       void Add() { const strata::MutexLock lock(mutex_); ++count_; Added(); }

@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "engine/engine_core.h"
+#include "engine/serve/engine_core.h"
 #include "nlohmann/json.hpp"
 #include "tests/bench/ceilings.h"
 #include "tests/bench/device_ceilings.h"
@@ -111,8 +111,8 @@ class EngineBench {
     engine_options.block_tokens = options.block_tokens;
     engine_options.prefix_cache = false;
     engine_options.max_running = options.fill > 0 ? kMostFilling : most;
-    prompt_tokens_ = options.batch_tokens > 0 ? options.batch_tokens
-                                              : (options.device == "cuda" ? 8192 : 512);
+    prompt_tokens_ =
+        options.batch_tokens > 0 ? options.batch_tokens : (options.device == "cuda" ? 8192 : 512);
     engine_options.max_batch_tokens = prompt_tokens_ + most;
     engine_options.max_prefill_chunk = prompt_tokens_;
     engine_options.observer = &recorder_;
@@ -313,7 +313,8 @@ class EngineBench {
     for (const auto& [kind, work] : sums) {
       const double gflops = 1e-9 * work.operations / work.seconds;
       const double gbps = 1e-9 * work.bytes / work.seconds;
-      const double rate = kind == "products" ? ceilings.RateOf(model().dtype) : ceilings.matrix_gflops;
+      const double rate =
+          kind == "products" ? ceilings.RateOf(model().dtype) : ceilings.matrix_gflops;
       profile[kind] = {{"seconds", work.seconds / static_cast<double>(steps.size())},
                        {"gflops", gflops},
                        {"gbps", gbps},
@@ -324,7 +325,7 @@ class EngineBench {
 
   const BenchOptions options_;
   int32_t threads_ = 0;
-  int32_t prompt_tokens_ = 0;         // of prompts, in a step
+  int32_t prompt_tokens_ = 0;        // of prompts, in a step
   double held_bytes_per_token_ = 0;  // by the pool's own count, when all wrote
   Recorder recorder_;
   ProfilingBackend* backend_ = nullptr;  // core_'s

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/sampler.h"
+#include "engine/decode/sampler.h"
 
 namespace strata::engine {
 namespace {

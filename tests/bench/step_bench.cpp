@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine_core.h"
-#include "engine/mutex.h"
+#include "engine/base/mutex.h"
+#include "engine/serve/engine_core.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/null_backend.h"
 #include "tests/support/tiny_model.h"

@@ -1,5 +1,5 @@
 // Making a decoder: of the largest shape that a config may have, and of one with many positions.
-#include "engine/decoder.h"
+#include "engine/decode/decoder.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,12 +1,12 @@
 // The engine with its thread: many callers, ends of every kind, one end for each request.
-#include "engine/engine.h"
+#include "engine/serve/engine.h"
 
 #include <atomic>
 #include <chrono>
 #include <string>
 #include <thread>
 
-#include "engine/engine_core.h"
+#include "engine/serve/engine_core.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/hash_backend.h"

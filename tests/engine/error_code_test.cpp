@@ -1,10 +1,10 @@
-#include "engine/error_code.h"
+#include "engine/base/error_code.h"
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "engine/request_check.h"
+#include "engine/serve/request_check.h"
 #include "gtest/gtest.h"
 
 namespace strata::engine::error_code_test {

@@ -1,12 +1,12 @@
-#include "engine/json_file.h"
+#include "engine/base/json_file.h"
 
 #include <cstdint>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "engine/errors.h"
-#include "engine/file_marks.h"
+#include "engine/base/errors.h"
+#include "engine/base/file_marks.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"

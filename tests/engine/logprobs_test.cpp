@@ -1,4 +1,4 @@
-#include "engine/logprobs.h"
+#include "engine/decode/logprobs.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // What steps are said to take of memory, before any is taken, beside what they take.
-#include "engine/memory_need.h"
+#include "engine/serve/memory_need.h"
 
 #include <algorithm>
 #include <string>
@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 #include "tests/bench/profiling_backend.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/null_backend.h"

@@ -1,4 +1,4 @@
-#include "engine/model_name.h"
+#include "engine/model/model_name.h"
 
 #include <filesystem>
 #include <string>

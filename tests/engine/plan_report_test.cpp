@@ -1,4 +1,4 @@
-#include "engine/plan_report.h"
+#include "engine/serve/plan_report.h"
 
 #include <algorithm>
 #include <random>
@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/dtypes.h"
+#include "engine/model/dtypes.h"
 #include "gtest/gtest.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine::plan_report_test {

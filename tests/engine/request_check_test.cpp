@@ -1,4 +1,4 @@
-#include "engine/request_check.h"
+#include "engine/serve/request_check.h"
 
 #include <functional>
 #include <limits>

@@ -2,7 +2,7 @@
 #include <numbers>
 #include <vector>
 
-#include "engine/model_config.h"
+#include "engine/model/model_config.h"
 #include "gtest/gtest.h"
 
 namespace strata::engine::rope_test {

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "engine/sampler.h"
+#include "engine/decode/sampler.h"
 #include "gtest/gtest.h"
 
 namespace strata::engine::sampler_reference_test {

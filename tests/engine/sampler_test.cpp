@@ -1,4 +1,4 @@
-#include "engine/sampler.h"
+#include "engine/decode/sampler.h"
 
 #include <array>
 #include <cmath>

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/logprobs.h"
-#include "engine/sampler.h"
+#include "engine/decode/logprobs.h"
+#include "engine/decode/sampler.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"

@@ -1,9 +1,9 @@
 // What a request of several sequences was promised, when it is forked.
-#include "engine/scheduler.h"
+#include "engine/serve/scheduler.h"
 
 #include <memory>
 
-#include "engine/load_model.h"
+#include "engine/serve/load_model.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/null_backend.h"
@@ -28,7 +28,8 @@ TEST(SchedulerTest, EachForkGetsItsWholeShareOfWhatWasPromised) {
       std::make_unique<NullBackend>());
   ASSERT_TRUE(model.ok()) << model.status();
   ASSERT_TRUE(model->cache->stores_scores());
-  engine::Scheduler scheduler({.max_batch_tokens = 512, .max_prefill_chunk = kPrompt - 1}, model->cache.get());
+  engine::Scheduler scheduler({.max_batch_tokens = 512, .max_prefill_chunk = kPrompt - 1},
+                              model->cache.get());
   auto sequence = std::make_unique<engine::Sequence>();
   sequence->state = std::make_shared<engine::RequestState>();
   sequence->state->request.id = "wide";

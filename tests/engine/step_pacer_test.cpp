@@ -1,5 +1,5 @@
 // Prompts beside decodes: a step keeps to a time that those who decode were promised.
-#include "engine/step_pacer.h"
+#include "engine/serve/step_pacer.h"
 
 #include <chrono>
 #include <memory>

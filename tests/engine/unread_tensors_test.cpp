@@ -4,9 +4,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/errors.h"
-#include "engine/load_model.h"
-#include "engine/tensor_names.h"
+#include "engine/base/errors.h"
+#include "engine/model/tensor_names.h"
+#include "engine/serve/load_model.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"

@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "engine/model_config.h"
-#include "kvcache/plan_parser.h"
+#include "engine/model/model_config.h"
+#include "kvcache/plan/plan_parser.h"
 
 namespace {
 

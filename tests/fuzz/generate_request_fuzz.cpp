@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "server/grpc_messages.h"
-#include "server/grpc_server.h"
+#include "server/grpc/grpc_messages.h"
+#include "server/grpc/grpc_server.h"
 #include "tests/fuzz/request_fuzzing.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "absl/strings/match.h"
-#include "server/http_head.h"
-#include "server/string_util.h"
+#include "server/base/string_util.h"
+#include "server/http/http_head.h"
 #include "tests/fuzz/request_fuzzing.h"
 
 namespace {

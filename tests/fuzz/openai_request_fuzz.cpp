@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "nlohmann/json.hpp"
-#include "server/openai_json.h"
-#include "server/openai_request.h"
+#include "server/openai/openai_json.h"
+#include "server/openai/openai_request.h"
 #include "tests/fuzz/request_fuzzing.h"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "kernels/check.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 #include "nlohmann/json.hpp"
 #include "tests/kvcache/plan_invariants.h"
 

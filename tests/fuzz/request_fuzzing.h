@@ -8,10 +8,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/request_check.h"
-#include "server/generation_request.h"
-#include "server/stop_strings.h"
-#include "server/tokenizer.h"
+#include "engine/serve/request_check.h"
+#include "server/generation/generation_request.h"
+#include "server/text/stop_strings.h"
+#include "server/text/tokenizer.h"
 #include "tests/support/byte_tokenizer.h"
 
 namespace strata::testing {

@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include "engine/safetensors.h"
-#include "engine/tensor_names.h"
+#include "engine/model/safetensors.h"
+#include "engine/model/tensor_names.h"
 
 namespace {
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <string_view>
 
-#include "server/detokenizer.h"
-#include "server/tokenizer.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
+#include "server/text/detokenizer.h"
+#include "server/text/tokenizer.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "kvcache/block_pool.h"
+#include "kvcache/blocks/block_pool.h"
 
 #include <random>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "kvcache/cache_manager.h"
+#include "kvcache/blocks/cache_manager.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::kvcache::cache_manager_test {

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kvcache/plane_map.h"
-#include "kvcache/sharing_plan.h"
+#include "kvcache/plan/plane_map.h"
+#include "kvcache/plan/sharing_plan.h"
 
 namespace strata::kvcache {
 

@@ -1,4 +1,4 @@
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 
 #include <limits>
 #include <random>

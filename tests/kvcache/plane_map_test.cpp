@@ -1,7 +1,7 @@
-#include "kvcache/plane_map.h"
+#include "kvcache/plan/plane_map.h"
 
 #include "gtest/gtest.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::kvcache::plane_map_test {

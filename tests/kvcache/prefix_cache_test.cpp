@@ -1,4 +1,4 @@
-#include "kvcache/prefix_cache.h"
+#include "kvcache/blocks/prefix_cache.h"
 
 #include <algorithm>
 #include <map>

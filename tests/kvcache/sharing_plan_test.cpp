@@ -1,4 +1,4 @@
-#include "kvcache/sharing_plan.h"
+#include "kvcache/plan/sharing_plan.h"
 
 #include <limits>
 #include <random>

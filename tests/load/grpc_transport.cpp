@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/client.h"
+#include "server/cli/client.h"
 
 namespace strata::load {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "grpcpp/grpcpp.h"
-#include "server/access.h"
+#include "server/cli/access.h"
 #include "strata/v1/inference.grpc.pb.h"
 #include "tests/load/clock.h"
 #include "tests/load/transport.h"

@@ -2,8 +2,8 @@
 #include <cstdio>
 #include <variant>
 
-#include "server/signal_watch.h"
-#include "server/standard_output.h"
+#include "server/cli/signal_watch.h"
+#include "server/cli/standard_output.h"
 #include "tests/load/options.h"
 #include "tests/load/program.h"
 

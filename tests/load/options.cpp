@@ -6,7 +6,7 @@
 #include "CLI/App.hpp"
 #include "CLI/Config.hpp"
 #include "CLI/Formatter.hpp"
-#include "server/option_values.h"
+#include "server/cli/option_values.h"
 
 namespace strata::load {
 namespace {

@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-#include "server/access.h"
+#include "server/cli/access.h"
 #include "tests/load/lengths.h"
 #include "tests/load/statistics.h"
 #include "tests/load/workload.h"

@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/mutex.h"
-#include "server/access.h"
+#include "engine/base/mutex.h"
+#include "server/cli/access.h"
 #include "tests/load/clock.h"
 #include "tests/load/record.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
-#include "server/access.h"
+#include "server/cli/access.h"
 #include "strata/v1/inference.pb.h"
 #include "tests/load/clock.h"
 #include "tests/load/options.h"

@@ -1,4 +1,4 @@
-#include "server/access_log.h"
+#include "server/telemetry/access_log.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

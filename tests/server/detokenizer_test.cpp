@@ -1,4 +1,4 @@
-#include "server/detokenizer.h"
+#include "server/text/detokenizer.h"
 
 #include <cstdint>
 #include <memory>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
 
 namespace strata::server::detokenizer_test {
 namespace {

@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "gmock/gmock.h"
-#include "server/commands.h"
-#include "server/listen_address.h"
+#include "server/base/listen_address.h"
+#include "server/cli/commands.h"
 #include "tests/server/captured_log.h"
 #include "tests/server/grpc_fixture.h"
 #include "tests/server/http_client.h"

@@ -7,9 +7,9 @@
 #include <thread>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/serve/engine.h"
 #include "gtest/gtest.h"
-#include "server/metrics.h"
+#include "server/telemetry/metrics.h"
 #include "tests/server/metrics_text.h"
 #include "tests/server/served_model.h"
 #include "tests/support/engine_runner.h"

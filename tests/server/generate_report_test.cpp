@@ -1,4 +1,4 @@
-#include "server/generate_report.h"
+#include "server/cli/generate_report.h"
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/detokenizer.h"
+#include "server/text/detokenizer.h"
 #include "tests/server/generation_testing.h"
 #include "tests/server/metrics_text.h"
 

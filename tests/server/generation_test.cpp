@@ -1,11 +1,11 @@
-#include "server/generation.h"
+#include "server/generation/generation.h"
 
 #include <algorithm>
 #include <atomic>
 #include <set>
 
 #include "gtest/gtest.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
 #include "tests/server/generation_testing.h"
 #include "tests/server/metrics_text.h"
 

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "engine/mutex.h"
+#include "engine/base/mutex.h"
 #include "gtest/gtest.h"
-#include "server/generation.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
+#include "server/generation/generation.h"
 #include "tests/server/served_model.h"
 
 namespace strata::testing {

@@ -1,5 +1,5 @@
 // What the messages say, field by field: a value that stands in another's place is still a value.
-#include "server/grpc_messages.h"
+#include "server/grpc/grpc_messages.h"
 
 #include "gtest/gtest.h"
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "server/cors.h"
+#include "server/http/cors.h"
 #include "tests/server/http_paths_server.h"
 
 namespace strata::testing::http_cors_test {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "server/served_models.h"
+#include "server/openai/served_models.h"
 #include "tests/server/generation_testing.h"
 #include "tests/server/http_client.h"
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "gtest/gtest.h"
-#include "server/http_server.h"
+#include "server/http/http_server.h"
 #include "tests/server/http_client.h"
 
 namespace strata::testing {

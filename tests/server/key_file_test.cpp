@@ -9,11 +9,11 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "engine/retry_after.h"
+#include "engine/base/retry_after.h"
 #include "gtest/gtest.h"
-#include "server/access.h"
-#include "server/api_keys.h"
-#include "server/tls.h"
+#include "server/cli/access.h"
+#include "server/security/api_keys.h"
+#include "server/security/tls.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 

@@ -4,7 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/commands.h"
+#include "server/cli/commands.h"
 #include "server/server.h"
 #include "tests/server/captured_log.h"
 #include "tests/server/served_model.h"

@@ -1,6 +1,6 @@
 // Completions as programs read them: log-probabilities and their offsets, lists of prompts, stop
 // strings, vLLM's parameters.
-#include "server/openai_completion.h"
+#include "server/openai/openai_completion.h"
 
 #include <algorithm>
 #include <set>
@@ -9,7 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/openai.h"
+#include "server/openai/openai.h"
 #include "tests/server/generation_testing.h"
 
 namespace strata::testing::openai_completion_test {

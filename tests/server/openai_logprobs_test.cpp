@@ -1,4 +1,4 @@
-#include "server/openai_logprobs.h"
+#include "server/openai/openai_logprobs.h"
 
 #include <memory>
 #include <random>
@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_join.h"
 #include "gtest/gtest.h"
-#include "server/byte_level.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
+#include "server/text/byte_level.h"
 #include "tests/server/tokenizer_testing.h"
 
 namespace strata::server::openai_logprobs_test {

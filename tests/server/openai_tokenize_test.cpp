@@ -1,4 +1,4 @@
-#include "server/openai_tokenize.h"
+#include "server/openai/openai_tokenize.h"
 
 #include <string>
 #include <utility>

@@ -1,10 +1,10 @@
-#include "server/options.h"
+#include "server/cli/options.h"
 
 #include <cstdlib>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/option_values.h"
+#include "server/cli/option_values.h"
 
 namespace strata::server::options_test {
 namespace {

@@ -1,4 +1,4 @@
-#include "server/process_memory.h"
+#include "server/telemetry/process_memory.h"
 
 #include <gtest/gtest.h>
 

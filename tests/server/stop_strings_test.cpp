@@ -1,4 +1,4 @@
-#include "server/stop_strings.h"
+#include "server/text/stop_strings.h"
 
 #include <algorithm>
 #include <random>
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
 
 namespace strata::server::stop_strings_test {
 namespace {

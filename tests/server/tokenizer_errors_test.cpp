@@ -12,7 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/tokenizer.h"
+#include "server/text/tokenizer.h"
 #include "tests/server/tokenizer_testing.h"
 
 namespace strata::server::tokenizer_errors_test {

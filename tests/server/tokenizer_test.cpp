@@ -1,4 +1,4 @@
-#include "server/tokenizer.h"
+#include "server/text/tokenizer.h"
 
 #include <cstdint>
 #include <random>
@@ -9,7 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
 #include "tests/server/tokenizer_testing.h"
 
 namespace strata::server::tokenizer_test {

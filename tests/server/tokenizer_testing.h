@@ -11,7 +11,7 @@
 
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "server/tokenizer.h"
+#include "server/text/tokenizer.h"
 
 namespace strata::server {
 

@@ -1,4 +1,4 @@
-#include "server/watchdog.h"
+#include "server/telemetry/watchdog.h"
 
 #include "gtest/gtest.h"
 

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "nlohmann/json.hpp"
-#include "server/unicode.h"
+#include "server/base/unicode.h"
 
 namespace strata::testing {
 

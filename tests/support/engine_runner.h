@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/engine_core.h"
-#include "engine/types.h"
+#include "engine/base/types.h"
+#include "engine/serve/engine_core.h"
 
 namespace strata::testing {
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/sharing_plan.h"
+#include "kvcache/plan/sharing_plan.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/naive_architectures.h"
 #include "tests/support/tiny_model.h"

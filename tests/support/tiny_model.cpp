@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "kernels/check.h"
-#include "kvcache/plan_parser.h"
+#include "kvcache/plan/plan_parser.h"
 
 namespace strata::testing {
 namespace {

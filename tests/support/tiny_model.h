@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/tensor.h"
-#include "kvcache/sharing_plan.h"
+#include "kvcache/plan/sharing_plan.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::testing {

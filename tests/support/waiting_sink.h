@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/mutex.h"
-#include "engine/types.h"
+#include "engine/base/mutex.h"
+#include "engine/base/types.h"
 #include "tests/support/engine_runner.h"
 
 namespace strata::testing {

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "engine/sampler.h"
+#include "engine/decode/sampler.h"
 #include "tests/kernels/cuda/cuda_testing.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/engine_runner.h"

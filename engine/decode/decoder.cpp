@@ -1,0 +1,253 @@
+#include "engine/decode/decoder.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "engine/decode/decoder_builder.h"
+#include "kernels/check.h"
+
+namespace strata::engine {
+
+using kernels::Backend;
+using kernels::Rows;
+
+namespace {
+
+Rows First(Rows rows, int64_t count) {
+  rows.num_rows = count;
+  return rows;
+}
+
+}  // namespace
+
+Decoder::Decoder(const ModelConfig& config, const Weights* weights, Backend* backend,
+                 int32_t max_rows)
+    : config_(config), weights_(weights), backend_(backend), max_rows_(max_rows) {}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(
+    const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+    const kvcache::PlaneMap& planes, const Weights* weights, Backend* backend, int32_t max_rows) {
+  std::unique_ptr<Decoder> decoder(new Decoder(config, weights, backend, max_rows));
+  if (absl::Status status = Builder(plan, layout, planes, decoder.get()).Build(); !status.ok()) {
+    return status;
+  }
+  return decoder;
+}
+
+absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& cache) {
+  STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
+  if (absl::Status status = PrepareProbes(batch); !status.ok()) return status;
+
+  const bool decodes = batch.num_rows() == std::ssize(batch.sequences);
+  backend_->BeginStep(/*repeats=*/decodes);
+  const StepBatch& whole = decodes ? Padded(batch) : batch;
+  const StepBatch* rows = &whole;
+  backend_->Embed(*weights_->embedding, whole.token_ids, First(residual_, whole.num_rows()));
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    Project(*rows, cache, layer);
+    if (layer == last_writer_) rows = &KeepWantedRows(whole);
+    const int64_t num_rows = rows->num_rows();
+    if (num_rows == 0) break;
+    Attend(*rows, cache, layer);
+    backend_->MatMul(*weights_->layers[layer].output, First(attended_, num_rows), {},
+                     First(residual_, num_rows), Backend::Store::kAdd);
+    FeedForward(num_rows, layer);
+  }
+  if (absl::Status status = ComputeLogits(batch, rows->logit_rows); !status.ok()) return status;
+  if (batch.num_probabilities > 0) {
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
+                         probabilities_->data());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
+  chosen_.resize(batch.choices.size());
+  if (!batch.choices.empty()) {
+    if (absl::Status status = backend_->TakeChosen(chosen_); !status.ok()) return status;
+    return std::span<const float>();
+  }
+  if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
+  const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
+  if (count == 0) return std::span<const float>();
+  return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
+}
+
+// The batch with as many rows as the backend would have in a step of decodes, if there is scratch
+// for them.
+const StepBatch& Decoder::Padded(const StepBatch& batch) {
+  const int64_t rows = std::min(backend_->PaddedRows(batch.num_rows()), max_rows_);
+  if (rows <= batch.num_rows() || std::ssize(batch.logit_rows) < batch.num_rows()) return batch;
+  const auto count = static_cast<size_t>(rows);
+  padded_.token_ids = batch.token_ids;
+  padded_.token_ids.resize(count, 0);
+  padded_.positions = batch.positions;
+  padded_.positions.resize(count, 0);
+  padded_.slots = batch.slots;
+  padded_.slots.resize(count, kernels::kNoSlot);
+  padded_.sequences = batch.sequences;
+  padded_.logit_rows.assign(all_rows_.begin(), all_rows_.begin() + rows);
+  padded_.probes = batch.probes;
+  return padded_;
+}
+
+// What later layers still read of the rows whose logits are wanted moves to the front of its
+// buffers. Returns the batch of those rows.
+const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
+  const auto count = static_cast<int64_t>(batch.logit_rows.size());
+  if (count == batch.num_rows()) return batch;
+  for (const Rows& rows : kept_rows_) MoveToFront(First(rows, batch.num_rows()), batch.logit_rows);
+  wanted_.Clear();
+  auto wanted = batch.logit_rows.begin();
+  for (const kernels::SequenceRows& sequence : batch.sequences) {
+    const int64_t end = sequence.first_row + sequence.num_rows;
+    for (; wanted != batch.logit_rows.end() && *wanted < end; ++wanted) {
+      const auto row = static_cast<size_t>(*wanted);
+      const bool follows =
+          wanted_.num_rows() > 0 && *wanted > sequence.first_row && wanted[-1] == *wanted - 1;
+      if (follows) {
+        ++wanted_.sequences.back().num_rows;
+      } else {
+        kernels::SequenceRows next = sequence;
+        next.first_row = wanted_.num_rows();
+        next.num_rows = 1;
+        next.first_position = batch.positions[row];
+        wanted_.sequences.push_back(next);
+      }
+      wanted_.logit_rows.push_back(static_cast<int32_t>(wanted_.num_rows()));
+      wanted_.token_ids.push_back(batch.token_ids[row]);
+      wanted_.positions.push_back(batch.positions[row]);
+      wanted_.slots.push_back(batch.slots[row]);
+    }
+  }
+  wanted_.probes = batch.probes;
+  for (StepBatch::Probe& probe : wanted_.probes) {
+    // Its row is a sequence's last: it stands in that sequence's last run.
+    const auto after = std::find_if(
+        wanted_.sequences.begin(), wanted_.sequences.end(),
+        [&](const kernels::SequenceRows& rows) { return rows.first_row > probe.logit; });
+    probe.sequence = static_cast<int32_t>(after - wanted_.sequences.begin()) - 1;
+  }
+  return wanted_;
+}
+
+// Rows of decodes stand there already: in a step of nothing else, and before chunks whose logits
+// nobody wants.
+void Decoder::MoveToFront(Rows x, std::span<const int32_t> rows) {
+  if (std::ranges::equal(rows, std::span(all_rows_).first(rows.size()))) return;
+  backend_->GatherRows(x, rows, First(x, std::ssize(rows)));
+}
+
+void Decoder::Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
+  const Layer& plan = layers_[layer];
+  if (!plan.owners.empty()) backend_->Attention(cache, batch.sequences, plan.owners);
+  if (!plan.reusers.empty()) backend_->Attention(cache, batch.sequences, plan.reusers);
+  const int64_t num_rows = batch.num_rows();
+  for (const Copy& copy : plan.copies) {
+    backend_->GatherRows(First(copy.from, num_rows),
+                         std::span(all_rows_).first(static_cast<size_t>(num_rows)),
+                         First(copy.to, num_rows));
+  }
+  if (!batch.probes.empty()) RunProbes(batch, cache, layer);
+}
+
+absl::Status Decoder::PrepareProbes(const StepBatch& batch) {
+  const size_t bytes = batch.num_probabilities * sizeof(float);
+  host_probabilities_.resize(batch.num_probabilities);
+  if (bytes == 0 || (probabilities_ != nullptr && probabilities_->size() >= bytes)) {
+    return absl::OkStatus();
+  }
+  probabilities_.reset();
+  auto grown = backend_->Allocate(bytes);
+  if (!grown.ok()) return grown.status();
+  probabilities_ = *std::move(grown);
+  return absl::OkStatus();
+}
+
+void Decoder::RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
+  const Layer& plan = layers_[layer];
+  for (const StepBatch::Probe& probe : batch.probes) {
+    if (static_cast<size_t>(probe.layer) != layer) continue;
+    const auto owner =
+        std::lower_bound(plan.owner_heads.begin(), plan.owner_heads.end(), probe.head);
+    STRATA_CHECK(owner != plan.owner_heads.end() && *owner == probe.head, "it computes its scores");
+    const int32_t row = batch.logit_rows[static_cast<size_t>(probe.logit)];
+    kernels::SequenceRows sequence = batch.sequences[static_cast<size_t>(probe.sequence)];
+    sequence.first_row = row;
+    sequence.num_rows = 1;
+    sequence.first_position = batch.positions[static_cast<size_t>(row)];
+    backend_->AttentionProbabilities(
+        cache, sequence, plan.owners[static_cast<size_t>(owner - plan.owner_heads.begin())],
+        probabilities_->floats() + probe.offset);
+  }
+}
+
+// The layer's queries, keys and values, and their way into the cache.
+void Decoder::Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
+  const LayerWeights& weights = weights_->layers[layer];
+  const Layer& plan = layers_[layer];
+  if (weights.qkv == nullptr) return;
+  const int64_t num_rows = batch.num_rows();
+  const Rows projected = First(plan.projected, num_rows);
+  backend_->MatMul(*weights.qkv, First(residual_, num_rows), Norm(weights.input_norm), projected,
+                   Backend::Store::kSet);
+  mixes_.clear();
+  for (kernels::ValueMix mix : plan.mixes) {
+    mix.values.num_rows = mix.first_values.num_rows = num_rows;
+    mixes_.push_back(mix);
+  }
+  backend_->PrepareAttention(cache, {.rotated = projected.Columns(0, plan.rotated_columns),
+                                     .positions = batch.positions,
+                                     .rope_table = rope_table_,
+                                     .mixes = mixes_,
+                                     .writes = plan.writes,
+                                     .slots = batch.slots});
+}
+
+void Decoder::FeedForward(int64_t num_rows, size_t layer) {
+  const LayerWeights& weights = weights_->layers[layer];
+  const Rows residual = First(residual_, num_rows);
+  const Rows activated = First(activated_, num_rows);
+  backend_->GatedMatMul(*weights.gate_up, residual, Norm(weights.post_attention_norm), activated);
+  backend_->MatMul(*weights.down, activated, {}, residual, Backend::Store::kAdd);
+}
+
+kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) const {
+  return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
+}
+
+// Leaves [rows, vocab] in logits_, and where the host is to choose from them and cannot read that,
+// in host_logits_. `rows`: where the batch's logit rows stand by now, and those that pad it.
+absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
+  if (rows.empty()) return absl::OkStatus();
+  const auto count = static_cast<int64_t>(rows.size());
+  const size_t bytes =
+      rows.size() * static_cast<size_t>(LogitsStride(config_.vocab_size)) * sizeof(float);
+  if (logits_ == nullptr || logits_->size() < bytes) {
+    logits_.reset();
+    auto grown = backend_->Allocate(bytes);
+    if (!grown.ok()) return grown.status();
+    logits_ = *std::move(grown);
+  }
+  MoveToFront(residual_, rows);
+  const int64_t vocab = config_.vocab_size;
+  const int64_t stride = logits_->host_readable() ? vocab : LogitsStride(vocab);
+  const Rows logits = {logits_->floats(), count, vocab, stride};
+  backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,
+                   Backend::Store::kSet);
+  if (!batch.choices.empty()) {
+    backend_->ChooseTokens(logits, batch.choices);
+  } else if (!logits_->host_readable()) {
+    const auto wanted = static_cast<size_t>(std::ssize(batch.logit_rows) * stride);
+    host_logits_.resize(std::max(host_logits_.size(), wanted));
+    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted)),
+                         logits_->data());
+    for (int64_t i = 1; i < std::ssize(batch.logit_rows) && stride != vocab; ++i) {
+      std::copy_n(host_logits_.data() + i * stride, vocab, host_logits_.data() + i * vocab);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/decode/decoder_layout.h"
+#include "engine/decode/step_batch.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "kernels/backend.h"
+#include "kvcache/plan/plane_map.h"
+#include "kvcache/plan/sharing_plan.h"
+
+namespace strata::engine {
+
+// One forward pass for every architecture: the sharing plan, resolved at Create into the heads of
+// each layer, decides whose queries meet which planes.
+//
+// Reused scores (Reuse Transformers, arXiv 2110.06821: U = P_owner V) are *stored* for sequences
+// that have score blocks: the owner's attention keeps its scores there and the reusing heads read
+// them and their values. For all others they are *routed*: the owner's rotated queries and
+// log-sum-exp of the step are kept, and the reusing head runs attention with them over its own
+// value plane: the same probabilities, to the bit, without a T x T matrix. A head that shares
+// scores and values with an earlier one takes its finished output.
+//
+// Behind the last layer that writes to the cache, only rows whose logits are wanted are run.
+//
+// One thread. Scratch is allocated once, for `max_rows` rows.
+class Decoder {
+ public:
+  // `layout`: the plan's. `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED when
+  // scratch cannot be had.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(
+      const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+      const kvcache::PlaneMap& planes, const Weights* weights, kernels::Backend* backend,
+      int32_t max_rows);
+
+  // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. Where the
+  // backend chooses from them (batch.choices) it returns when that is under way: another batch may
+  // be started before the first is finished, kMostUntaken at a time; else that is the end of it.
+  // REQUIRES: 1 <= num_rows <= max_rows.
+  absl::Status Start(const StepBatch& batch, const kernels::PagedArena& cache);
+  // Waits for the oldest batch that was started. Returns its logits, [logit_rows, vocab], valid
+  // until the next Start; none where the backend chose from them. An error is the device's.
+  absl::StatusOr<std::span<const float>> Finish(const StepBatch& batch);
+
+  // What the choices of the batch that was finished last came to.
+  std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
+  // What the last batch's probes asked for, until the next Start.
+  std::span<const float> probabilities() const { return host_probabilities_; }
+
+ private:
+  struct Copy {
+    kernels::Rows from;  // [max_rows, d]
+    kernels::Rows to;
+  };
+  // A layer's part of the plan with every pointer and offset in place.
+  struct Layer {
+    kernels::Rows projected;      // [max_rows, (q + k + v heads) * d], living heads only
+    int64_t rotated_columns = 0;  // of `projected`: queries and keys
+    std::vector<kernels::ValueMix> mixes;
+    std::vector<kernels::PlaneWrite> writes;
+    std::vector<kernels::HeadAttention> owners;   // heads that compute their softmax
+    std::vector<int32_t> owner_heads;             // their numbers, in the same order
+    std::vector<kernels::HeadAttention> reusers;  // heads that apply another's probabilities
+    std::vector<Copy> copies;  // after attention, in order: outputs taken, then outputs kept
+  };
+  class Builder;  // plan -> layers_
+
+  Decoder(const ModelConfig& config, const Weights* weights, kernels::Backend* backend,
+          int32_t max_rows);
+  void Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
+  void Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
+  void FeedForward(int64_t num_rows, size_t layer);
+  kernels::RmsNorm Norm(const std::unique_ptr<kernels::Buffer>& weight) const;
+  const StepBatch& Padded(const StepBatch& batch);
+  const StepBatch& KeepWantedRows(const StepBatch& batch);
+  void MoveToFront(kernels::Rows x, std::span<const int32_t> rows);
+  absl::Status PrepareProbes(const StepBatch& batch);
+  void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
+  absl::Status ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows);
+
+  const ModelConfig config_;
+  const Weights* const weights_;
+  kernels::Backend* const backend_;
+  const int64_t max_rows_;
+
+  std::vector<std::unique_ptr<kernels::Buffer>> buffers_;  // what everything below points into
+  std::vector<Layer> layers_;
+  const float* rope_table_ = nullptr;        // [max_positions, d]
+  kernels::Rows residual_;                   // [max_rows, hidden]
+  kernels::Rows attended_;                   // [max_rows, H * d]
+  kernels::Rows activated_;                  // [max_rows, intermediate]
+  size_t last_writer_ = 0;                   // the last layer that writes to the cache
+  std::vector<kernels::Rows> kept_rows_;     // what later layers read of earlier ones, then
+  std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
+  std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
+  StepBatch padded_;                         // a step of decodes with rows that nobody has
+  StepBatch wanted_;                         // the rows of a step whose logits are wanted
+  std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
+  std::vector<float> host_logits_;
+  std::vector<kernels::ChosenToken> chosen_;
+  std::unique_ptr<kernels::Buffer> probabilities_;  // [most asked for so far]
+  std::vector<float> host_probabilities_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/base/errors.h"
+#include "nlohmann/json.hpp"
+
+namespace strata::engine {
+
+// Both ends belong to the range.
+struct IntRange {
+  int64_t min = 0;
+  int64_t max = 0;
+};
+
+// Typed reads of a JSON object's keys. A key that is missing or null takes its default. The first
+// thing wrong, one line naming file, key, value and limit, is kept in status(), and every read
+// after it gives a default, so that a caller reads all it needs and looks once.
+class ConfigReader {
+ public:
+  // `object` is an object and outlives the reader; `name` stands for it in errors.
+  ConfigReader(std::string name, const nlohmann::json& object)
+      : name_(std::move(name)), object_(object) {}
+
+  // Null where the key is missing or null.
+  const nlohmann::json* Get(std::string_view key) const;
+  bool Has(std::string_view key) const { return Get(key) != nullptr; }
+  bool IsNull(std::string_view key) const;  // written, and null
+
+  // A whole number in JSON's notation (2048.0 and 2e3 are not).
+  int64_t RequiredInt(std::string_view key, IntRange range);
+  int64_t Int(std::string_view key, int64_t default_value, IntRange range);
+  // Finite, above 0 and at most `max`.
+  double RequiredPositive(std::string_view key, double max);
+  double Positive(std::string_view key, double default_value, double max);
+  // From `min` to `max`; absent where missing.
+  std::optional<float> OptionalFloat(std::string_view key, float min, float max);
+  bool Bool(std::string_view key, bool default_value);
+  // "" where missing.
+  std::string String(std::string_view key);
+  // A number or a list of numbers; empty where missing.
+  std::vector<int64_t> IntList(std::string_view key, IntRange range);
+
+  // Fails where one of `others` is there: names that other configs have for `key`, which is missing
+  // here, so that a default would stand in its place.
+  void RefuseOtherNames(std::string_view key, std::initializer_list<std::string_view> others);
+
+  template <typename... Parts>
+  void Refuse(const Parts&... parts) {
+    Fail(InvalidArgument(name_, ": ", parts...));
+  }
+  template <typename... Parts>
+  void NotBuilt(const Parts&... parts) {
+    Fail(Unimplemented(name_, ": ", parts...));
+  }
+  void Fail(absl::Status status) {
+    if (status_.ok()) status_ = std::move(status);
+  }
+
+  const std::string& name() const { return name_; }
+  const absl::Status& status() const { return status_; }
+  bool ok() const { return status_.ok(); }
+
+ private:
+  bool Missing(std::string_view key);
+  int64_t CheckedInt(std::string_view key, const nlohmann::json& value, IntRange range);
+  double CheckedPositive(std::string_view key, const nlohmann::json& value, double max);
+
+  std::string name_;
+  const nlohmann::json& object_;
+  absl::Status status_;
+};
+
+}  // namespace strata::engine

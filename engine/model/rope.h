@@ -1,0 +1,13 @@
+#pragma once
+
+#include "engine/model/config_reader.h"
+#include "engine/model/model_config.h"
+
+namespace strata::engine {
+
+// rope_theta and rope_scaling, or rope_parameters (the newer name, which holds rope_theta too).
+// Fails `config` where they contradict each other, UNIMPLEMENTED for a rope_type other than
+// "default", "linear" and "llama3".
+RopeConfig ReadRope(ConfigReader& config);
+
+}  // namespace strata::engine

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/model/model_config.h"
+#include "engine/model/tensor_source.h"
+#include "kernels/backend.h"
+#include "kvcache/plan/sharing_plan.h"
+
+namespace strata::engine {
+
+// One decoder layer on the backend. The projections hold the rows of living heads only, in head
+// order; `qkv` stacks queries, keys and values, so that a layer costs one product for all three.
+struct LayerWeights {
+  std::unique_ptr<kernels::Buffer> input_norm;  // [hidden]
+  std::unique_ptr<kernels::Matrix> qkv;         // [(q + k + v heads) * d, hidden]; null: none
+  std::unique_ptr<kernels::Matrix> output;      // [hidden, H * d]
+  std::unique_ptr<kernels::Buffer> post_attention_norm;  // [hidden]
+  std::unique_ptr<kernels::Matrix> gate_up;              // [2 * intermediate, hidden], gated
+  std::unique_ptr<kernels::Matrix> down;                 // [hidden, intermediate]
+};
+
+struct Weights {
+  std::unique_ptr<kernels::Matrix> embedding;  // [vocab, hidden]
+  std::unique_ptr<kernels::Matrix> head;       // [vocab, hidden]; null: tied, use `embedding`
+  std::unique_ptr<kernels::Buffer> final_norm;
+  std::vector<LayerWeights> layers;
+  size_t bytes = 0;        // on the backend
+  int64_t parameters = 0;  // of the tensors in use
+  // Tensors that the checkpoint holds and the plan does not need: names, sorted, with " (in part)"
+  // where rows of other heads are in use, and the bytes of it.
+  std::vector<std::string> unused;
+  size_t unused_bytes = 0;
+
+  const kernels::Matrix& lm_head() const { return head ? *head : *embedding; }
+};
+
+// The plan of a model: the override if it is not null, else config.cross_layer, else read off the
+// projections that the checkpoint holds. With learnable mixes the checkpoint's value_mix scalars
+// stand in the plan that is returned; without an override, scalars that the plan has no use for are
+// INVALID_ARGUMENT.
+absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
+                                                 const TensorSource& tensors,
+                                                 const nlohmann::json& plan_override);
+
+// Loads what the plan needs, stored as `dtype`. A projection of which only
+// some heads live may be stored with just those heads' rows, or in full: then it is trimmed. With
+// tied embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do; both must be
+// equal. INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
+                                    const TensorSource& tensors, kernels::DType dtype,
+                                    kernels::Backend* backend);
+
+}  // namespace strata::engine

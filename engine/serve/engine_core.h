@@ -1,0 +1,145 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/decode/sampler.h"
+#include "engine/decode/step_batch.h"
+#include "engine/serve/engine.h"
+#include "engine/serve/load_model.h"
+#include "engine/serve/observer.h"
+#include "engine/serve/scheduler.h"
+#include "engine/serve/step_pacer.h"
+
+namespace strata::engine {
+
+// The engine without its thread: model, cache, scheduler, one step at a time. Tests drive it
+// directly; Engine runs it on its thread.
+class EngineCore {
+ public:
+  // `backend` as for LoadModel.
+  static absl::StatusOr<std::unique_ptr<EngineCore>> Create(
+      const EngineOptions& options, std::unique_ptr<kernels::Backend> backend = nullptr);
+
+  // INVALID_ARGUMENT, "field: value and limit". Reads constants only: any thread.
+  absl::Status Validate(const Request& request) const;
+  // REQUIRES: validated.
+  void Add(Request request, std::shared_ptr<RequestSink> sink, Request::Time submitted);
+  // Ends the request now, whatever its state; its blocks are free on return. False if unknown.
+  bool Finish(std::string_view id, FinishReason reason, const absl::Status& status);
+  // The same for one of its sequences. While the prompt is computed there is only one for all.
+  bool Finish(std::string_view id, int32_t index, FinishReason reason, const absl::Status& status);
+  // Ends every request.
+  void FinishAll(FinishReason reason, const absl::Status& status);
+
+  bool HasWork() const {
+    return !scheduler_.waiting().empty() || !scheduler_.running().empty() || ahead_.is_under_way;
+  }
+  // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
+  // decides what runs; Execute runs it and hands out the tokens. Where memory is short in a step
+  // its requests end with INTERNAL and the core goes on. Where the device has failed all do.
+  //
+  // Where the backend chooses tokens, Execute puts the next step under way before it waits for this
+  // one's, if that is more of the same (Scheduler::NextAhead): so the device has work while the
+  // host hands out tokens. What a sequence that ends meanwhile computes there is dropped. Plan then
+  // finds that step, and who waits to run is in the one after it.
+  void Plan();
+  void Execute();
+  void Step() {
+    Plan();
+    Execute();
+  }
+  int64_t steps() const { return steps_; }  // that ended
+  // OK, or INTERNAL with the error that ended the device: no step can be run any more.
+  const absl::Status& failure() const { return failure_; }
+
+  // Called with the id of a request that ends, before its sink hears of it: from then on the id may
+  // be used again.
+  using ReleaseHook = std::function<void(const std::string& id)>;
+  void set_release_hook(ReleaseHook hook) { release_hook_ = std::move(hook); }
+  // Called with the logits that choose each token, before it is chosen, by the host. For tests.
+  using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
+  void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
+
+  // Whether it may do so: for tests and benchmarks.
+  void set_runs_ahead(bool runs_ahead) { runs_ahead_ = runs_ahead; }
+  int64_t steps_ahead() const { return steps_ahead_; }  // that were put under way so
+
+  const ModelInfo& model() const { return model_.info; }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const kvcache::CacheManager& cache() const { return *model_.cache; }
+  kernels::Backend& backend() { return *model_.backend; }
+  absl::Status CheckIntegrity() const;
+
+ private:
+  EngineCore(LoadedModel model, const EngineOptions& options);
+  // A step: who runs, as rows, and what is told of it.
+  struct StepRun {
+    StepPlan plan;  // a range whose sequence has ended under way has none
+    StepBatch batch;
+    StepStats stats;  // its spans are of the two members below
+    absl::Status started;
+    bool is_under_way = false;
+  };
+
+  void Expire(Request::Time now);
+  void Flatten();
+  void FlattenAhead();
+  void AddSequence(const ScheduledRange& range, StepBatch* batch);
+  void AddProbes(std::span<const AttentionHead> heads, int32_t size);
+  bool BackendChooses() const;
+  void AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch);
+  void Start(StepRun* step);
+  void RunAhead();
+  void Fail(const absl::Status& status);
+  void TellStep(Request::Time begin, Request::Time forwarded);
+  const Sequence* Ahead(size_t i, size_t stages) const;
+  void Commit(std::span<const float> logits);
+  void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
+  SampledToken Sample(const Sequence& sequence, std::span<const float> logits);
+  void CommitRange(const ScheduledRange& range, std::span<const float> logits,
+                   std::span<const float> probabilities);
+  void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
+  void Accept(Sequence& sequence, std::span<const float> logits,
+              std::span<const float> probabilities, Request::Time now);
+  bool EndsOutput(const Sequence& sequence, int32_t token) const;
+  void End(Sequence& sequence, FinishReason reason, const absl::Status& status,
+           std::optional<TokenEvent> end_token = std::nullopt);
+  RequestMetrics MetricsOf(const Sequence& sequence) const;
+
+  const LoadedModel model_;
+  const std::chrono::milliseconds priority_ageing_;
+  EngineObserver* const observer_;  // may be null
+  const bool times_sampling_;
+  Scheduler scheduler_;
+  StepPacer pacer_;
+  Sampler sampler_;
+  StepRun now_;
+  StepRun ahead_;  // the one after it, where it is under way
+  bool runs_ahead_ = true;
+  int64_t steps_ahead_ = 0;
+  size_t num_accepted_ = 0;  // of the step's choices
+  std::vector<double> first_token_seconds_;
+  std::vector<double> inter_token_seconds_;
+  int64_t steps_ = 0;
+  absl::Status failure_;
+  Request::Time last_step_end_;
+  uint64_t num_requests_ = 0;
+  // Deadlines and time limits of the requests in flight, the earlier of each.
+  std::set<std::pair<Request::Time, RequestState*>> limits_;
+  ReleaseHook release_hook_;
+  LogitsHook logits_hook_;
+};
+
+}  // namespace strata::engine

@@ -1,0 +1,247 @@
+#include "engine/serve/load_model.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "engine/base/errors.h"
+#include "engine/base/json_file.h"
+#include "engine/model/dtypes.h"
+#include "engine/model/model_name.h"
+#include "engine/model/random_tensors.h"
+#include "engine/model/safetensors.h"
+#include "engine/model/tensor_names.h"
+#include "engine/serve/memory_need.h"
+#include "kvcache/plan/plan_parser.h"
+
+namespace strata::engine {
+namespace {
+
+using kernels::DType;
+
+absl::Status CheckRange(std::string_view option, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return InvalidArgument(option, ": ", value, " is not in ", low, "..", high);
+}
+
+absl::Status CheckOptions(const EngineOptions& options) {
+  const struct {
+    std::string_view name;
+    int64_t value, low, high;
+  } ranges[] = {
+      {"threads", options.threads, 0, 256},
+      {"block-tokens", options.block_tokens, 1, 1024},
+      {"max-batch-tokens", options.max_batch_tokens, 0, 65536},
+      {"max-prefill-chunk", options.max_prefill_chunk, 0, 65536},
+      {"max-running", options.max_running, 1, 32768},  // a CUDA grid is 65,535 blocks deep
+      {"max-queue", options.max_queue, 1, 1 << 20},
+  };
+  for (const auto& range : ranges) {
+    absl::Status status = CheckRange(range.name, range.value, range.low, range.high);
+    if (!status.ok()) return status;
+  }
+  if (!(options.memory_share >= 0 && options.memory_share <= 1)) {
+    return InvalidArgument("memory-share: ", options.memory_share, " is not in 0..1");
+  }
+  return absl::OkStatus();
+}
+
+// What a share of the device's memory leaves for the cache. `before`: when nothing of the model was
+// there; `working`: what steps may still allocate.
+absl::StatusOr<size_t> CacheBytes(double share, const kernels::DeviceMemory& before,
+                                  const kernels::DeviceMemory& now, size_t working) {
+  const auto budget = static_cast<size_t>(share * static_cast<double>(now.total));
+  const size_t taken = before.available - std::min(before.available, now.available);
+  const std::string sum =
+      Concat("memory-share: ", share, " of ", now.total, " bytes is ", budget,
+             ", of which the model takes ", taken, " and steps up to ", working);
+  if (taken + working >= budget) {
+    return absl::ResourceExhaustedError(Concat(sum, ": nothing is left for the cache"));
+  }
+  const size_t left = budget - taken - working;
+  if (left + working > now.available) {
+    return absl::ResourceExhaustedError(
+        Concat(sum, ": the cache would have ", left, ", but only ", now.available, " are free"));
+  }
+  return left;
+}
+
+absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
+  if (value == "auto") return ScoreReuse::kAuto;
+  if (value == "store") return ScoreReuse::kStore;
+  if (value == "route") return ScoreReuse::kRoute;
+  return InvalidArgument("score-reuse: \"", value, "\" is not one of auto, store, route");
+}
+
+absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
+                                             const kvcache::AttentionShape& shape) {
+  if (cross_layer.empty()) return nlohmann::json();
+  if (absl::ascii_isalpha(static_cast<unsigned char>(cross_layer[0]))) {
+    auto named = kvcache::NamedPlan(cross_layer, shape);
+    if (named.ok()) return named;
+    return InvalidArgument("cross-layer: ", std::string(named.status().message()));
+  }
+  return ParseJson("cross-layer", cross_layer);
+}
+
+// Config, checkpoint and plan of a directory, nothing on a backend yet.
+struct OpenedModel {
+  ModelConfig config;
+  std::unique_ptr<TensorSource> tensors;
+  kvcache::SharingPlan plan;
+};
+
+absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const std::string& shape,
+                                      const std::string& cross_layer) {
+  auto config = shape.empty() ? LoadModelConfig(dir) : NamedShape(shape);
+  if (!config.ok()) return config.status();
+  std::unique_ptr<TensorSource> tensors;
+  if (shape.empty()) {
+    auto checkpoint = Checkpoint::Open(dir);
+    if (!checkpoint.ok()) return checkpoint.status();
+    tensors = *std::move(checkpoint);
+  } else {
+    tensors = std::make_unique<RandomTensors>(*config);
+  }
+  absl::Status names =
+      CheckTensorNames(dir.string(), *tensors, config->architecture, config->attention.num_layers);
+  if (!names.ok()) return names;
+  auto plan_override = ParseOverride(cross_layer, config->attention);
+  if (!plan_override.ok()) return plan_override.status();
+  auto plan = ResolvePlan(*config, *tensors, *plan_override);
+  if (!plan.ok()) return plan.status();
+  return OpenedModel{*std::move(config), std::move(tensors), *std::move(plan)};
+}
+
+// What a checkpoint runs in unless told otherwise: as it is, but f16 in f32, which holds it
+// exactly, where the backend (null: none) has no f16.
+DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
+  if (checkpoint != DType::kF16) return checkpoint;
+  const bool has_f16 = backend != nullptr && backend->CheckWeights(DType::kF16).ok() &&
+                       backend->CheckCache(DType::kF16, DType::kF16).ok();
+  return has_f16 ? DType::kF16 : DType::kF32;
+}
+
+ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
+                   PlanReport plan) {
+  ModelInfo info;
+  info.name = !options.name.empty()    ? options.name
+              : !options.shape.empty() ? options.shape
+                                       : ModelNameOf(options.model_dir);
+  info.architecture = model.config.architecture;
+  info.device = model.backend->Describe();
+  info.dtype = kernels::DTypeName(dtype);
+  info.parameters = model.weights->parameters;
+  info.weight_bytes = model.weights->bytes;
+  info.vocab_size = model.config.vocab_size;
+  info.hidden_size = model.config.hidden_size;
+  info.max_positions = model.config.max_positions;
+  info.cache_tokens = model.cache->capacity_tokens();
+  info.block_tokens = options.block_tokens;
+  info.max_batch_tokens = options.max_batch_tokens;
+  info.max_prefill_chunk = options.max_prefill_chunk;
+  info.cache_bytes = model.cache->arena_bytes();
+  info.eos_ids = model.config.eos_ids;
+  if (options.generation_config == "auto") info.defaults = model.config.defaults;
+  info.unused_tensors = model.weights->unused;
+  info.unused_bytes = model.weights->unused_bytes;
+  info.plan = std::move(plan);
+  return info;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& given,
+                                      std::unique_ptr<kernels::Backend> backend) {
+  EngineOptions options = given;
+  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
+  if (!opened.ok()) return opened.status();
+  const auto score_reuse = ParseScoreReuse(options.score_reuse);
+  if (!score_reuse.ok()) return score_reuse.status();
+  if (backend == nullptr) {
+    auto made = kernels::CreateBackend({.device = options.device,
+                                        .threads = options.threads,
+                                        .pin_threads = options.pin_threads,
+                                        .batch_invariant = options.batch_invariant});
+    if (!made.ok()) return made.status();
+    backend = *std::move(made);
+  }
+  for (int32_t* tokens : {&options.max_batch_tokens, &options.max_prefill_chunk}) {
+    if (*tokens == 0) *tokens = backend->StepTokens();
+  }
+  const DType checkpoint = AutomaticDType(opened->config.dtype, backend.get());
+  const auto dtype = ParseWeightDType(options.weights, checkpoint);
+  if (!dtype.ok()) return dtype.status();
+  // Whoever wants fewer bits in the cache as well says so.
+  const auto cache_dtypes =
+      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
+  if (!cache_dtypes.ok()) return cache_dtypes.status();
+
+  LoadedModel model;
+  model.config = std::move(opened->config);
+  model.plan = std::move(opened->plan);
+  model.backend = std::move(backend);
+  if (absl::Status status = model.backend->CheckWeights(*dtype); !status.ok()) return status;
+  absl::Status kept = model.backend->CheckCache(cache_dtypes->keys, cache_dtypes->values);
+  if (!kept.ok()) return kept;
+  const std::optional<kernels::DeviceMemory> memory = model.backend->device_memory();
+  if (options.memory_share > 0 && !memory) {
+    return InvalidArgument("memory-share: ", model.backend->Describe(),
+                           ", has no memory of its own; cache-bytes is for it");
+  }
+  const DecoderLayout layout = LayoutOf(model.config, model.plan);
+  const StepNeed steps = NeedOfSteps(model.config, layout, options, *model.backend);
+  if (!memory) {  // what a cgroup does not allow would end in a kill, much later
+    absl::Status fits =
+        CheckMemory({.weights = NeedOfWeights(model.config, model.plan, *dtype),
+                     .cache = options.cache_bytes,
+                     .steps = steps},
+                    options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
+    if (!fits.ok()) return fits;
+  }
+  auto weights =
+      LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
+  if (!weights.ok()) return weights.status();
+  model.weights = std::make_unique<Weights>(*std::move(weights));
+  PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
+  auto decoder =
+      Decoder::Create(model.config, model.plan, layout,
+                      kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
+                      model.weights.get(), model.backend.get(), options.max_batch_tokens);
+  if (!decoder.ok()) return decoder.status();
+  model.decoder = *std::move(decoder);
+  absl::StatusOr<size_t> cache_bytes = options.cache_bytes;
+  if (options.memory_share > 0) {
+    cache_bytes =
+        CacheBytes(options.memory_share, *memory, *model.backend->device_memory(), steps.growth);
+    if (!cache_bytes.ok()) return cache_bytes.status();
+  }
+  auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
+                                             {.cache_bytes = *cache_bytes,
+                                              .block_tokens = options.block_tokens,
+                                              .dtypes = *cache_dtypes,
+                                              .store_scores = report.stores_scores});
+  if (!cache.ok()) return cache.status();
+  model.cache = *std::move(cache);
+  model.info = Describe(options, model, *dtype, std::move(report));
+  return model;
+}
+
+absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
+                                       const std::string& cross_layer,
+                                       const std::string& cache_dtype,
+                                       const std::string& score_reuse) {
+  auto opened = OpenModel(model_dir, /*shape=*/"", cross_layer);
+  if (!opened.ok()) return opened.status();
+  const auto dtypes =
+      ParseCacheDTypes(cache_dtype, AutomaticDType(opened->config.dtype, /*backend=*/nullptr));
+  if (!dtypes.ok()) return dtypes.status();
+  const auto reuse = ParseScoreReuse(score_reuse);
+  if (!reuse.ok()) return reuse.status();
+  return MakePlanReport(opened->plan, *dtypes, *reuse);
+}
+
+}  // namespace strata::engine

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/decode/decoder.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "engine/serve/engine.h"
+#include "kernels/backend.h"
+#include "kvcache/blocks/cache_manager.h"
+
+namespace strata::engine {
+
+// A model ready to run: what EngineCore is made of, in order of dependence (later members point to
+// earlier ones).
+struct LoadedModel {
+  ModelConfig config;
+  kvcache::SharingPlan plan;
+  ModelInfo info;
+  std::unique_ptr<kernels::Backend> backend;
+  std::unique_ptr<Weights> weights;
+  std::unique_ptr<Decoder> decoder;
+  std::unique_ptr<kvcache::CacheManager> cache;
+};
+
+// INVALID_ARGUMENT "option: value and limit" for an option out of range; else what config,
+// checkpoint, plan, cache and backend report, each one line. With a `backend` (of a test's own)
+// that one is used, whatever options.device says.
+absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
+                                      std::unique_ptr<kernels::Backend> backend = nullptr);
+
+}  // namespace strata::engine

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kvcache/plan/sharing_plan.h"
+
+namespace strata::kvcache {
+
+// What keys and values are kept in, each as it likes.
+struct CacheDTypes {
+  kernels::DType keys = kernels::DType::kF32;
+  kernels::DType values = kernels::DType::kF32;
+
+  static constexpr CacheDTypes Both(kernels::DType dtype) { return {dtype, dtype}; }
+};
+
+// One plane: the keys or the values of one kv head of one layer, [block_tokens, head_dim] in every
+// block, `offset` bytes after the block's start.
+struct Plane {
+  kernels::PlaneKind kind = kernels::PlaneKind::kKey;
+  HeadRef head;  // kv head
+  size_t offset = 0;
+};
+
+// From plan to bytes. The only place that knows how large a token's cache entry is; pool,
+// admission, metrics and kernels all take it from here. Immutable.
+class PlaneMap {
+ public:
+  PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens);
+
+  // Planes in offset order; those that one layer reads stand together.
+  const std::vector<Plane>& planes() const { return planes_; }
+  // REQUIRES: the plan has that plane.
+  size_t KeyOffset(HeadRef kv_head) const;
+  size_t ValueOffset(HeadRef kv_head) const;
+
+  CacheDTypes dtypes() const { return dtypes_; }
+  int32_t block_tokens() const { return block_tokens_; }
+  int32_t head_dim() const { return shape_.head_dim; }
+  size_t block_bytes() const;      // block_tokens * bytes_per_token
+  size_t bytes_per_token() const;  // key_bytes_per_token + value_bytes_per_token, scales included
+  size_t key_bytes_per_token() const;
+  size_t value_bytes_per_token() const;
+  size_t plain_bytes_per_token() const;  // of L * G key planes and as many value planes
+  // What stored decode takes beside them: S f32 logits a context token.
+  size_t score_bytes_per_token() const;
+  int32_t score_slots() const { return stored_score_heads_; }  // S
+  size_t score_block_bytes() const;                            // of block_tokens tokens
+  // Whether a decode step moves fewer bytes when it keeps scores than when it computes them again.
+  // It does not where all query heads together read one narrow key plane; nor where no score is
+  // reused.
+  bool storing_scores_pays() const { return storing_scores_pays_; }
+
+ private:
+  // Of one plane.
+  size_t key_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.keys, head_dim()); }
+  size_t value_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.values, head_dim()); }
+
+  AttentionShape shape_;
+  CacheDTypes dtypes_;
+  int32_t block_tokens_;
+  std::vector<Plane> planes_;
+  std::vector<std::optional<size_t>> key_offsets_;    // [layer * G + kv head]
+  std::vector<std::optional<size_t>> value_offsets_;  // [layer * G + kv head]
+  int32_t num_key_planes_ = 0;
+  int32_t stored_score_heads_ = 0;
+  bool storing_scores_pays_ = false;
+};
+
+}  // namespace strata::kvcache

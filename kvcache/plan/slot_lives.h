@@ -1,0 +1,34 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "kvcache/plan/sharing_plan.h"
+
+namespace strata::kvcache {
+
+// Places for what heads make and later layers take. `last_reader`: for each head whose product is
+// kept, the last layer that takes it. Each head gets the lowest slot that is free from its own
+// layer to that one; returns the slots, and how many there are in all.
+inline std::pair<std::map<HeadRef, int32_t>, int32_t> AssignSlots(
+    const std::map<HeadRef, int32_t>& last_reader) {
+  std::map<HeadRef, int32_t> slots;
+  std::vector<int32_t> busy_until;  // [slot]: the last layer that takes what is in it
+  for (const auto& [owner, last] : last_reader) {  // in order of layers
+    const int32_t layer = owner.layer;
+    const auto free = std::find_if(busy_until.begin(), busy_until.end(),
+                                   [layer](int32_t until) { return until < layer; });
+    slots[owner] = static_cast<int32_t>(free - busy_until.begin());
+    if (free == busy_until.end()) {
+      busy_until.push_back(last);
+    } else {
+      *free = last;
+    }
+  }
+  return {std::move(slots), static_cast<int32_t>(busy_until.size())};
+}
+
+}  // namespace strata::kvcache

@@ -1,0 +1,172 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/serve/request_check.h"
+#include "server/base/read_file.h"
+#include "server/base/unicode.h"
+#include "server/cli/client.h"
+#include "server/cli/commands.h"
+#include "server/cli/generate_report.h"
+#include "server/cli/signal_watch.h"
+#include "server/cli/standard_output.h"
+#include "server/grpc/grpc_server.h"
+#include "strata/v1/inference.grpc.pb.h"
+
+namespace strata::server {
+namespace {
+
+absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
+  if (options.prompt) return *options.prompt;
+  if (*options.prompt_file != "-") return ReadFile("--prompt-file", *options.prompt_file);
+  return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+v1::GenerateRequest MakeRequest(const GenerateOptions& options, std::string prompt) {
+  v1::GenerateRequest request;
+  request.set_text(std::move(prompt));
+  if (options.max_tokens) request.set_max_tokens(*options.max_tokens);
+  if (options.min_tokens) request.set_min_tokens(*options.min_tokens);
+  if (options.temperature) request.set_temperature(*options.temperature);
+  if (options.top_k) request.set_top_k(*options.top_k);
+  if (options.top_p) request.set_top_p(*options.top_p);
+  if (options.min_p) request.set_min_p(*options.min_p);
+  if (options.repetition_penalty) request.set_repetition_penalty(*options.repetition_penalty);
+  if (options.frequency_penalty) request.set_frequency_penalty(*options.frequency_penalty);
+  if (options.presence_penalty) request.set_presence_penalty(*options.presence_penalty);
+  for (const auto& [id, bias] : options.logit_bias) (*request.mutable_logit_bias())[id] = bias;
+  request.mutable_allowed_token_ids()->Add(options.allowed_token_ids.begin(),
+                                           options.allowed_token_ids.end());
+  request.mutable_bad_words()->Add(options.bad_words.begin(), options.bad_words.end());
+  if (options.no_special_tokens) request.set_add_special_tokens(false);
+  if (options.keep_special_tokens) request.set_skip_special_tokens(false);
+  if (options.truncate_prompt_tokens) {
+    request.set_truncate_prompt_tokens(*options.truncate_prompt_tokens);
+  }
+  if (options.seed) request.set_seed(*options.seed);
+  request.mutable_stop()->Add(options.stop.begin(), options.stop.end());
+  if (options.include_stop_string) request.set_include_stop_string(true);
+  if (options.ignore_eos) request.set_ignore_eos(true);
+  if (options.logprobs) request.set_logprobs(*options.logprobs);
+  if (options.prompt_logprobs) request.set_prompt_logprobs(*options.prompt_logprobs);
+  if (options.n) request.set_n(*options.n);
+  if (options.priority) request.set_priority(*options.priority);
+  if (options.time_limit) {
+    request.set_time_limit_seconds(std::chrono::duration<double>(*options.time_limit).count());
+  }
+  if (options.bypass_prefix_cache) request.set_bypass_prefix_cache(true);
+  if (options.cache_salt) request.set_cache_salt(*options.cache_salt);
+  return request;
+}
+
+// gRPC would refuse what is not UTF-8 without a reason.
+absl::Status CheckUtf8(const v1::GenerateRequest& request) {
+  const auto check = [](const char* field, const std::string& text) {
+    const auto offset = FindInvalidUtf8(text);
+    if (!offset) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(field, ": not UTF-8 at byte ", *offset));
+  };
+  absl::Status status = check("prompt", request.text());
+  for (const std::string& stop : request.stop()) status.Update(check("stop", stop));
+  for (const std::string& word : request.bad_words()) status.Update(check("bad_words", word));
+  status.Update(check("cache_salt", request.cache_salt()));
+  return status;
+}
+
+void Collect(const v1::GenerateEvent& event, GenerateResult* result) {
+  result->request_id = event.request_id();
+  SequenceResult& sequence = result->sequences[static_cast<size_t>(event.index())];
+  if (event.has_started()) {
+    const auto& ids = event.started().prompt_token_ids();
+    result->prompt_token_ids.assign(ids.begin(), ids.end());
+    result->seed = event.started().seed();
+  } else if (event.has_prompt_logprobs()) {
+    const auto& tokens = event.prompt_logprobs().tokens();
+    result->prompt_logprobs.assign(tokens.begin(), tokens.end());
+  } else if (event.has_delta()) {
+    const v1::Delta& delta = event.delta();
+    sequence.text += delta.text();
+    sequence.token_ids.insert(sequence.token_ids.end(), delta.token_ids().begin(),
+                              delta.token_ids().end());
+    sequence.logprobs.insert(sequence.logprobs.end(), delta.logprobs().begin(),
+                             delta.logprobs().end());
+  } else if (event.has_finished()) {
+    const v1::Finished& finished = event.finished();
+    sequence.reason = finished.reason();
+    sequence.metrics = finished.metrics();
+    if (finished.has_end_token_id()) sequence.end_token_id = finished.end_token_id();
+    if (finished.has_end_logprobs()) sequence.end_logprobs = finished.end_logprobs();
+    sequence.stop_string = finished.stop_string();
+  }
+}
+
+// Reads the stream of `n` sequences to its end. With `show` the text of a single one goes to stdout
+// as it comes. What is wrong with stdout cancels the call, and comes before the server's words
+// about that.
+absl::StatusOr<GenerateResult> Stream(grpc::ClientContext* context,
+                                      grpc::ClientReader<v1::GenerateEvent>* reader, int32_t n,
+                                      bool show) {
+  GenerateResult result;
+  result.sequences.resize(static_cast<size_t>(std::clamp(n, 1, engine::kMaxSequences)));
+  absl::Status written;
+  absl::Status unexpected;
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) {
+    if (event.index() < 0 || event.index() >= std::ssize(result.sequences)) {
+      unexpected = absl::InternalError(absl::StrCat("a sequence ", event.index(), " of ", n));
+      context->TryCancel();
+      continue;
+    }
+    Collect(event, &result);
+    if (!show || n != 1 || !event.has_delta() || !written.ok()) continue;
+    written = WriteToStdout(event.delta().text());
+    if (!written.ok()) context->TryCancel();
+  }
+  const absl::Status status = FromGrpcStatus(reader->Finish());
+  for (const absl::Status& wrong : {written, unexpected, status}) {
+    if (!wrong.ok()) return wrong;
+  }
+  return result;
+}
+
+// What stands after the streamed text; of several sequences, their texts too.
+std::string Ending(const GenerateResult& result, bool metrics) {
+  std::string text;
+  const bool several = result.sequences.size() > 1;
+  for (size_t i = 0; i < result.sequences.size(); ++i) {
+    const SequenceResult& sequence = result.sequences[i];
+    if (several) absl::StrAppend(&text, i == 0 ? "" : "\n", "[", i, "]\n", sequence.text);
+    text += "\n";
+    if (metrics) text.append("\n").append(MetricsText(sequence.metrics));
+  }
+  return text;
+}
+
+}  // namespace
+
+absl::Status RunGenerate(const GenerateOptions& options) {
+  auto prompt = ReadPrompt(options);
+  if (!prompt.ok()) return prompt.status();
+  const v1::GenerateRequest request = MakeRequest(options, *std::move(prompt));
+  if (absl::Status status = CheckUtf8(request); !status.ok()) return status;
+  RouteLibraryLogs();
+  grpc::ClientContext context;
+  const SignalWatch signals([&context] { context.TryCancel(); });  // before gRPC has threads
+  const auto access = Access::Open(options.access);
+  if (!access.ok()) return access.status();
+  access->Authorize(&context);
+  const auto channel = Connect(options.server, *access);
+  if (!channel.ok()) return channel.status();
+  const auto stub = v1::Inference::NewStub(*channel);
+  const auto reader = stub->Generate(&context, request);
+  const auto result = Stream(&context, reader.get(), options.n.value_or(1), /*show=*/!options.json);
+  if (!result.ok()) return result.status();
+  return WriteToStdout(options.json ? ResultJson(*result) : Ending(*result, options.metrics));
+}
+
+}  // namespace strata::server

@@ -1,0 +1,40 @@
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/cli/client.h"
+#include "server/cli/commands.h"
+#include "server/cli/standard_output.h"
+#include "server/grpc/grpc_server.h"
+
+namespace strata::server {
+namespace {
+
+namespace health = grpc::health::v1;
+
+constexpr std::chrono::seconds kAnswerTimeout{3};
+
+}  // namespace
+
+absl::Status RunHealth(const HealthOptions& options) {
+  RouteLibraryLogs();
+  const auto access = Access::Open(options.access);
+  if (!access.ok()) return access.status();
+  const auto channel = Connect(options.server, *access);
+  if (!channel.ok()) return channel.status();
+  const auto stub = health::Health::NewStub(*channel);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kAnswerTimeout);
+  health::HealthCheckRequest request;
+  request.set_service(options.service);
+  health::HealthCheckResponse response;
+  const absl::Status status = FromGrpcStatus(stub->Check(&context, request, &response));
+  if (!status.ok()) return status;
+  const std::string& answer = health::HealthCheckResponse::ServingStatus_Name(response.status());
+  if (response.status() != health::HealthCheckResponse::SERVING) {
+    return absl::UnavailableError(absl::StrCat(options.server, " answers ", answer));
+  }
+  return WriteToStdout(answer + "\n");
+}
+
+}  // namespace strata::server

@@ -1,0 +1,210 @@
+#include "server/cli/option_set.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "CLI/App.hpp"
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "server/base/listen_address.h"
+#include "server/cli/option_values.h"
+#include "server/cli/variables.h"
+
+namespace strata::server {
+namespace {
+
+absl::Status NotA(const std::string& text, const char* what) {
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not ", what));
+}
+
+template <typename T>
+absl::Status Store(const absl::StatusOr<T>& parsed, T* value) {
+  if (parsed.ok()) *value = *parsed;
+  return parsed.status();
+}
+
+}  // namespace
+
+// The callback has CLI11 read the variables of a subcommand only when it is the one called.
+OptionSet::OptionSet(CLI::App* app) : app_(app) {
+  app_->parse_complete_callback([] {});
+}
+
+CLI::Option* OptionSet::Add(const std::string& flag, const std::string& type,
+                            const std::string& help, Reader read) {
+  const auto checked = [flag, read = std::move(read)](const std::string& text) {
+    const absl::Status status = read(text);
+    if (!status.ok()) throw CLI::ValidationError(flag, std::string(status.message()));
+  };
+  return app_->add_option_function<std::string>(flag, checked, help)->type_name(type);
+}
+
+CLI::Option* OptionSet::AddDeployed(const std::string& flag, const std::string& type,
+                                    const std::string& fallback, const std::string& help,
+                                    Reader read) {
+  return Add(flag, type, help, std::move(read))->envname(VariableOf(flag))->default_str(fallback);
+}
+
+void OptionSet::Text(const std::string& flag, const std::string& type, std::string* value,
+                     const std::string& help) {
+  AddDeployed(flag, type, *value, help, [value](const std::string& text) {
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Choice(const std::string& flag, const std::vector<std::string>& choices,
+                       std::string* value, const std::string& help) {
+  const std::string listed = absl::StrJoin(choices, "|");
+  AddDeployed(flag, listed, *value, help, [choices, listed, value](const std::string& text) {
+    if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
+      return NotA(text, listed.c_str());
+    }
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Count(const std::string& flag, int32_t min, int32_t* value,
+                      const std::string& help) {
+  AddDeployed(flag, "COUNT", absl::StrCat(*value), help, [min, value](const std::string& text) {
+    if (absl::SimpleAtoi(text, value) && *value >= min) return absl::OkStatus();
+    const int32_t max = std::numeric_limits<int32_t>::max();
+    return NotA(text, absl::StrCat("a whole number in ", min, "..", max).c_str());
+  });
+}
+
+void OptionSet::Share(const std::string& flag, double* value, const std::string& help) {
+  AddDeployed(flag, "SHARE", absl::StrCat(*value), help, [value](const std::string& text) {
+    if (absl::SimpleAtod(text, value) && *value >= 0 && *value <= 1) return absl::OkStatus();
+    return NotA(text, "a share, such as 0.9");
+  });
+}
+
+void OptionSet::Bytes(const std::string& flag, size_t* value, const std::string& help, size_t min,
+                      size_t max) {
+  AddDeployed(flag, "SIZE", FormatBytes(*value), help, [=](const std::string& text) {
+    const absl::Status status = Store(ParseBytes(text), value);
+    if (!status.ok() || (*value >= min && *value <= max)) return status;
+    return NotA(text, absl::StrCat("in ", FormatBytes(min), "..", FormatBytes(max)).c_str());
+  });
+}
+
+void OptionSet::ListenAddress(const std::string& flag, std::string* value,
+                              const std::string& help) {
+  AddDeployed(flag, "HOST:PORT", *value, help, [value](const std::string& text) {
+    *value = text;
+    return server::ListenAddress::Parse(text).status();
+  });
+}
+
+void OptionSet::OptionalListenAddress(const std::string& flag, std::string* value,
+                                      const std::string& help) {
+  AddDeployed(flag, "HOST:PORT", *value, help, [value](const std::string& text) {
+    *value = text;
+    return text.empty() ? absl::OkStatus() : server::ListenAddress::Parse(text).status();
+  });
+}
+
+void OptionSet::Duration(const std::string& flag, std::chrono::milliseconds* value,
+                         const std::string& help, std::chrono::milliseconds min) {
+  AddDeployed(flag, "DURATION", FormatDuration(*value), help, [=](const std::string& text) {
+    const absl::Status status = Store(ParseDuration(text), value);
+    if (!status.ok() || *value >= min) return status;
+    return NotA(text, absl::StrCat("at least ", FormatDuration(min)).c_str());
+  });
+}
+
+void OptionSet::List(const std::string& flag, const std::string& type,
+                     std::vector<std::string>* values,
+                     absl::Status (*check)(const std::string& text), const std::string& help) {
+  AddDeployed(flag, type, "", help, [values, check](const std::string& text) {
+    if (text.empty()) return absl::OkStatus();
+    for (const absl::string_view part : absl::StrSplit(text, ',')) {
+      std::string value(absl::StripAsciiWhitespace(part));
+      if (absl::Status status = check(value); !status.ok()) return status;
+      if (std::ranges::find(*values, value) != values->end()) {
+        return absl::InvalidArgumentError(absl::StrCat("'", value, "' is given twice"));
+      }
+      values->push_back(std::move(value));
+    }
+    return absl::OkStatus();
+  })->trigger_on_parse();
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<std::string>* value,
+                          const std::string& help) {
+  Add(flag, "TEXT", help, [value](const std::string& text) {
+    *value = text;
+    return absl::OkStatus();
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<int32_t>* value,
+                          const std::string& help) {
+  Add(flag, "COUNT", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<uint64_t>* value,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number in 0..18446744073709551615");
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<float>* value,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [value](const std::string& text) {
+    const bool ok = absl::SimpleAtof(text, &value->emplace());
+    return ok ? absl::OkStatus() : NotA(text, "a number");
+  });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::optional<std::chrono::milliseconds>* value,
+                          const std::string& help) {
+  Add(flag, "DURATION", help,
+      [value](const std::string& text) { return Store(ParseDuration(text), &value->emplace()); });
+}
+
+void OptionSet::Parameter(const std::string& flag, std::vector<std::string>* values,
+                          const std::string& help) {
+  Add(flag, "TEXT", help, [values](const std::string& text) {
+    values->push_back(text);
+    return absl::OkStatus();
+  })->trigger_on_parse();
+}
+
+void OptionSet::Parameter(const std::string& flag, std::vector<int32_t>* values,
+                          const std::string& help) {
+  Add(flag, "NUMBER", help, [values](const std::string& text) {
+    const bool ok = absl::SimpleAtoi(text, &values->emplace_back());
+    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
+  })->trigger_on_parse();
+}
+
+void OptionSet::Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
+                          const std::string& help) {
+  Add(flag, "ID=BIAS", help, [values](const std::string& text) {
+    const size_t sign = text.find('=');
+    engine::LogitBias& bias = values->emplace_back();
+    const bool ok = sign != std::string::npos && absl::SimpleAtoi(text.substr(0, sign), &bias.id) &&
+                    absl::SimpleAtof(text.substr(sign + 1), &bias.bias);
+    return ok ? absl::OkStatus() : NotA(text, "ID=BIAS, two numbers");
+  })->trigger_on_parse();
+}
+
+void OptionSet::Switch(const std::string& flag, bool* value, const std::string& help) {
+  app_->add_flag(flag, *value, help);
+}
+
+}  // namespace strata::server

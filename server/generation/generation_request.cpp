@@ -1,0 +1,202 @@
+#include "server/generation/generation_request.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/serve/request_check.h"
+
+namespace strata::server {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxBadWords = 1024;
+constexpr size_t kMaxBadWordBytes = 256;
+constexpr std::string_view kBlanks = " \t\r\n\v\f";
+constexpr double kMaxTimeLimitSeconds = 1e6;  // what a clock's ticks hold with room to spare
+
+// Which a line of a log could be ended with.
+bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
+uint64_t DrawRandom() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// As many of a prompt's tokens as the request keeps; 0: all.
+absl::StatusOr<int32_t> KeptTokens(const GenerationRequest& request,
+                                   const engine::ModelInfo& model) {
+  if (!request.truncate_prompt_tokens) return 0;
+  const int32_t kept = *request.truncate_prompt_tokens;
+  if (kept == -1) {
+    return engine::MostPromptTokens(model, std::max(request.max_tokens.value_or(1), 1),
+                                    std::max(request.n.value_or(1), 1));
+  }
+  if (kept >= 1 && kept <= model.max_positions) return kept;
+  return absl::InvalidArgumentError(absl::StrCat("truncate_prompt_tokens: ", kept,
+                                                 " is neither -1 nor in 1..", model.max_positions,
+                                                 ", the model's positions"));
+}
+
+absl::StatusOr<std::vector<int32_t>> PromptIds(GenerationRequest* request, int32_t kept,
+                                               const Tokenizer& tokenizer) {
+  if (auto* ids = std::get_if<std::vector<int32_t>>(&request->prompt)) {
+    if (kept > 0 && std::ssize(*ids) > kept) ids->erase(ids->begin(), ids->end() - kept);
+    return std::move(*ids);
+  }
+  const auto* text = std::get_if<std::string>(&request->prompt);
+  if (text == nullptr) {
+    return absl::InvalidArgumentError("prompt: none; give text or token_ids");
+  }
+  if (text->empty()) {
+    return absl::InvalidArgumentError("prompt: empty text; at least one character is needed");
+  }
+  auto ids = tokenizer.Encode(*text, {.add_special_tokens = request->add_special_tokens,
+                                      .parse_special = true,
+                                      .most_tokens = static_cast<size_t>(kept)});
+  if (ids.ok()) return ids;
+  return absl::Status(ids.status().code(),
+                      absl::StrCat("prompt: ", std::string(ids.status().message())));
+}
+
+// The token sequences that spell a word at the beginning of a text and after a space, as vLLM finds
+// them (vllm/sampling_params.py, update_from_tokenizer): with a space in front where that changes
+// the first token and not how many there are.
+absl::Status AppendBadWord(const Tokenizer& tokenizer, std::string_view word,
+                           std::vector<std::vector<int32_t>>* sequences) {
+  const EncodeOptions options = {.add_special_tokens = false, .parse_special = true};
+  auto alone = tokenizer.Encode(word, options);
+  if (!alone.ok()) return alone.status();
+  auto spaced = tokenizer.Encode(absl::StrCat(" ", std::string(word)), options);
+  if (!spaced.ok()) return spaced.status();
+  if (alone->empty()) return absl::InvalidArgumentError("a word without tokens");
+  const bool differs = spaced->size() == alone->size() && spaced->front() != alone->front();
+  sequences->push_back(*std::move(alone));
+  if (differs) sequences->push_back(*std::move(spaced));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> TokenizeBadWords(
+    const std::vector<std::string>& words, const Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> sequences;
+  if (words.size() > kMaxBadWords) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bad_words: ", words.size(), " words is not at most ", kMaxBadWords));
+  }
+  for (size_t i = 0; i < words.size(); ++i) {
+    std::string_view word = words[i];
+    word.remove_prefix(std::min(word.find_first_not_of(kBlanks), word.size()));
+    if (word.empty() || words[i].size() > kMaxBadWordBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bad_words: the word at ", i, " is ",
+                       word.empty() ? "blank" : absl::StrCat("over ", kMaxBadWordBytes, " bytes")));
+    }
+    if (absl::Status status = AppendBadWord(tokenizer, word, &sequences); !status.ok()) {
+      return absl::Status(status.code(),
+                          absl::StrCat("bad_words: at ", i, ": ", std::string(status.message())));
+    }
+  }
+  return sequences;
+}
+
+// The default, cut to what fits beside the prompt. A prompt that leaves no room for a token keeps
+// 1, for the engine to refuse it with the limit.
+int32_t DefaultMaxTokens(const GenerationRequest& request, const engine::ModelInfo& model,
+                         size_t prompt_tokens) {
+  const int64_t most = engine::MostTokens(model, static_cast<int64_t>(prompt_tokens),
+                                          std::max(request.n.value_or(1), 1));
+  return static_cast<int32_t>(
+      std::clamp<int64_t>(most, 1, model.defaults.max_tokens.value_or(request.default_max_tokens)));
+}
+
+engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::ModelInfo& model,
+                                    size_t prompt_tokens) {
+  const engine::SamplingParams defaults;
+  const engine::SamplingDefaults& models = model.defaults;
+  return {
+      .temperature =
+          request->temperature.value_or(models.temperature.value_or(defaults.temperature)),
+      .top_k = request->top_k.value_or(models.top_k.value_or(defaults.top_k)),
+      .top_p = request->top_p.value_or(models.top_p.value_or(defaults.top_p)),
+      .min_p = request->min_p.value_or(models.min_p.value_or(defaults.min_p)),
+      .repetition_penalty = request->repetition_penalty.value_or(
+          models.repetition_penalty.value_or(defaults.repetition_penalty)),
+      .frequency_penalty = request->frequency_penalty.value_or(defaults.frequency_penalty),
+      .presence_penalty = request->presence_penalty.value_or(defaults.presence_penalty),
+      .logit_bias = std::move(request->logit_bias),
+      .allowed_ids = std::move(request->allowed_token_ids),
+      .seed = request->seed ? *request->seed : DrawRandom(),
+      .max_tokens = request->max_tokens ? *request->max_tokens
+                                        : DefaultMaxTokens(*request, model, prompt_tokens),
+      .min_tokens = request->min_tokens.value_or(defaults.min_tokens),
+      .stop_ids = std::move(request->stop_token_ids),
+      .ignore_eos = request->ignore_eos.value_or(defaults.ignore_eos),
+      .logprobs = request->logprobs,
+  };
+}
+
+// The engine's id of the request: the front's own, or one that is drawn.
+std::string EngineId(const GenerationRequest& request) {
+  if (!request.request_id.empty()) return request.request_id;
+  const std::string drawn = absl::StrFormat("%016x", DrawRandom());
+  return absl::StrCat(request.log_id.empty() ? "gen" : request.log_id, "-", drawn);
+}
+
+absl::StatusOr<std::optional<engine::Request::Time>> TimeLimit(std::optional<double> seconds) {
+  if (!seconds) return std::nullopt;
+  if (!(*seconds > 0 && *seconds <= kMaxTimeLimitSeconds)) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "time_limit_seconds: %g is not above 0 and at most %g", *seconds, kMaxTimeLimitSeconds));
+  }
+  using Clock = engine::Request::Time::clock;
+  return Clock::now() +
+         std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*seconds));
+}
+
+absl::Status CheckId(const std::string& id) {
+  if (id.size() > kMaxRequestIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id: ", id.size(), " bytes; at most ", kMaxRequestIdBytes));
+  }
+  const auto place = std::ranges::find_if(id, IsControl);
+  if (place == id.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("request_id: byte %d is the control character 0x%02x; it may hold none",
+                      place - id.begin(), static_cast<unsigned char>(*place)));
+}
+
+}  // namespace
+
+absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
+                                                  const engine::ModelInfo& model,
+                                                  const Tokenizer& tokenizer) {
+  for (const std::string& id : {request.request_id, request.log_id}) {
+    if (absl::Status status = CheckId(id); !status.ok()) return status;
+  }
+  auto time_limit = TimeLimit(request.time_limit_seconds);
+  if (!time_limit.ok()) return time_limit.status();
+  const auto kept = KeptTokens(request, model);
+  if (!kept.ok()) return kept.status();
+  auto prompt = PromptIds(&request, *kept, tokenizer);
+  if (!prompt.ok()) return prompt.status();
+  auto bad_words = TokenizeBadWords(request.bad_words, tokenizer);
+  if (!bad_words.ok()) return bad_words.status();
+  engine::Request work;
+  work.id = EngineId(request);
+  work.prompt = *std::move(prompt);
+  work.sampling = MakeSampling(&request, model, work.prompt.size());
+  work.sampling.bad_words = *std::move(bad_words);
+  work.n = request.n.value_or(work.n);
+  work.priority = request.priority.value_or(work.priority);
+  work.deadline = request.deadline;
+  work.time_limit = *time_limit;
+  work.prompt_logprobs = request.prompt_logprobs;
+  work.attention = std::move(request.attention);
+  work.bypass_prefix_cache = request.bypass_prefix_cache;
+  work.cache_salt = std::move(request.cache_salt);
+  return work;
+}
+
+}  // namespace strata::server

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/base/types.h"
+#include "engine/serve/engine.h"
+#include "server/security/key_account.h"
+#include "server/text/tokenizer.h"
+
+namespace strata::server {
+
+// A request as a front hands it over. Absent parameters take the model's defaults, then those of
+// inference.proto.
+struct GenerationRequest {
+  std::string request_id;               // unique among those in flight; empty: drawn
+  std::string log_id = {};              // what logs call it; empty: request_id
+  std::shared_ptr<Caller> caller = {};  // whose it is; null: no keys are asked for
+  // Not given, text, or token ids.
+  std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
+  bool add_special_tokens = true;   // the post-processor's, around a text
+  bool skip_special_tokens = true;  // leaves special tokens out of the output's text
+  // Keeps this many of the prompt's last tokens; -1: as many as leave room for max_tokens,
+  // or for one where it is absent.
+  std::optional<int32_t> truncate_prompt_tokens;
+  std::optional<int32_t> max_tokens;
+  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // where the model has none
+  std::optional<int32_t> min_tokens;
+  std::optional<float> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<float> repetition_penalty;
+  std::optional<float> frequency_penalty;
+  std::optional<float> presence_penalty;
+  std::vector<engine::LogitBias> logit_bias;
+  std::vector<int32_t> allowed_token_ids;  // empty: all are
+  std::vector<std::string> bad_words;      // texts that the output does not hold
+  std::optional<uint64_t> seed;            // absent: drawn
+  std::vector<int32_t> stop_token_ids;
+  std::vector<std::string> stop;  // strings that end the output
+  bool include_stop_string = false;
+  std::optional<bool> ignore_eos;
+  std::optional<int32_t> logprobs;         // absent: none
+  std::optional<int32_t> prompt_logprobs;  // absent: none
+  std::optional<int32_t> n;
+  std::optional<int32_t> priority;
+  std::optional<engine::Request::Time> deadline;  // then it ends with DEADLINE_EXCEEDED
+  std::optional<double> time_limit_seconds;  // from now; then it ends with what was made so far
+  std::vector<engine::AttentionHead> attention = {};
+  bool bypass_prefix_cache = false;
+  std::string cache_salt;
+};
+
+// The engine's request: prompt tokenized, id and seed drawn, time limit counted from now.
+// INVALID_ARGUMENT, "field: value and limit", for what is wrong with text, id or time limit; the
+// engine checks the rest.
+absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
+                                                  const engine::ModelInfo& model,
+                                                  const Tokenizer& tokenizer);
+
+}  // namespace strata::server

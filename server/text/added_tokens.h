@@ -1,0 +1,65 @@
+#pragma once
+
+#include <bitset>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "server/base/json_reader.h"
+#include "server/text/regex.h"
+
+namespace strata::server {
+
+// A token that is found in the text as it stands, before the model sees any of it.
+struct AddedToken {
+  int32_t id = 0;
+  std::string content;
+  bool special = false;      // dropped by Decode, and found only where special tokens are parsed
+  bool normalized = true;    // looked for in the normalized text, itself normalized
+  bool single_word = false;  // only where no letter or digit touches it
+  bool lstrip = false;       // takes the whitespace on its left with it
+  bool rstrip = false;
+};
+
+// The field `added_tokens` of a tokenizer.json. INVALID_ARGUMENT for a content or an id that is
+// given twice.
+absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(JsonReader root);
+
+// A part of a text: a token found in it, or what lies between two.
+struct TextSection {
+  TextRange range;
+  std::optional<int32_t> token;
+};
+
+// Finds tokens in texts, leftmost first and of several at one place the longest. Time is linear in
+// the text for tokens of bounded length. Immutable once the last token is added; any thread.
+class AddedTokenMatcher {
+ public:
+  // Looks for `pattern`, the token's content as it stands in the text; nothing happens for an empty
+  // pattern, or one that an earlier token has.
+  void Add(const AddedToken& token, std::string_view pattern);
+
+  // The sections of `text` in order; without `parse_special` special tokens stay text. Sections may
+  // overlap where tokens contend for the same whitespace, as in the reference implementation.
+  // REQUIRES: valid UTF-8.
+  std::vector<TextSection> Split(std::string_view text, bool parse_special) const;
+
+ private:
+  struct Hit {
+    const AddedToken* token = nullptr;  // none: nothing starts here
+    size_t end = 0;
+  };
+
+  Hit LongestAt(std::string_view text, size_t begin) const;
+
+  std::vector<AddedToken> tokens_;
+  std::bitset<256> first_bytes_;
+  absl::flat_hash_map<uint64_t, uint32_t> edges_;  // node << 8 | byte -> node; the root is 0
+  absl::flat_hash_map<uint32_t, size_t> accepts_;  // node -> index into tokens_
+};
+
+}  // namespace strata::server

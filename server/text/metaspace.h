@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+
+#include "server/base/json_reader.h"
+
+namespace strata::server {
+
+enum class PrependScheme { kAlways, kFirst, kNever };
+
+// The object that Metaspace has in common as pre-tokenizer and as decoder: spaces are spelled as
+// `replacement`, usually U+2581.
+struct Metaspace {
+  std::string replacement;  // one character
+  PrependScheme scheme = PrependScheme::kAlways;
+  bool split = true;
+
+  // What is wrong stands in the reader's status.
+  static Metaspace FromJson(JsonReader object);
+};
+
+// A field that holds exactly one character.
+std::string ReadCharacter(JsonReader* object, std::string_view name);
+
+}  // namespace strata::server

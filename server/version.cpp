@@ -1,7 +1,0 @@
-#include "server/version.h"
-
-namespace strata::server {
-
-const char* Version() { return STRATA_VERSION; }
-
-}  // namespace strata::server
