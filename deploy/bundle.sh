@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, the shared
-# libraries that they need other than the system's and CUDA's, the models that ship, a systemd unit,
-# and, where they have been built, the CUDA module and what tests/gpu/run.sh runs. Nothing is compiled
-# there and nothing is downloaded.
+# Makes a tarball that runs on any x86-64 machine with glibc 2.36 or newer: the programs, their
+# shared libraries other than the system's and CUDA's, the models that ship, a systemd unit and, if
+# built, the CUDA module and the files of tests/gpu/run.sh. Nothing is compiled or downloaded on
+# that machine.
 #
 #   ./deploy/bundle.sh [BUILD_DIR [TARBALL]]     build, strata-bundle.tar.gz
 #
@@ -45,7 +45,7 @@ for program in "${programs[@]}"; do
   strip -o "$root/bin/$program" "$build/bin/$program"
   chmod +x "$root/bin/$program"
 done
-# What the loader finds for them, less what every such machine has and what comes with CUDA.
+# Copies the programs' libraries except those of every such machine and of CUDA.
 ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
   while read -r library; do
     case $(basename "$library") in

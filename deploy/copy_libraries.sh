@@ -2,7 +2,7 @@
 # Copies the shared libraries that programs need into an image's root, and the copyright notices of
 # the packages that they come from. For the Dockerfiles: it asks dpkg.
 #
-#   deploy/copy_libraries.sh [--glibc] ROOT DIR PROGRAM...   to ROOT/DIR; --glibc: and what runs them
+#   deploy/copy_libraries.sh [--glibc] ROOT DIR PROGRAM...   to ROOT/DIR; --glibc: and the loader
 set -euo pipefail
 
 with_glibc=false

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing, as root or through sudo; else it names them and stops.
+# Installs the Debian packages that are missing, as root or through sudo; otherwise names them and
+# stops.
 #
-#   deploy/install_packages.sh             what building and running Strata needs
-#   deploy/install_packages.sh --tests     that and what tests/run.sh needs
-#   deploy/install_packages.sh --deploy    what the tests of deploy/ need that are skipped without
-#   deploy/install_packages.sh --image     what deploy/test_image.sh needs: it builds in a container
+#   deploy/install_packages.sh             packages for building and running Strata
+#   deploy/install_packages.sh --tests     these and packages for tests/run.sh
+#   deploy/install_packages.sh --deploy    packages for tests of deploy/ that are skipped without
+#   them
+#   deploy/install_packages.sh --image     packages for deploy/test_image.sh: it builds in a
+#   container
 set -euo pipefail
 
 packages=(

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare Debian 12 machine to text on the screen: installs what is missing, builds, serves the
+# From a bare Debian 12 machine to text on the screen: installs missing packages, builds, serves the
 # default model, streams one completion of the prompt through gRPC, prints the request's metrics and
 # stops the server. May be run again and again.
 #
@@ -12,7 +12,8 @@ prompt=${1:-Once upon a time}
 
 mkdir -p build
 echo "build: the programs of build/bin (the log is build/quickstart.log)"
-# Tests need packages that are not installed here. What an earlier run left out is taken in again.
+# Tests need packages that are not installed here. Parts that an earlier run left out are tried
+# again.
 options=(-DCMAKE_BUILD_TYPE=Release -DSTRATA_TESTS=OFF -DSTRATA_SERVER=ON -DSTRATA_CUDA=ON)
 if ! { cmake -S . -B build -G Ninja "${options[@]}" && cmake --build build; } \
   >build/quickstart.log 2>&1; then

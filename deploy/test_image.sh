@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds deploy/Dockerfile and runs what comes out: no Docker, no registry, nothing but Debian's
+# Builds deploy/Dockerfile and runs the image: no Docker, no registry, nothing but Debian's
 # packages. The base image is made by debootstrap from the mirror that this machine's apt uses.
 #
 #   deploy/test_image.sh [WORK]     as root on Debian 12; some ten minutes on two cores, 6 GB of disk
@@ -89,18 +89,18 @@ say "$bytes bytes in $(find "$root" -type f | wc -l) files, at most $most_bytes"
 ((bytes <= most_bytes)) || fail "the image is too large"
 [[ ! -e $root/bin/sh && ! -e $root/usr/bin/sh ]] || fail "there is a shell in the image"
 
-# As buildah itself runs it: the image's own user and variables.
+# Runs like buildah itself: the image's own user and variables.
 box run "$container" -- /usr/bin/strata --version
 box run "$container" -- /usr/bin/strata plan >/dev/null
 
 # The container: process 1 of its own process and mount namespaces, the root read-only, the image's
 # user, no capability and no way to one. The network is the machine's, on ports of our own.
-# Not from the range that connections are given theirs from.
+# Ports are outside the range from which the system assigns ports to connections.
 export STRATA_SERVER=127.0.0.1:18051 STRATA_GRPC_ADDRESS=127.0.0.1:18051
 export STRATA_HTTP_ADDRESS=127.0.0.1:18080
 url=http://$STRATA_HTTP_ADDRESS
 mkdir -p "$root"/{proc,dev}
-# $0: the root; $@: what runs there.
+# $0: the root; $@: the command to run there.
 # shellcheck disable=SC2016
 enter='mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" &&
   mount --rbind /dev "$0/dev" && mount -t proc proc "$0/proc" &&

@@ -14,7 +14,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateBackend(const BackendOptions& opt
   if (options.device == "cuda") return CreateCudaBackend(options);
   std::string why_not_cuda;
   if (options.device == "auto" && MayHaveCuda()) {
-    // A device that cannot be used is none. One that fails is told.
+    // An unusable device counts as absent. Any other failure is returned.
     auto cuda = CreateCudaBackend(options);
     if (!absl::IsFailedPrecondition(cuda.status())) return cuda;
     why_not_cuda = std::string(cuda.status().message());

@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 // STRATA_CHECK(condition, "why it must hold"): ends the process when one of our own invariants is
-// broken. What a user or a file can get wrong is an absl::Status instead.
+// broken. A mistake of a user or a file is an absl::Status instead.
 #define STRATA_CHECK(condition, why)                                                               \
   do {                                                                                             \
     if (!(condition)) [[unlikely]] {                                                               \

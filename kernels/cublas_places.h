@@ -7,9 +7,9 @@ namespace strata::kernels {
 
 inline constexpr const char* kCublas = "libcublasLt.so.13";
 
-// Files of that name where CUDA may have been put without telling the loader, likeliest first: under
-// CUDA_HOME and CUDA_PATH, then among the packages of Python (NVIDIA's wheels, which PyTorch brings:
-// nvidia/cu13/lib) of VIRTUAL_ENV, CONDA_PREFIX, the user and the system. Any thread.
+// Files named kCublas in places that the loader may not search, likeliest first: under CUDA_HOME,
+// CUDA_PATH and /usr/local/cuda-13*, then among the Python packages (NVIDIA's wheels, which PyTorch
+// brings: nvidia/cu13/lib) of VIRTUAL_ENV, CONDA_PREFIX, the user and the system. Any thread.
 std::vector<std::string> FindCublas();
 
 }  // namespace strata::kernels

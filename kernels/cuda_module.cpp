@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cublas_places.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kernels {
 namespace {
@@ -41,7 +42,7 @@ bool HasModule() {
   return std::filesystem::exists(ModulePath(), error);
 }
 
-// Libraries stay loaded: whatever they made may live as long as the program.
+// Libraries stay loaded: their objects may live as long as the program.
 absl::StatusOr<CreateFunction> LoadModule() {
   if (!HasModule()) return Missing(absl::StrCat("no ", kModule, " beside the program"));
   if (dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) == nullptr) {
@@ -49,7 +50,7 @@ absl::StatusOr<CreateFunction> LoadModule() {
   }
   void* module = dlopen(ModulePath().c_str(), RTLD_NOW | RTLD_LOCAL);
   if (module == nullptr) {
-    // A library of this name that is loaded already is what the module gets.
+    // The module then links to a library of this name that is already loaded.
     const std::string error = LoaderError();
     for (const std::string& cublas : FindCublas()) {
       if (dlopen(cublas.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) continue;
@@ -68,11 +69,10 @@ absl::StatusOr<CreateFunction> LoadModule() {
 bool MayHaveCuda() { return HasModule() || dlopen(kDriver, RTLD_NOW | RTLD_GLOBAL) != nullptr; }
 
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options) {
-  const absl::StatusOr<CreateFunction> create = LoadModule();
-  if (!create.ok()) return create.status();
+  ASSIGN_OR_RETURN(const CreateFunction create, LoadModule());
   std::unique_ptr<Backend> backend;
   absl::Status status;
-  (*create)(&options, &backend, &status);
+  create(&options, &backend, &status);
   if (!status.ok()) return status;
   return backend;
 }

@@ -7,13 +7,13 @@
 
 namespace strata::kernels {
 
-// Whether this machine has NVIDIA's driver, or the program the module: worth trying, and worth
-// saying why it failed.
+// Whether NVIDIA's driver or the module is there. A CUDA backend is then worth a try, and its
+// failure worth a report.
 bool MayHaveCuda();
 
-// A CUDA backend out of libstrata_cuda.so, which stands beside the program and is loaded at the
-// first call. FAILED_PRECONDITION, one line, where the module, the driver or a device that it can
-// use is missing.
+// Creates a CUDA backend from libstrata_cuda.so, which is beside the program and is loaded at the
+// first call. FAILED_PRECONDITION in one line if the module, the driver or a usable device is
+// missing.
 absl::StatusOr<std::unique_ptr<Backend>> CreateCudaBackend(const BackendOptions& options);
 
 }  // namespace strata::kernels

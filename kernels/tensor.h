@@ -6,13 +6,13 @@
 
 namespace strata::kernels {
 
-// 8 bits are what weights and planes are quantised to: integers, or floats of 4 bits of exponent
-// and 3 of fraction (e4m3), with a scale beside them. No checkpoint holds them.
+// Weights and planes are quantised to 8 bits: integers, or floats of 4 bits of exponent and 3 of
+// fraction (e4m3), with a scale beside them. No checkpoint holds 8 bits.
 enum class DType : uint8_t { kF32, kBF16, kF16, kI8, kF8 };
 
 constexpr bool HasScale(DType dtype) { return dtype == DType::kI8 || dtype == DType::kF8; }
 
-// Of a number, without its share of a scale.
+// Bytes of one number, without its share of a scale.
 constexpr size_t DTypeSize(DType dtype) {
   return dtype == DType::kF32 ? 4 : HasScale(dtype) ? 1 : 2;
 }

@@ -4,7 +4,7 @@
 #include <limits>
 #include <span>
 
-// How a token is chosen from logits, for backends that do it where the logits are.
+// Choice of a token from logits, for backends that choose where the logits are.
 namespace strata::kernels {
 
 struct SeenToken {
@@ -17,34 +17,34 @@ struct TokenBias {
 };
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
 
-// A choice from one row of logits, [vocab]. In this order: of `seen` repetition, frequency and
-// presence penalty, biases, temperature, min-p, top-k, top-p, one draw. A logit that is not finite
-// is impossible; where all are, token 0 is chosen. What the spans hold stays as long as the call.
+// A choice from one row of logits, [vocab]. In this order: repetition, frequency and presence
+// penalties of `seen`, biases, temperature, min-p, top-k, top-p, one draw. A logit that is not
+// finite is impossible; if all are, token 0 is chosen. The spans stay valid during the call.
 struct TokenChoice {
   int64_t row = 0;
-  float temperature = 1;  // 0: the highest, of equals the lowest id
+  float temperature = 1;  // 0: the highest logit, of equals the lowest id
   int32_t top_k = 0;      // 0 keeps all
   float top_p = 1;
   float min_p = 0;
   float repetition_penalty = 1;
   float frequency_penalty = 0;
   float presence_penalty = 0;
-  std::span<const SeenToken> seen = {};  // an id once
+  std::span<const SeenToken> seen = {};  // each id once
   std::span<const TokenBias> biases = {};
   double uniform =
-      0;  // in [0, 1): decides among the kept, most likely first, of equals the lower id
+      0;  // in [0, 1): the draw among kept tokens, likeliest first, of equals the lower id
   int32_t num_logprobs =
-      -1;  // of the likeliest, [0, kMaxLogprobs]; -1: none, also of the token itself
+      -1;  // likeliest tokens to report, [0, kMaxLogprobs]; -1: no logprob, not even the token's
 };
 
 constexpr int32_t kMaxLogprobs = 20;
 
-// Log-probabilities are of the row as it stands, before everything above.
+// Log-probabilities are of the row's logits before every step of TokenChoice.
 struct ChosenToken {
   int32_t token = 0;
-  int32_t rank = 0;  // among all, from 1
+  int32_t rank = 0;  // among all tokens, from 1
   float logprob = 0;
-  int32_t num_top = 0;                 // fewer than asked for where fewer are possible
+  int32_t num_top = 0;                 // fewer than asked for if fewer are possible
   int32_t top_ids[kMaxLogprobs] = {};  // likeliest first
   float top_logprobs[kMaxLogprobs] = {};
 };

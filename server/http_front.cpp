@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/base/version.h"
 #include "server/openai/openai.h"
 #include "server/openai/openai_tokenize.h"
@@ -39,9 +40,8 @@ absl::StatusOr<std::unique_ptr<HttpFront>> HttpFront::Start(HttpOptions options,
   std::unique_ptr<HttpFront> front(new HttpFront(metrics));
   options.max_connections = kMaxConnections;
   options.routes = front->Routes();
-  auto server = HttpServer::Start(std::move(options), kPayloadWhileLoading);
-  if (!server.ok()) return server.status();
-  front->server_ = *std::move(server);
+  ASSIGN_OR_RETURN(auto server, HttpServer::Start(std::move(options), kPayloadWhileLoading));
+  front->server_ = std::move(server);
   return front;
 }
 

@@ -15,42 +15,43 @@
 
 namespace strata::server {
 
-// Everything that is served over HTTP:
+// All paths served over HTTP:
 //
 //   GET  /healthz          200 as long as the process lives
-//   GET  /readyz, /health  200 when it serves, else 503 with the reason in a word
+//   GET  /readyz, /health  200 when it serves, otherwise 503 with the reason in a word
 //   GET, POST /ping        as /readyz
 //   GET  /version          {"version": "0.1.0"}
 //   GET  /metrics          Prometheus
-//   GET  /v1/models        OpenAI's API; 503 until the model is loaded, as those below
+//   GET  /v1/models        OpenAI's API; 503 until the model is loaded, like the paths below
 //   GET  /v1/models/NAME
 //   POST /v1/completions
 //   POST /tokenize         vLLM's
 //   POST /detokenize
 //   GET  /tokenizer_info
 //
-// 64 of the 1,024 connections are kept from generating: however many streams are open, the rest is
-// answered. A completion over that limit gets 429, a connection over the other 503.
+// 64 of the 1,024 connections cannot generate, so that other requests are answered beside any
+// number of streams. A completion over the limit of generations gets 429, a connection over the
+// limit of connections 503.
 //
 // Threads: every method may be called from any thread.
 class HttpFront {
  public:
-  // Listens from here on, while the model is still to be loaded. Of `options` the routes and the
-  // number of connections are the front's own. `metrics` must outlive the front. UNAVAILABLE, one
-  // line with the system's reason, where the address cannot be listened on.
+  // Listens from now on, while the model is still to be loaded. The front sets the routes and the
+  // number of connections of `options` itself. `metrics` must outlive the front. UNAVAILABLE, one
+  // line with the system's reason, if the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<HttpFront>> Start(HttpOptions options,
                                                           const Metrics* metrics);
   ~HttpFront();
 
-  // The model is there: opens the API, adds the gauges to the metrics. Once. What `context` points
-  // to must outlive the front. `names` as OpenAi's.
+  // Call once, when the model is loaded: opens the API, adds the gauges to the metrics. The objects
+  // that `context` points to must outlive the front. `names` as OpenAi's.
   void Open(const GenerationContext& context, size_t payload_limit, std::vector<std::string> names);
   void SetHealth(Health health) { health_ = health; }
 
   // HOST:PORT with the port in use.
   const std::string& address() const { return server_->address(); }
 
-  // Takes no more requests, and cuts those still open after `limit`. Returns when all are done.
+  // Takes no more requests, and cuts open ones after `limit`. Returns when all are done.
   void Stop(std::chrono::milliseconds limit) { server_->Stop(limit); }
 
  private:

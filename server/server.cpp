@@ -4,10 +4,12 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "server/base/listen_address.h"
-#include "server/gates.h"
+#include "server/grpc/call_gate.h"
 #include "server/grpc/grpc_credentials.h"
 #include "server/http/cors.h"
+#include "server/openai/http_gate.h"
 #include "server/text/shape_tokenizer.h"
 #include "spdlog/spdlog.h"
 
@@ -16,23 +18,23 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// After the drain: for readers to take what is made already, and for the last bytes to go out.
+// Times after the drain: for clients to read the output so far, and for the last bytes to go out.
 constexpr milliseconds kLastReads{2000};
 constexpr milliseconds kLastBytes{500};
 
-// How often the pump looks for readers that stand still.
+// Interval at which the pump looks for clients that do not read.
 milliseconds TickOf(milliseconds write_timeout) {
   return std::clamp(write_timeout / 4, milliseconds(5), milliseconds(1000));
 }
 
-// The longest prompt: ten bytes a token, or ten bytes of text for each.
+// Room for the longest prompt: ten bytes for each token id, or ten bytes of text for each token.
 size_t ReceiveLimit(const LimitOptions& limits, const engine::ModelInfo& model) {
   const size_t longest = size_t{10} * static_cast<size_t>(model.max_positions) + (size_t{1} << 20);
   const size_t limit = limits.message_bytes > 0 ? limits.message_bytes : longest;
   return std::min<size_t>(limit, std::numeric_limits<int>::max());
 }
 
-// What is said where TLS or keys are missing from a port that others can reach.
+// Warns if TLS or keys are missing from a port that other machines can reach.
 void WarnOfOpenDoors(const ServeOptions& options) {
   for (const std::string& address : {options.grpc_address, options.http_address}) {
     const auto listen = ListenAddress::Parse(address);
@@ -47,7 +49,7 @@ void WarnOfOpenDoors(const ServeOptions& options) {
   }
 }
 
-// A checkpoint may hold more than its plan needs, as one that was trained with more than it shares.
+// A checkpoint may hold more tensors than its plan needs, if it was trained with less sharing.
 void LogUnusedTensors(const engine::ModelInfo& model) {
   const std::vector<std::string>& names = model.unused_tensors;
   if (names.empty()) return;
@@ -84,67 +86,56 @@ HttpOptions HttpOptionsOf(const ServeOptions& options) {
 
 }  // namespace
 
-// All that can be refused before a model is loaded.
+// Opens everything that can fail before a model is loaded.
 absl::StatusOr<Server::Parts> Server::OpenFiles(const ServeOptions& options) {
   Parts parts;
   parts.metrics = std::make_unique<Metrics>();
   if (!options.tls.cert.empty()) {
-    auto tls = TlsStore::Open(options.tls);
-    if (!tls.ok()) return tls.status();
-    parts.tls = *std::move(tls);
+    ASSIGN_OR_RETURN(auto tls, TlsStore::Open(options.tls));
+    parts.tls = std::move(tls);
   }
   if (!options.api_keys.empty()) {
-    auto keys = ApiKeys::Open(options.api_keys);
-    if (!keys.ok()) return keys.status();
-    parts.keys = *std::move(keys);
+    ASSIGN_OR_RETURN(auto keys, ApiKeys::Open(options.api_keys));
+    parts.keys = std::move(keys);
   }
   if (!options.access_log.empty()) {
-    auto log = AccessLog::Open(options.access_log, parts.metrics.get());
-    if (!log.ok()) return log.status();
-    parts.access_log = *std::move(log);
+    ASSIGN_OR_RETURN(auto log, AccessLog::Open(options.access_log, parts.metrics.get()));
+    parts.access_log = std::move(log);
   }
   if (!options.trace.empty()) {
-    auto trace = Trace::Open(options.trace, parts.metrics.get());
-    if (!trace.ok()) return trace.status();
-    parts.trace = *std::move(trace);
+    ASSIGN_OR_RETURN(auto trace, Trace::Open(options.trace, parts.metrics.get()));
+    parts.trace = std::move(trace);
   }
   return parts;
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& options,
                                                       std::function<void()> on_failure) {
-  auto opened = OpenFiles(options);
-  if (!opened.ok()) return opened.status();
-  Parts parts = *std::move(opened);
+  ASSIGN_OR_RETURN(auto opened, OpenFiles(options));
+  Parts parts = std::move(opened);
   WarnOfOpenDoors(options);
   if (!options.http_address.empty()) {
     HttpOptions http_options = HttpOptionsOf(options);
     http_options.tls = parts.tls.get();
     http_options.gate = MakeHttpGate(ContextOf(parts, options, "http"));
-    auto http = HttpFront::Start(std::move(http_options), parts.metrics.get());
-    if (!http.ok()) return http.status();
-    parts.http = *std::move(http);
+    ASSIGN_OR_RETURN(auto http, HttpFront::Start(std::move(http_options), parts.metrics.get()));
+    parts.http = std::move(http);
   }
   if (options.engine.shape.empty()) {
-    auto tokenizer = Tokenizer::Load(options.model_dir);
-    if (!tokenizer.ok()) return tokenizer.status();
-    parts.tokenizer = *std::move(tokenizer);
+    ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::Load(options.model_dir));
+    parts.tokenizer = std::move(tokenizer);
   }
   engine::EngineOptions engine_options = options.engine;
   engine_options.model_dir = options.model_dir;
   if (!options.served_model_names.empty()) engine_options.name = options.served_model_names[0];
-  engine_options.prefix_cache = options.prefix_cache == "on";
-  engine_options.pin_threads = options.pin_threads == "on";
-  engine_options.batch_invariant = options.batch_invariant == "on";
   engine_options.observer = parts.metrics.get();
   if (parts.trace) engine_options.observer = parts.trace.get();
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
   const engine::ModelInfo& model = (*engine)->model();
   if (!parts.tokenizer) {
-    auto tokenizer = MakeShapeTokenizer(model.vocab_size);
-    if (!tokenizer.ok()) return tokenizer.status();
-    parts.tokenizer = *std::move(tokenizer);
+    ASSIGN_OR_RETURN(auto tokenizer, MakeShapeTokenizer(model.vocab_size));
+    parts.tokenizer = std::move(tokenizer);
   }
   spdlog::info(
       "model {}: {} parameters, {} on {}; plan takes {} bytes a token, {:.3f} of a plain cache; "
@@ -160,9 +151,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
   const Parts& own = server->parts_;
   grpc_options.credentials =
       MakeServerCredentials(own.tls.get(), MakeCallGate(ContextOf(own, options, "grpc")));
-  auto grpc = GrpcServer::Start(grpc_options, &server->service_);
-  if (!grpc.ok()) return grpc.status();
-  server->grpc_ = *std::move(grpc);
+  ASSIGN_OR_RETURN(auto grpc, GrpcServer::Start(grpc_options, &server->service_));
+  server->grpc_ = std::move(grpc);
   if (own.http) {
     own.http->Open(ContextOf(own, options, "http"), grpc_options.max_receive_bytes,
                    options.served_model_names);
@@ -180,7 +170,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
 Server::Server(Parts parts, const ServeOptions& options)
     : parts_(std::move(parts)), service_(ContextOf(parts_, options, "grpc")) {}
 
-// A handler that waits for the engine is let go before anything that it waits for is.
+// Ends handlers that wait for the engine before the engine goes.
 Server::~Server() {
   watchdog_.reset();
   if (parts_.http) parts_.http->Stop(milliseconds(0));
@@ -199,7 +189,7 @@ GenerationContext Server::ContextOf(const Parts& parts, const ServeOptions& opti
           .max_prompt_tokens = options.limits.prompt_tokens};
 }
 
-// Every front says the same; draining is for good.
+// Tells every front; draining is for good.
 void Server::SetHealth(Health health) {
   const MutexLock lock(health_mutex_);
   if (draining_) return;

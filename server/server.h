@@ -8,13 +8,13 @@
 #include "absl/status/statusor.h"
 #include "engine/base/mutex.h"
 #include "engine/serve/engine.h"
-#include "server/cli/options.h"
 #include "server/generation/stream_pump.h"
 #include "server/grpc/grpc_server.h"
 #include "server/grpc/grpc_service.h"
 #include "server/http_front.h"
 #include "server/security/api_keys.h"
 #include "server/security/tls.h"
+#include "server/serve_options.h"
 #include "server/telemetry/access_log.h"
 #include "server/telemetry/health.h"
 #include "server/telemetry/metrics.h"
@@ -27,24 +27,24 @@ namespace strata::server {
 // A model being served: engine, tokenizer, pump and the fronts, in order of dependence.
 class Server {
  public:
-  // Listens for HTTP, if asked to, loads the model, then listens for gRPC. One line naming what is
-  // wrong otherwise. `on_failure` is called once, on another thread, when the device has failed
-  // (engine().failure() says how): nothing is served any more.
+  // Listens for HTTP, if asked to, loads the model, then listens for gRPC. Errors are one line.
+  // `on_failure` is called once, on another thread, when the device has failed (engine().failure()
+  // is the error): nothing is served any more.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServeOptions& options,
                                                        std::function<void()> on_failure = {});
   ~Server();
 
   const engine::Engine& engine() const { return *parts_.engine; }
-  // HOST:PORT with the port in use; HTTP's is empty where it is not served.
+  // HOST:PORT with the port in use; HTTP's is empty if it is not served.
   const std::string& address() const { return grpc_->address(); }
   std::string http_address() const { return parts_.http ? parts_.http->address() : ""; }
 
-  // Health answers NOT_SERVING, new requests get UNAVAILABLE, those running have `limit` to finish
-  // and the rest end with UNAVAILABLE; then the ports are closed.
+  // Health answers NOT_SERVING, new requests get UNAVAILABLE, running ones have `limit` to finish
+  // and are then ended with UNAVAILABLE; then the ports are closed.
   void Drain(std::chrono::milliseconds limit);
 
  private:
-  // In order of dependence: what stands below may use what stands above.
+  // In order of dependence: each part may use the parts above it.
   struct Parts {
     std::unique_ptr<TlsStore> tls;  // may be null
     std::unique_ptr<Metrics> metrics;

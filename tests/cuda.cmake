@@ -1,7 +1,7 @@
 # The CUDA backend's tests, without a device and with one.
 
-# On no device: its sources as plain C++, over headers that stand in for CUDA's. They come first in the
-# search, one of kernels/cuda among them, and no other target sees them.
+# Without a device: the sources as plain C++, over headers that stand in for CUDA's. These headers,
+# one of kernels/cuda among them, come first in the search path; no other target sees them.
 set(cuda_sources
   attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
   cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu finish_sums.cu many_rows.cu
@@ -16,8 +16,8 @@ add_library(strata_cuda_on_cpu STATIC EXCLUDE_FROM_ALL
   support/cuda_on_cpu/runtime.cpp)
 target_include_directories(strata_cuda_on_cpu BEFORE PUBLIC ${CMAKE_CURRENT_SOURCE_DIR}/support/cuda_on_cpu)
 target_link_libraries(strata_cuda_on_cpu PUBLIC strata_kernels PRIVATE strata_options)
-# Kernels are what these tests spend their time in. A load or store that a device would refuse, as its
-# address is no multiple of its size, ends the test in any build.
+# These tests spend their time in kernels. A load or store whose address is no multiple of its size
+# ends the test in any build, as a device would refuse it.
 target_compile_options(strata_cuda_on_cpu PRIVATE
   -x c++ -Wno-unknown-pragmas $<$<CONFIG:Release>:-O2> $<$<NOT:$<CONFIG:Release>>:-O1>
   ${alignment_checked})
@@ -42,15 +42,14 @@ if(NOT STRATA_SANITIZE MATCHES thread)
     target_sources(cuda_tests PRIVATE ${sources})
     set(filter *CudaAttentionTest.*dim32_block16:*CudaAttentionTest.*int8_bf16_dim20_block5:Shapes/CudaProductTest.*_33x255*:MoreDTypes/CudaProductTest.Gates*:Long/CudaLongProductTest.*_17x4500*:CudaSamplingTest.OneRow*:CudaSamplingTest.Penalties*:CudaSamplingTest.Ties*:CudaGraphsTest.A*)
     add_test(NAME kernels/cuda/some COMMAND cuda_tests --gtest_filter=${filter})
-    set_tests_properties(kernels/cuda/some PROPERTIES TIMEOUT 900)
     set_tests_properties(suites/cuda_tests PROPERTIES DISABLED ON)  # not every test runs
     add_test(NAME suites/cuda_some
       COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/suites_test.sh --some $<TARGET_FILE:cuda_tests> ${filter})
   endif()
 endif()
 
-# Some of the engine's own tests over it, with a row's bits its own and not. A sanitizer sees the
-# kernels above; whole models take it too long.
+# Some of the engine's own tests over it, with and without batch invariance. Sanitizers see the
+# kernels above; whole models take them too long.
 if(NOT STRATA_SANITIZE)
   add_executable(cuda_engine_tests kernels/cuda/engine_on_cuda.cpp kernels/cuda/on_cpu.cpp)
   target_include_directories(cuda_engine_tests BEFORE PRIVATE support/cuda_on_cpu)
@@ -66,11 +65,10 @@ if(NOT STRATA_SANITIZE)
     $<TARGET_FILE:cuda_engine_tests> --gtest_filter=${not_invariant})
   add_test(NAME suites/cuda_engine_tests COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/suites_test.sh --some
     $<TARGET_FILE:cuda_engine_tests> ${invariant} ${not_invariant})
-  set_tests_properties(engine_on_cuda/batch_invariant engine_on_cuda/default PROPERTIES TIMEOUT 900)
 endif()
 
-# The same on a device: skipped, with the reason, where there is none. tests/gpu/run.sh runs all of
-# the engine's tests as well.
+# The same on a device: skipped, with the reason, if there is none. tests/gpu/run.sh also runs all
+# of the engine's tests.
 if(TARGET strata_cuda)
   add_executable(cuda_gpu_tests
     kernels/cuda/cuda_ahead_test.cpp kernels/cuda/cuda_attention_test.cpp
@@ -84,5 +82,5 @@ if(TARGET strata_cuda)
   add_dependencies(cuda_gpu_tests strata_cuda)
   add_test(NAME gpu/kernels COMMAND cuda_gpu_tests --gtest_filter=*Cuda*)
   set_tests_properties(gpu/kernels PROPERTIES
-    LABELS gpu TIMEOUT 600 SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+    LABELS gpu SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
 endif()

@@ -1,5 +1,5 @@
-# Refuses a test or a source file that no list names: it would never be compiled or run, and nobody
-# would miss it. Options leave parts of the lists out, so the names are read off the lists' text.
+# Refuses a test or a source file that no list names: it would never be compiled or run, and would
+# not be missed. Options leave parts of the lists out, so the names are read from the lists' text.
 
 # strata_words(RESULT FILE...): the words of these lists; comments and ${FOLDER}/ do not count.
 function(strata_words result)
@@ -17,7 +17,7 @@ endfunction()
 set(root ${PROJECT_SOURCE_DIR})
 set(unnamed "")
 
-# Tests. A test of C++ must have reached strata_add_tests with its folder. If an option leaves tests of
+# Tests. A C++ test must have reached strata_add_tests with its folder. If an option leaves tests of
 # the folder out, its name in a list is enough.
 set(folders_left_out "")
 if(NOT STRATA_SERVER)
@@ -31,7 +31,7 @@ file(GLOB lists ${root}/tests/*.cmake)
 file(GLOB_RECURSE more ${root}/tests/CMakeLists.txt)
 strata_words(words ${lists} ${more})
 file(GLOB_RECURSE tests RELATIVE ${root}/tests CONFIGURE_DEPENDS ${root}/tests/*_test.*)
-list(FILTER tests INCLUDE REGEX "[.](c|cc|cpp|cu|py|sh)$")  # others are data, or an editor's
+list(FILTER tests INCLUDE REGEX "[.](c|cc|cpp|cu|py|sh)$")  # other files are data, or an editor's
 foreach(file ${tests})
   get_filename_component(folder ${file} DIRECTORY)
   get_filename_component(name ${file} NAME_WE)

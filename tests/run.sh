@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds everything and runs every test: a release build with the whole
+# Installs missing packages, builds everything and runs every test: a release build with the whole
 # suite, then the core (kernels, kvcache, engine, parsers) under AddressSanitizer and UBSan. May be
 # run again and again.
 #
-#   ./tests/run.sh                       what continuous integration runs
+#   ./tests/run.sh                       continuous integration's run
+#   ./tests/run.sh --fast                builds, then runs the tests that take seconds: at every save
 #   ./tests/run.sh --sanitize            the whole suite under ASan + UBSan, the core under TSan: by hand
-#   ./tests/run.sh -DSTRATA_CUDA=OFF     any option of CMake's: this one leaves CUDA and its emulation out
+#   ./tests/run.sh -DSTRATA_CUDA=OFF     a CMake option: this one leaves out CUDA and its emulation
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-./deploy/install_packages.sh --tests
 jobs=$(nproc)
 mode="test"
-if [[ "${1:-}" == --sanitize ]]; then
-  mode=sanitize
-  shift
-fi
+case ${1:-} in
+  --sanitize | --fast) mode=${1#--} && shift ;;
+  --*) echo "run.sh: unknown argument $1" >&2 && exit 2 ;;
+esac
+[[ $mode == fast ]] || ./deploy/install_packages.sh --tests
 options=("$@")
-# CMake remembers options: ours of an earlier run, and of deploy/quickstart.sh, are taken back.
+# CMake remembers options: options of an earlier run, and of deploy/quickstart.sh, are taken back.
 defaults=(-DSTRATA_TESTS=ON -DSTRATA_SERVER=ON -DSTRATA_CUDA=ON -DSTRATA_FUZZ=OFF -DSTRATA_SANITIZE=)
 
-# A test that was skipped has passed nothing: which, and why, comes last.
+# A skipped test has passed nothing: skipped tests and their reasons come last.
 tested=()
 say_skipped() {
   local dir
@@ -49,7 +50,8 @@ build_and_test() {
   fi
   echo "== $label: testing"
   tested+=("$dir")
-  ctest --test-dir "$dir" --output-on-failure --no-tests=error -j "$jobs" -E "${left_out:-^$}"
+  ctest --test-dir "$dir" --output-on-failure --no-tests=error -j "$jobs" -E "${left_out:-^$}" \
+    -L "${only_label:-.}"
 }
 
 # Little optimisation and line tables only: the code of the sanitizers is slow to compile.
@@ -58,10 +60,13 @@ export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1
 if [[ $mode == sanitize ]]; then
   build_and_test build-asan "whole suite, ASan + UBSan" \
     "${sanitized[@]}" -DSTRATA_SANITIZE=address,undefined
-  # What holds the numbers of one thread against an oracle would take an hour.
+  # Tests that compare the numbers of one thread with an oracle would take an hour.
   left_out='^fuzz/|^kernels/(attention|matmul|stored_scores)|^engine/(plans_vs_naive|golden|sampl)'
   build_and_test build-tsan "core, TSan" \
     "${sanitized[@]}" -DSTRATA_SANITIZE=thread -DSTRATA_SERVER=OFF
+elif [[ $mode == fast ]]; then
+  only_label=fast
+  build_and_test build "release" -DCMAKE_BUILD_TYPE=Release
 else
   build_and_test build "release" -DCMAKE_BUILD_TYPE=Release
   build_and_test build-core-asan "core, ASan + UBSan" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Has clang check the locks (engine/base/mutex.h) of every file that takes one: a guarded member used
-# without its mutex is an error. Skips itself, with 77, where there is no clang++.
+# without its mutex is an error. Skips itself, with 77, if there is no clang++.
 #
 #   thread_safety_test.sh DIR...     folders of generated headers
 set -euo pipefail
@@ -13,7 +13,7 @@ if [[ -z $clang ]]; then
 fi
 check=("$clang" -x c++ -std=c++20 -fsyntax-only -Wno-everything -Wthread-safety -Werror=thread-safety -pthread -I.)
 check+=(-DSTRATA_SOURCE_DIR='""' -DSTRATA_BINARY_DIR='""' -DSTRATA_VERSION='""')
-# Those of cpp-httplib say that it has TLS.
+# The options of cpp-httplib's targets turn its TLS on.
 read -ra httplib < <(pkg-config --cflags cpp-httplib)
 check+=("${httplib[@]}")
 for folder in "$@"; do check+=(-I "$folder"); done
@@ -40,7 +40,7 @@ for wrong in '++count_;' 'Added();' 'mutex_.Lock();'; do
   fi
 done
 
-# As one source: most of the time goes into headers that they have in common.
+# As one source: most of the time goes into common headers.
 mapfile -t files < <(grep -rlE '\b(MutexLock|CondVar)\b' --include='*.cpp' --include='*.h' engine server tests)
 printf '#include "%s"\n' "${files[@]}" | "${check[@]}" -
 echo "${#files[@]} files checked"

@@ -6,7 +6,7 @@
 
 namespace strata::engine {
 
-// The engine's only clock: it never goes back, whatever is done to the system's time.
+// The engine's only clock. It never goes back, even if the system's time changes.
 using Clock = std::chrono::steady_clock;
 
 inline double Seconds(Request::Time from, Request::Time to) {

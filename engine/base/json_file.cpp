@@ -10,15 +10,16 @@
 #include "absl/strings/escaping.h"
 #include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 namespace {
 
 using Json = nlohmann::json;
 
-// Makes a value of the parser's events, and refuses what JSON allows and we do not: deep nesting,
-// and an object with the same key twice, of which every reader would pick another. Parsing ends
-// there.
+// Builds a value from the parser's events. Refuses deep nesting and an object with the same key
+// twice: JSON allows both, but readers differ in which of two values they take. Parsing ends at a
+// refusal.
 class Builder final : public nlohmann::json_sax<Json> {
  public:
   Builder(std::string_view name, std::string_view text) : name_(name), text_(text) {}
@@ -60,8 +61,8 @@ class Builder final : public nlohmann::json_sax<Json> {
     open_.pop_back();
     return true;
   }
-  // Returns the place of the value. An open container does not move: nothing is added to the one
-  // around it before it is closed.
+  // Returns the place of the value. An open container does not move: the container around it takes
+  // no other value before it is closed.
   Json* Place(Json value) {
     if (open_.empty()) return &(root_ = std::move(value));
     if (!open_.back()->is_array()) return &(*member_ = std::move(value));
@@ -73,7 +74,7 @@ class Builder final : public nlohmann::json_sax<Json> {
   std::string_view text_;
   Json root_;
   std::vector<Json*> open_;  // the containers around the next value, the outermost first
-  Json* member_ = nullptr;   // the next value, where the innermost is an object
+  Json* member_ = nullptr;   // the next value, if the innermost container is an object
   absl::Status status_;
 };
 
@@ -85,8 +86,9 @@ bool Builder::key(std::string& key) {
   return added;
 }
 
-// The parser's own words end in what it read last, which may be a client's prompt. Before that they
-// are its own, and tell apart errors that have one number.
+// The parser's message ends with the text it read last, which may be a client's prompt, so that
+// part is cut. The part before it has the parser's own words, and distinguishes errors of one
+// number.
 bool Builder::parse_error(size_t byte, const std::string& /*token*/, const Json::exception& error) {
   constexpr int kOutOfRange = 406;
   std::string_view reason = error.what();
@@ -147,9 +149,8 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t l
 }
 
 absl::StatusOr<Json> ReadJsonFile(const std::filesystem::path& path, size_t limit_bytes) {
-  absl::StatusOr<std::string> text = ReadFile(path, limit_bytes);
-  if (!text.ok()) return text.status();
-  return ParseJson(path.string(), *text);
+  ASSIGN_OR_RETURN(std::string text, ReadFile(path, limit_bytes));
+  return ParseJson(path.string(), text);
 }
 
 std::string Printable(std::string_view name) {

@@ -4,18 +4,18 @@
 #include <condition_variable>
 #include <mutex>
 
-// A mutex whose use clang checks when it compiles (-Wthread-safety): what is guarded by which, and
-// what a function needs held, is written at the declaration, and a use without the lock is an
-// error. Elsewhere the words mean nothing. The only lock of engine and server; the folders below
-// have none. tests/thread_safety_test.sh asks clang.
+// A mutex whose use clang checks when it compiles (-Wthread-safety). Declarations name the mutex
+// that guards a member, or that a function needs held; a use without the lock is an error. Other
+// compilers ignore these attributes. The only lock of engine and server; the folders below have
+// none. tests/thread_safety_test.sh runs clang.
 #ifdef __clang__
 #define STRATA_THREAD_ATTRIBUTE(x) __attribute__((x))
 #else
 #define STRATA_THREAD_ATTRIBUTE(x)
 #endif
-// Of a member: read and written only with the mutex held.
+// Marks a member: read and written only with the mutex held.
 #define STRATA_GUARDED_BY(mutex) STRATA_THREAD_ATTRIBUTE(guarded_by(mutex))
-// Of a function: the caller holds the mutex; the caller does not.
+// Mark a function: the caller must hold the mutex, or must not hold it.
 #define STRATA_REQUIRES(mutex) STRATA_THREAD_ATTRIBUTE(requires_capability(mutex))
 #define STRATA_EXCLUDES(mutex) STRATA_THREAD_ATTRIBUTE(locks_excluded(mutex))
 
@@ -55,8 +55,8 @@ class STRATA_THREAD_ATTRIBUTE(scoped_lockable) MutexLock {
   bool held_ = true;
 };
 
-// Waits for a change of what a mutex guards: always in a loop over the condition, as waits may end
-// for no reason.
+// Waits for a change of data that a mutex guards. Always call it in a loop over the condition, as
+// waits may end for no reason.
 //
 //   MutexLock lock(mutex_);
 //   while (!ready_) changed_.Wait(mutex_);

@@ -6,6 +6,7 @@
 
 #include "engine/decode/decoder_builder.h"
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 
@@ -29,15 +30,13 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(
     const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
     const kvcache::PlaneMap& planes, const Weights* weights, Backend* backend, int32_t max_rows) {
   std::unique_ptr<Decoder> decoder(new Decoder(config, weights, backend, max_rows));
-  if (absl::Status status = Builder(plan, layout, planes, decoder.get()).Build(); !status.ok()) {
-    return status;
-  }
+  RETURN_IF_ERROR(Builder(plan, layout, planes, decoder.get()).Build());
   return decoder;
 }
 
 absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& cache) {
   STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
-  if (absl::Status status = PrepareProbes(batch); !status.ok()) return status;
+  RETURN_IF_ERROR(PrepareProbes(batch));
 
   const bool decodes = batch.num_rows() == std::ssize(batch.sequences);
   backend_->BeginStep(/*repeats=*/decodes);
@@ -54,7 +53,7 @@ absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& c
                      First(residual_, num_rows), Backend::Store::kAdd);
     FeedForward(num_rows, layer);
   }
-  if (absl::Status status = ComputeLogits(batch, rows->logit_rows); !status.ok()) return status;
+  RETURN_IF_ERROR(ComputeLogits(batch, rows->logit_rows));
   if (batch.num_probabilities > 0) {
     backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
                          probabilities_->data());
@@ -65,17 +64,16 @@ absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& c
 absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
   chosen_.resize(batch.choices.size());
   if (!batch.choices.empty()) {
-    if (absl::Status status = backend_->TakeChosen(chosen_); !status.ok()) return status;
+    RETURN_IF_ERROR(backend_->TakeChosen(chosen_));
     return std::span<const float>();
   }
-  if (absl::Status status = backend_->Synchronize(); !status.ok()) return status;
+  RETURN_IF_ERROR(backend_->Synchronize());
   const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
   if (count == 0) return std::span<const float>();
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
 }
 
-// The batch with as many rows as the backend would have in a step of decodes, if there is scratch
-// for them.
+// The batch with padding rows up to the backend's PaddedRows, if there is scratch for them.
 const StepBatch& Decoder::Padded(const StepBatch& batch) {
   const int64_t rows = std::min(backend_->PaddedRows(batch.num_rows()), max_rows_);
   if (rows <= batch.num_rows() || std::ssize(batch.logit_rows) < batch.num_rows()) return batch;
@@ -92,8 +90,8 @@ const StepBatch& Decoder::Padded(const StepBatch& batch) {
   return padded_;
 }
 
-// What later layers still read of the rows whose logits are wanted moves to the front of its
-// buffers. Returns the batch of those rows.
+// Moves the wanted rows of all buffers that later layers read to the front of the buffers. Returns
+// the batch of these rows.
 const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
   const auto count = static_cast<int64_t>(batch.logit_rows.size());
   if (count == batch.num_rows()) return batch;
@@ -123,7 +121,7 @@ const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
   }
   wanted_.probes = batch.probes;
   for (StepBatch::Probe& probe : wanted_.probes) {
-    // Its row is a sequence's last: it stands in that sequence's last run.
+    // A probe's row is its sequence's last row, so it is in the sequence's last run.
     const auto after = std::find_if(
         wanted_.sequences.begin(), wanted_.sequences.end(),
         [&](const kernels::SequenceRows& rows) { return rows.first_row > probe.logit; });
@@ -132,8 +130,8 @@ const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
   return wanted_;
 }
 
-// Rows of decodes stand there already: in a step of nothing else, and before chunks whose logits
-// nobody wants.
+// Decode rows are already at the front, in a step of decodes alone and before chunks without wanted
+// logits, so no copy is needed.
 void Decoder::MoveToFront(Rows x, std::span<const int32_t> rows) {
   if (std::ranges::equal(rows, std::span(all_rows_).first(rows.size()))) return;
   backend_->GatherRows(x, rows, First(x, std::ssize(rows)));
@@ -159,9 +157,8 @@ absl::Status Decoder::PrepareProbes(const StepBatch& batch) {
     return absl::OkStatus();
   }
   probabilities_.reset();
-  auto grown = backend_->Allocate(bytes);
-  if (!grown.ok()) return grown.status();
-  probabilities_ = *std::move(grown);
+  ASSIGN_OR_RETURN(auto grown, backend_->Allocate(bytes));
+  probabilities_ = std::move(grown);
   return absl::OkStatus();
 }
 
@@ -183,7 +180,7 @@ void Decoder::RunProbes(const StepBatch& batch, const kernels::PagedArena& cache
   }
 }
 
-// The layer's queries, keys and values, and their way into the cache.
+// Computes the layer's queries, keys and values, and writes them to the cache.
 void Decoder::Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer) {
   const LayerWeights& weights = weights_->layers[layer];
   const Layer& plan = layers_[layer];
@@ -217,8 +214,8 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
 }
 
-// Leaves [rows, vocab] in logits_, and where the host is to choose from them and cannot read that,
-// in host_logits_. `rows`: where the batch's logit rows stand by now, and those that pad it.
+// Leaves [rows, vocab] in logits_, and also in host_logits_ if the host is to choose from them and
+// cannot read logits_. `rows`: the current rows of the batch's logit rows, and of its padding.
 absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
@@ -226,9 +223,8 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
       rows.size() * static_cast<size_t>(LogitsStride(config_.vocab_size)) * sizeof(float);
   if (logits_ == nullptr || logits_->size() < bytes) {
     logits_.reset();
-    auto grown = backend_->Allocate(bytes);
-    if (!grown.ok()) return grown.status();
-    logits_ = *std::move(grown);
+    ASSIGN_OR_RETURN(auto grown, backend_->Allocate(bytes));
+    logits_ = std::move(grown);
   }
   MoveToFront(residual_, rows);
   const int64_t vocab = config_.vocab_size;

@@ -18,39 +18,39 @@
 namespace strata::engine {
 
 // One forward pass for every architecture: the sharing plan, resolved at Create into the heads of
-// each layer, decides whose queries meet which planes.
+// each layer, decides which queries meet which planes.
 //
 // Reused scores (Reuse Transformers, arXiv 2110.06821: U = P_owner V) are *stored* for sequences
-// that have score blocks: the owner's attention keeps its scores there and the reusing heads read
-// them and their values. For all others they are *routed*: the owner's rotated queries and
-// log-sum-exp of the step are kept, and the reusing head runs attention with them over its own
-// value plane: the same probabilities, to the bit, without a T x T matrix. A head that shares
-// scores and values with an earlier one takes its finished output.
+// with score blocks: the owner's attention writes its scores there, and the reusing heads read
+// these scores and their own values. For all other sequences they are *routed*: the owner's rotated
+// queries and log-sum-exp of the step are kept, and the reusing head runs attention with them over
+// its own value plane. Both give the same probabilities, to the bit, without a T x T matrix. A head
+// that shares scores and values with an earlier one takes its finished output.
 //
-// Behind the last layer that writes to the cache, only rows whose logits are wanted are run.
+// After the last layer that writes to the cache, only rows with wanted logits run.
 //
 // One thread. Scratch is allocated once, for `max_rows` rows.
 class Decoder {
  public:
-  // `layout`: the plan's. `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED when
-  // scratch cannot be had.
+  // `layout`: LayoutOf the plan. `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED if
+  // there is no memory for scratch.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(
       const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
       const kvcache::PlaneMap& planes, const Weights* weights, kernels::Backend* backend,
       int32_t max_rows);
 
-  // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. Where the
-  // backend chooses from them (batch.choices) it returns when that is under way: another batch may
-  // be started before the first is finished, kMostUntaken at a time; else that is the end of it.
-  // REQUIRES: 1 <= num_rows <= max_rows.
+  // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. With
+  // batch.choices, which the backend chooses, Start() does not wait: up to kMostUntaken batches may
+  // be started before the first is finished. Without choices a batch must be finished before the
+  // next Start(). REQUIRES: 1 <= num_rows <= max_rows.
   absl::Status Start(const StepBatch& batch, const kernels::PagedArena& cache);
-  // Waits for the oldest batch that was started. Returns its logits, [logit_rows, vocab], valid
-  // until the next Start; none where the backend chose from them. An error is the device's.
+  // Waits for the oldest batch started. Returns its logits, [logit_rows, vocab], valid until the
+  // next Start; empty if the backend chose from them. An error is the device's.
   absl::StatusOr<std::span<const float>> Finish(const StepBatch& batch);
 
-  // What the choices of the batch that was finished last came to.
+  // The tokens chosen for the batch that was finished last.
   std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
-  // What the last batch's probes asked for, until the next Start.
+  // The probabilities for the last batch's probes, until the next Start.
   std::span<const float> probabilities() const { return host_probabilities_; }
 
  private:
@@ -89,18 +89,18 @@ class Decoder {
   kernels::Backend* const backend_;
   const int64_t max_rows_;
 
-  std::vector<std::unique_ptr<kernels::Buffer>> buffers_;  // what everything below points into
+  std::vector<std::unique_ptr<kernels::Buffer>> buffers_;  // memory for everything below
   std::vector<Layer> layers_;
   const float* rope_table_ = nullptr;        // [max_positions, d]
   kernels::Rows residual_;                   // [max_rows, hidden]
   kernels::Rows attended_;                   // [max_rows, H * d]
   kernels::Rows activated_;                  // [max_rows, intermediate]
   size_t last_writer_ = 0;                   // the last layer that writes to the cache
-  std::vector<kernels::Rows> kept_rows_;     // what later layers read of earlier ones, then
+  std::vector<kernels::Rows> kept_rows_;     // buffers that layers after last_writer_ still read
   std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
   std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
-  StepBatch padded_;                         // a step of decodes with rows that nobody has
-  StepBatch wanted_;                         // the rows of a step whose logits are wanted
+  StepBatch padded_;                         // a step of decodes with padding rows
+  StepBatch wanted_;                         // the rows of a step with wanted logits
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;
   std::vector<kernels::ChosenToken> chosen_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 
@@ -34,8 +35,8 @@ Decoder::Builder::Builder(const kvcache::SharingPlan& plan, const DecoderLayout&
 
 absl::Status Decoder::Builder::Build() {
   decoder_->layers_.resize(layout_.layers.size());
-  if (absl::Status status = AllocateRows(); !status.ok()) return status;
-  if (absl::Status status = MakeRopeTable(); !status.ok()) return status;
+  RETURN_IF_ERROR(AllocateRows());
+  RETURN_IF_ERROR(MakeRopeTable());
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
     PlaceProjections(layer);
     ResolveMixes(layer);
@@ -49,9 +50,9 @@ absl::Status Decoder::Builder::Build() {
 }
 
 absl::StatusOr<float*> Decoder::Builder::Allocate(int64_t num_floats) {
-  auto buffer = decoder_->backend_->Allocate(static_cast<size_t>(num_floats) * sizeof(float));
-  if (!buffer.ok()) return buffer.status();
-  decoder_->buffers_.push_back(*std::move(buffer));
+  ASSIGN_OR_RETURN(auto buffer,
+                   decoder_->backend_->Allocate(static_cast<size_t>(num_floats) * sizeof(float)));
+  decoder_->buffers_.push_back(std::move(buffer));
   return decoder_->buffers_.back()->floats();
 }
 
@@ -71,17 +72,16 @@ absl::Status Decoder::Builder::AllocateRows() {
   return absl::OkStatus();
 }
 
-// In pieces: a long table would take as much of the host's memory again.
+// Copies in pieces: a long table would take as much of the host's memory again.
 absl::Status Decoder::Builder::MakeRopeTable() {
   constexpr int32_t kPiece = 4096;  // positions
   const ModelConfig& config = decoder_->config_;
-  const auto table = Allocate(layout_.rope_floats);
-  if (!table.ok()) return table.status();
-  decoder_->rope_table_ = *table;
+  ASSIGN_OR_RETURN(const auto table, Allocate(layout_.rope_floats));
+  decoder_->rope_table_ = table;
   for (int32_t begin = 0; begin < config.max_positions; begin += kPiece) {
     const int32_t end = std::min(begin + kPiece, config.max_positions);
     const std::vector<float> piece = RopeTable(config.rope, config.attention.head_dim, begin, end);
-    decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(*table + begin * head_dim_),
+    decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(table + begin * head_dim_),
                                      std::as_bytes(std::span(piece)));
   }
   return absl::OkStatus();
@@ -201,7 +201,7 @@ void Decoder::Builder::ResolveAttention(size_t layer) {
 }
 
 std::set<HeadRef> Decoder::Builder::ReadAgain(HeadRef HeadSources::*kind) const {
-  std::map<HeadRef, size_t> first_layer;  // that reads the plane
+  std::map<HeadRef, size_t> first_layer;  // the first layer that reads the plane
   std::set<HeadRef> again;
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
     const DecoderLayout::Layer& place = layout_.layers[layer];
@@ -233,7 +233,7 @@ void Decoder::Builder::ResolveCopies(size_t layer) {
   }
 }
 
-// The row buffers that are read after the last layer has written to the cache.
+// Collects the row buffers that are read after the last layer has written to the cache.
 void Decoder::Builder::ResolveKeptRows() {
   std::vector<kernels::Rows>& rows = decoder_->kept_rows_;
   rows = {decoder_->residual_, decoder_->attended_};

@@ -9,8 +9,8 @@
 
 namespace strata::engine {
 
-// Turns a plan and its layout into the decoder's layers: its buffers, and every pointer and offset
-// the kernels are given.
+// Turns a plan and its layout into the decoder's layers: their buffers, and every pointer and
+// offset for the kernels.
 class Decoder::Builder {
  public:
   Builder(const kvcache::SharingPlan& plan, const DecoderLayout& layout,
@@ -29,7 +29,7 @@ class Decoder::Builder {
   void ResolveKeptRows();
 
   absl::StatusOr<float*> Allocate(int64_t num_floats);
-  // Where a head of the layer stands among its living heads, times d.
+  // Columns of a head among the living heads of its layer.
   kernels::Rows QueryColumns(kvcache::HeadRef query_head) const;
   kernels::Rows KeyColumns(kvcache::HeadRef kv_head) const;
   kernels::Rows ValueColumns(kvcache::HeadRef kv_head) const;

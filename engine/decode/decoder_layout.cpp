@@ -14,7 +14,7 @@ using kvcache::HeadSources;
 namespace {
 
 void ChooseWork(const kvcache::SharingPlan& plan, DecoderLayout& layout) {
-  // What each column of the attention output holds while the layers run.
+  // Sources of the output in each column of the attention output while the layers run.
   std::vector<std::optional<HeadSources>> held(static_cast<size_t>(plan.shape().num_query_heads));
   for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
     for (size_t head = 0; head < held.size(); ++head) {
@@ -37,7 +37,7 @@ void ChooseWork(const kvcache::SharingPlan& plan, DecoderLayout& layout) {
   }
 }
 
-// Returns how many there are at once.
+// Assigns slots to kept outputs. Returns the number of slots.
 int32_t ChooseKeptOutputs(const kvcache::SharingPlan& plan, DecoderLayout& layout) {
   std::map<HeadRef, int32_t> last_taker;
   for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
@@ -53,14 +53,15 @@ int32_t ChooseKeptOutputs(const kvcache::SharingPlan& plan, DecoderLayout& layou
   return num_slots;
 }
 
-// A layer's projections stand in a buffer until the last layer that reads them has run; then the
-// buffer goes to a later layer. Most plans need one buffer, routing plans two.
+// Assigns a buffer to each layer's projections. A buffer is busy until the last layer that reads
+// the projections has run, and then goes to a later layer. Most plans need one buffer, routing
+// plans two.
 void ChooseProjections(const kvcache::SharingPlan& plan, DecoderLayout& layout) {
   for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
     layout.layers[static_cast<size_t>(layer)].last_use =
         static_cast<size_t>(plan.LastReaderOfScores(layer));
     for (int32_t head = 0; head < plan.shape().num_kv_heads; ++head) {
-      size_t& last_use = layout.layers[0].last_use;  // of the values that are mixed in
+      size_t& last_use = layout.layers[0].last_use;  // of layer 0's values, which mixes read
       if (plan.mix(layer, head)) last_use = std::max(last_use, static_cast<size_t>(layer));
     }
   }

@@ -15,8 +15,8 @@ float Possible(float logit) {
   return std::abs(logit) <= std::numeric_limits<float>::max() ? logit : kImpossible;
 }
 
-// Keeps `best` the `count` highest, in order; ids come in rising order, so that a later equal
-// stands behind.
+// Keeps in `best` the `count` highest logits, in order. Ids come in rising order, so a later equal
+// goes behind.
 void Offer(int32_t id, float logit, size_t count, std::vector<TokenLogprob>* best) {
   if (logit == kImpossible) return;
   if (best->size() == count) {
@@ -36,10 +36,10 @@ TokenLogprobs LogprobsOf(std::span<const float> logits, int32_t token, int32_t t
   const auto count = static_cast<size_t>(top);
   TokenLogprobs result = {.logprob = kImpossible, .rank = 1, .top = {}};
   result.top.reserve(count);
-  // What is no higher than this changes nothing.
+  // A logit below the bar changes nothing.
   float bar = count == 0 ? own : kImpossible;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] < bar) continue;  // not so for NaN
+    if (logits[i] < bar) continue;  // false for NaN
     const float logit = Possible(logits[i]);
     const auto id = static_cast<int32_t>(i);
     if (logit > own || (logit == own && id < token)) ++result.rank;

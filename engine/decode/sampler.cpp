@@ -18,7 +18,7 @@ constexpr int kRounds = 10;
 constexpr float kMaxFloat = std::numeric_limits<float>::max();
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
-// A first helping of sorted candidates; most draws end within it.
+// Candidates sorted at first; most draws end among them.
 constexpr size_t kFirstSorted = 128;
 constexpr size_t kSortedGrowth = 8;
 
@@ -80,7 +80,7 @@ SampledToken Sampler::Sample(std::span<const float> logits, const SamplingParams
   return sampled;
 }
 
-// Penalties, bias, barred and allowed ids; the logits themselves where there are none.
+// Applies penalties, bias, barred and allowed ids; returns `logits` itself if there are none.
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const SamplingParams& params,
                                        const SamplingState& state) {
   barred_.clear();
@@ -107,7 +107,7 @@ std::span<const float> Sampler::Adjust(std::span<const float> logits, const Samp
   return adjusted_;
 }
 
-// Leaves the allowed ids that are not barred; all of them where that leaves none.
+// Leaves the allowed ids that are not barred; all allowed ids if all are barred.
 void Sampler::KeepAllowed(const SamplingParams& params) {
   allowed_.clear();
   for (const int32_t id : params.allowed_ids) {
@@ -124,9 +124,8 @@ void Sampler::KeepAllowed(const SamplingParams& params) {
   }
 }
 
-// Tokens go into bins by likelihood in one pass, so that whole bins are kept, dropped or stepped
-// over, and only those at a border are opened and sorted. A bin's mass is summed in the order of
-// ids.
+// Sorts tokens into bins by likelihood in one pass. Whole bins are then kept, dropped or skipped;
+// only bins at a border are opened and sorted. A bin's mass is summed in the order of ids.
 int32_t Sampler::Choose(std::span<const float> logits, const SamplingParams& params,
                         double uniform) {
   const auto greedy = static_cast<int32_t>(std::max<int64_t>(kernels::ArgMaxLogit(logits), 0));
@@ -145,7 +144,7 @@ int32_t Sampler::Choose(std::span<const float> logits, const SamplingParams& par
     total = 0;
     for (size_t bin = 0; bin < num_bins; ++bin) total += bins_[bin].mass;
   }
-  while (bins_[num_bins - 1].mass == 0) --num_bins;  // the first has the likeliest token's
+  while (bins_[num_bins - 1].mass == 0) --num_bins;  // bin 0 has the likeliest token's mass
   double left = uniform * total;
   size_t bin = 0;
   while (bin + 1 < num_bins && left >= bins_[bin].mass) left -= bins_[bin++].mass;
@@ -205,7 +204,7 @@ void Sampler::Open(std::span<const float> logits, size_t bin) {
   }
 }
 
-// Sorts no further than it is asked for, in helpings that grow.
+// Sorts only as far as needed, in growing portions.
 const Sampler::Candidate& Sampler::Likeliest(size_t place) {
   if (place >= num_sorted_) {
     const size_t end =

@@ -14,25 +14,25 @@
 namespace strata::engine {
 
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): four random
-// words that depend on key and counter alone.
+// words that depend only on key and counter.
 std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 // The uniform number in [0, 1) that decides the token at `position` of sequence `index` of a
 // request with this seed: the same under any load, in any order.
 double UniformAt(uint64_t seed, uint32_t index, uint64_t position);
 
-// What the choice depends on beside logits and parameters.
+// Inputs of the choice beside logits and parameters.
 struct SamplingState {
   const TokenHistory& history;  // of the sequence
   std::span<const int32_t> eos_ids = {};
-  std::span<const int32_t> output = {};  // what was generated so far
+  std::span<const int32_t> output = {};  // tokens generated so far
   int32_t num_generated = 0;
   double uniform = 0;  // in [0, 1)
 };
 
-// Appends the ids that must not be drawn after `num_generated` tokens: until min_tokens those that
-// end the output, and the last id of each bad word of which the output ends with the rest. With bad
-// words `output` has all of these tokens.
+// Appends the ids that must not be drawn after `num_generated` tokens: until min_tokens the ids
+// that end the output, and the last id of each bad word whose other ids end the output. With bad
+// words `output` holds all `num_generated` tokens.
 void AppendBarred(const SamplingParams& params, std::span<const int32_t> eos_ids,
                   std::span<const int32_t> output, int32_t num_generated,
                   std::vector<int32_t>* ids);
@@ -47,8 +47,8 @@ struct SampledToken {
 class Sampler {
  public:
   // logits: [vocab]. `uniform` decides among the kept tokens, most likely first, the lower id first
-  // among equals. Non-finite logits count as impossible; if none is finite, token 0, or the lowest
-  // id that is allowed.
+  // among equals. Non-finite logits count as impossible; if none is finite, the result is token 0,
+  // or the lowest allowed id.
   SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
                       const SamplingState& state);
 
@@ -66,11 +66,12 @@ class Sampler {
     double mass = 0;    // the sum of its tokens' weights
     int32_t count = 0;  // of tokens
   };
-  // Sorts all tokens into bins by likelihood; returns the number of bins that any may be in.
+  // Sorts all tokens into bins by likelihood; returns the number of bins that may hold tokens.
   size_t FillBins(std::span<const float> logits, const kernels::LogitWeighing& weighing);
-  // The bins that top-k leaves; the last may lose some of its tokens.
+  // Returns the number of bins that top-k leaves; the last may lose some of its tokens.
   size_t KeepTopK(std::span<const float> logits, size_t top_k, size_t num_bins);
-  // The bins that top-p leaves, likewise, of those that have this mass together.
+  // Returns the number of bins that top-p leaves, likewise: their tokens have `wanted` mass
+  // together.
   size_t KeepTopP(std::span<const float> logits, double wanted, size_t num_bins);
   // Makes the tokens of a bin the candidates.
   void Open(std::span<const float> logits, size_t bin);

@@ -13,7 +13,7 @@ namespace strata::engine {
 //   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Start ─ logits ─► Sampler
 //                                 (host, engine thread)      (backend)
 struct StepBatch {
-  // Attention probabilities that are wanted of a row whose logits are wanted.
+  // Attention probabilities that are wanted for a row with wanted logits.
   struct Probe {
     int32_t sequence = 0;  // of `sequences`
     int32_t logit = 0;     // of `logit_rows`: the row
@@ -27,9 +27,9 @@ struct StepBatch {
   std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
   std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
-  // Tokens that the backend is to choose; none: the host does, from the logits.
+  // Choices for the backend; empty: the host chooses from the logits.
   std::vector<kernels::TokenChoice> choices;
-  std::vector<std::vector<kernels::TokenBias>> biases;  // that choices point to
+  std::vector<std::vector<kernels::TokenBias>> biases;  // memory of the choices' biases
   std::vector<Probe> probes;
   size_t num_probabilities = 0;  // of all probes together
 

@@ -10,9 +10,8 @@
 
 namespace strata::engine {
 
-// What the penalties must know of a sequence: which tokens it holds and how often each was
-// generated. Stays empty, and costs nothing, where the parameters have no penalty. Copied when a
-// sequence is forked.
+// A sequence's tokens as the penalties need them: each token, and how often it was generated. Stays
+// empty, and costs nothing, if the parameters have no penalty. Copied when a sequence is forked.
 class TokenHistory {
  public:
   using Entry = kernels::SeenToken;
@@ -20,12 +19,12 @@ class TokenHistory {
   TokenHistory() = default;
   TokenHistory(const SamplingParams& params, std::span<const int32_t> prompt);
 
-  // Whether the parameters ask for it at all.
+  // Whether the parameters have a penalty.
   bool enabled() const { return enabled_; }
-  // A token was appended to the output.
+  // Records a token that was appended to the output.
   void AddOutput(int32_t token);
 
-  // Each token once, in the order of its first place; [distinct tokens].
+  // Each token once, in the order of first occurrence; [distinct tokens].
   std::span<const Entry> entries() const { return entries_; }
 
  private:

@@ -34,7 +34,7 @@ int64_t ConfigReader::Int(std::string_view key, int64_t default_value, IntRange 
 }
 
 int64_t ConfigReader::CheckedInt(std::string_view key, const Json& value, IntRange range) {
-  // A number above int64 is unsigned and reads as negative here, so look at it as it is.
+  // An unsigned number above INT64_MAX would read as negative, so it is checked first.
   const bool fits =
       value.is_number_integer() &&
       (!value.is_number_unsigned() || value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX));
@@ -59,7 +59,7 @@ double ConfigReader::Positive(std::string_view key, double default_value, double
 double ConfigReader::CheckedPositive(std::string_view key, const Json& value, double max) {
   if (value.is_number()) {
     const auto number = value.get<double>();
-    // What is nothing as a float is nothing.
+    // A value that rounds to 0 as a float is rejected.
     if (std::isfinite(number) && static_cast<float>(number) > 0 && number <= max) return number;
   }
   Refuse(key, " = ", PrintableJson(value), ", want a number above 0, at most ", max);

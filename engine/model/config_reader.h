@@ -20,16 +20,16 @@ struct IntRange {
   int64_t max = 0;
 };
 
-// Typed reads of a JSON object's keys. A key that is missing or null takes its default. The first
-// thing wrong, one line naming file, key, value and limit, is kept in status(), and every read
-// after it gives a default, so that a caller reads all it needs and looks once.
+// Typed reads of a JSON object's keys. A key that is missing or null takes its default. status()
+// keeps the first error, one line naming file, key, value and limit. Every read after an error
+// gives a default, so that a caller reads all it needs and checks once.
 class ConfigReader {
  public:
   // `object` is an object and outlives the reader; `name` stands for it in errors.
   ConfigReader(std::string name, const nlohmann::json& object)
       : name_(std::move(name)), object_(object) {}
 
-  // Null where the key is missing or null.
+  // Null if the key is missing or null.
   const nlohmann::json* Get(std::string_view key) const;
   bool Has(std::string_view key) const { return Get(key) != nullptr; }
   bool IsNull(std::string_view key) const;  // written, and null
@@ -40,16 +40,16 @@ class ConfigReader {
   // Finite, above 0 and at most `max`.
   double RequiredPositive(std::string_view key, double max);
   double Positive(std::string_view key, double default_value, double max);
-  // From `min` to `max`; absent where missing.
+  // From `min` to `max`; nullopt if missing.
   std::optional<float> OptionalFloat(std::string_view key, float min, float max);
   bool Bool(std::string_view key, bool default_value);
-  // "" where missing.
+  // "" if missing.
   std::string String(std::string_view key);
-  // A number or a list of numbers; empty where missing.
+  // A number or a list of numbers; empty if missing.
   std::vector<int64_t> IntList(std::string_view key, IntRange range);
 
-  // Fails where one of `others` is there: names that other configs have for `key`, which is missing
-  // here, so that a default would stand in its place.
+  // Fails if one of `others` is present. They are names of `key` in other configs; with `key`
+  // missing here a default would be used instead.
   void RefuseOtherNames(std::string_view key, std::initializer_list<std::string_view> others);
 
   template <typename... Parts>

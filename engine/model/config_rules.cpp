@@ -12,14 +12,14 @@ namespace {
 
 using Json = nlohmann::json;
 
-// A key that changes the mathematics unless its value is one of those listed.
+// A key that changes the mathematics, unless it has one of the listed values.
 struct Rule {
   std::string_view key;
   std::vector<Json> harmless;  // beside a missing key and null
 };
 
-// Only keys whose presence in a Llama-like config.json is known, with the values by which they
-// announce that nothing is different.
+// Only keys that are known to occur in a Llama-like config.json, with the values by which they
+// announce no difference.
 const std::vector<Rule>& Rules() {
   static const std::vector<Rule> rules = {
       // The gated unit is SiLU.
@@ -86,7 +86,7 @@ const std::vector<Rule>& Rules() {
       {"use_rope", {true}},
       {"alibi", {false}},
       {"use_alibi", {false}},
-      // Every token sees all before it, itself, and nothing else.
+      // Every token sees itself and all tokens before it, and no others.
       {"interleaved_sliding_window", {}},
       {"attention_chunk_size", {}},
       {"attention_window_size", {}},
@@ -156,12 +156,12 @@ const std::vector<Rule>& Rules() {
       {"q_lora_rank", {}},
       {"hidden_size_per_layer_input", {0}},
       {"per_layer_config", {Json::object()}},
-      // Keys and values are shared as cross_layer, or a key that stands for it, says.
+      // Only cross_layer, or an equivalent published key, shares keys and values.
       {"attention_k_eq_v", {false}},
       {"kv_source_layers", {Json::array()}},
       {"kv_source_layer_ids", {Json::array()}},
       {"num_kv_reuse_layers", {0}},
-      // Weights are numbers as stored, of one text model.
+      // Weights are numbers as stored, of a single text model.
       {"quantization_config", {}},
       {"compression_config", {}},
       {"text_config", {}},
@@ -171,10 +171,10 @@ const std::vector<Rule>& Rules() {
   return rules;
 }
 
-// No window, or one that no sequence outgrows.
+// Accepts no window, or a window that no sequence outgrows.
 void CheckSlidingWindow(ConfigReader& config, int64_t max_positions, int64_t default_window) {
   constexpr std::string_view kKey = "sliding_window";
-  // Where the architecture itself brings a window, use_sliding_window does not turn it off.
+  // If the architecture itself has a window, use_sliding_window does not turn it off.
   if (default_window == 0 && !config.Bool("use_sliding_window", true)) return;
   if (!config.Has(kKey) && (default_window == 0 || config.IsNull(kKey))) return;
   const int64_t window = config.Int(kKey, default_window, {.min = 0, .max = INT64_MAX});
@@ -185,7 +185,7 @@ void CheckSlidingWindow(ConfigReader& config, int64_t max_positions, int64_t def
   }
 }
 
-// A list with a kind for every layer, all of them `kind`.
+// Fails unless every entry of the list, one for each layer, is `kind`.
 void CheckAllAre(ConfigReader& config, std::string_view key, const Json& kind) {
   const Json* list = config.Get(key);
   if (list == nullptr) return;

@@ -7,11 +7,11 @@
 namespace strata::engine {
 
 // Checks that config.json describes the decoder that is built here and no other: a key that changes
-// the mathematics must be missing, null or at the value that leaves them alone (the table in the
-// source is the list). A key that is not in the table is ignored: configs are full of training and
-// library settings. Anything else fails `config`, UNIMPLEMENTED naming the key and its value.
+// the mathematics must be missing, null or at a value without effect (the table in the source is
+// the list). A key that is not in the table is ignored: configs are full of training and library
+// settings. Anything else fails `config`, UNIMPLEMENTED naming the key and its value.
 //
-// `default_window`: the sliding window that a config without that key means, 0 for none.
+// `default_window`: the sliding window of a config without that key, 0 for none.
 void CheckMathematics(ConfigReader& config, int64_t max_positions, int64_t default_window);
 
 }  // namespace strata::engine

@@ -17,7 +17,7 @@ std::optional<DType> DTypeNamed(std::string_view name, DType automatic) {
   return std::nullopt;
 }
 
-// What follows the key; "" where it is not there.
+// The text after `key`; "" if `text` does not begin with it.
 std::string_view ValueOf(std::string_view key, std::string_view text) {
   return text.starts_with(key) ? text.substr(key.size()) : "";
 }

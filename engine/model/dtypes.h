@@ -8,16 +8,16 @@
 
 namespace strata::engine {
 
-// What --weights says: auto, which is `automatic`, f32, bf16, f16, int8 or fp8. INVALID_ARGUMENT
-// naming option, value and choices.
+// Parses --weights: auto (gives `automatic`), f32, bf16, f16, int8 or fp8. INVALID_ARGUMENT naming
+// option, value and choices.
 absl::StatusOr<kernels::DType> ParseWeightDType(std::string_view text, kernels::DType automatic);
 
-// What --cache-dtype says: one of those for keys and values alike, or one for each as in
+// Parses --cache-dtype: one of these for keys and values alike, or one for each as in
 // "k=int8,v=bf16". Auto and errors as above.
 absl::StatusOr<kvcache::CacheDTypes> ParseCacheDTypes(std::string_view text,
                                                       kernels::DType automatic);
 
-// The same way back: "bf16", "k=int8,v=bf16".
+// The text that ParseCacheDTypes reads: "bf16", "k=int8,v=bf16".
 std::string CacheDTypesName(kvcache::CacheDTypes dtypes);
 
 }  // namespace strata::engine

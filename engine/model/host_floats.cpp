@@ -18,7 +18,7 @@ T LoadUnaligned(const std::byte* source) {
 float Element(kernels::DType dtype, const std::byte* source) {
   switch (dtype) {
     case kernels::DType::kF32:
-    case kernels::DType::kI8:  // of no checkpoint, as the next
+    case kernels::DType::kI8:  // in no checkpoint, like the next
     case kernels::DType::kF8:
       break;
     case kernels::DType::kBF16:

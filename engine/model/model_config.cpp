@@ -10,17 +10,18 @@
 #include "engine/model/config_rules.h"
 #include "engine/model/published_keys.h"
 #include "engine/model/rope.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 namespace {
 
 using Json = nlohmann::json;
 
-// Far above every published model of this family; below them no product of two sizes overflows, and
-// a lying config cannot make us allocate without end.
+// Limits far above every published model of this family. Below them no product of two sizes
+// overflows, and a lying config cannot make us allocate without end.
 constexpr IntRange kLayers = {.min = 1, .max = 1024};
 constexpr IntRange kHeads = {.min = 1, .max = 1024};
-constexpr IntRange kHeadDim = {.min = 2, .max = 256};  // what the kernels take
+constexpr IntRange kHeadDim = {.min = 2, .max = 256};  // the kernels' limit
 constexpr IntRange kHidden = {.min = 1, .max = int64_t{1} << 20};
 constexpr IntRange kIntermediate = {.min = 1, .max = int64_t{1} << 22};
 constexpr IntRange kVocab = {.min = 1, .max = int64_t{1} << 24};
@@ -31,17 +32,17 @@ constexpr size_t kMaxFileBytes = size_t{16} << 20;
 struct Architecture {
   std::string_view name;
   std::string_view model_type;
-  int64_t default_window;  // what a config without sliding_window means
+  int64_t default_window;  // the window of a config without sliding_window
 };
 
-// Mistral is Llama with a window that published configs turn off by null; transformers gives a
-// config that does not name it 4096.
+// Mistral is Llama with a window. Published configs turn it off with null; transformers takes 4096
+// for a config without the key.
 constexpr Architecture kArchitectures[] = {
     {.name = "LlamaForCausalLM", .model_type = "llama", .default_window = 0},
     {.name = "MistralForCausalLM", .model_type = "mistral", .default_window = 4096},
 };
 
-// Null, and `config` failed, where it is none of these.
+// Null, with `config` failed, if the architecture is none of these.
 const Architecture* ReadArchitecture(ConfigReader& config) {
   const std::string model_type = config.String("model_type");
   const Json* names = config.Get("architectures");
@@ -121,7 +122,7 @@ void AddEosIds(ConfigReader& config, ModelConfig& model) {
   }
 }
 
-// As vLLM reads them: do_sample and the library's own defaults say nothing.
+// Reads them as vLLM does: do_sample and the library's own defaults have no effect.
 SamplingDefaults ReadSamplingDefaults(ConfigReader& reader) {
   constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
   const auto integer = [&](const char* key, IntRange range) -> std::optional<int32_t> {
@@ -167,16 +168,14 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& name, const Json&
 
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text) {
   const std::string name = "config.json";
-  absl::StatusOr<Json> json = ParseJson(name, json_text);
-  if (!json.ok()) return json.status();
-  return ReadModelConfig(name, *json);
+  ASSIGN_OR_RETURN(Json json, ParseJson(name, json_text));
+  return ReadModelConfig(name, json);
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& dir) {
   const std::filesystem::path path = dir / "config.json";
-  absl::StatusOr<Json> json = ReadJsonFile(path, kMaxFileBytes);
-  if (!json.ok()) return json.status();
-  absl::StatusOr<ModelConfig> model = ReadModelConfig(path.string(), *json);
+  ASSIGN_OR_RETURN(Json json, ReadJsonFile(path, kMaxFileBytes));
+  absl::StatusOr<ModelConfig> model = ReadModelConfig(path.string(), json);
   if (!model.ok()) return model;
 
   const std::filesystem::path generation_path = dir / "generation_config.json";

@@ -40,16 +40,16 @@ struct ModelConfig {
   kernels::DType dtype = kernels::DType::kF32;  // of the checkpoint (torch_dtype or dtype)
   std::vector<int32_t> eos_ids;                 // eos_token_id, a number or a list; may be empty
   SamplingDefaults defaults;                    // of generation_config.json
-  // The key "cross_layer", or what the published keys num_kv_shared_layers, use_cla with
-  // cla_share_factor, or kv_reuse_group say in the same words; null where the config is silent.
+  // The key "cross_layer", or its equivalent for the published keys num_kv_shared_layers, use_cla
+  // with cla_share_factor, or kv_reuse_group; null if config.json has none.
   nlohmann::json cross_layer;
 };
 
-// Reads DIR/config.json (and of DIR/generation_config.json, where present, eos_token_id and the
-// defaults of sampling). NOT_FOUND
-// when the directory or file is missing; INVALID_ARGUMENT, one line naming file, key, value and
-// limit; UNIMPLEMENTED naming an architecture, or a key that changes the mathematics and is not
-// built (sliding_window in use, attention_bias, use_qk_norm, another hidden_act ...).
+// Reads DIR/config.json, and eos_token_id and the sampling defaults of DIR/generation_config.json
+// if there is one. NOT_FOUND if the directory or file is missing; INVALID_ARGUMENT, one line naming
+// file, key, value and limit; UNIMPLEMENTED naming an architecture, or a key that changes the
+// mathematics and is not built (sliding_window in use, attention_bias, use_qk_norm, another
+// hidden_act ...).
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& dir);
 absl::StatusOr<ModelConfig> ParseModelConfig(std::string_view json_text);
 

@@ -14,7 +14,7 @@ using Json = nlohmann::json;
 
 Json KvGroups(Json groups) { return {{"preset", "kv-groups"}, {"groups", std::move(groups)}}; }
 
-// Gemma's: the last n layers read keys and values of the last layer before them.
+// Gemma: the last n layers read keys and values of the last layer before them.
 Json FromSharedLayers(ConfigReader& config, int64_t num_layers) {
   const int64_t shared = config.Int("num_kv_shared_layers", 0, {.min = 0, .max = num_layers - 1});
   if (shared == 0) return nullptr;
@@ -23,14 +23,14 @@ Json FromSharedLayers(ConfigReader& config, int64_t num_layers) {
   return KvGroups(Json::array({std::move(group)}));
 }
 
-// Hunyuan's: the factor says nothing unless use_cla is true.
+// Hunyuan: the factor has no effect unless use_cla is true.
 Json FromCla(ConfigReader& config, int64_t num_layers) {
   if (!config.Bool("use_cla", false)) return nullptr;
   const int64_t factor = config.RequiredInt("cla_share_factor", {.min = 1, .max = num_layers});
   return {{"preset", "cla"}, {"factor", factor}};
 }
 
-// Hymba's: layers of a group read keys and values of its first.
+// Hymba: layers of a group read keys and values of its first layer.
 Json FromReuseGroups(ConfigReader& config) {
   const Json* groups = config.Get("kv_reuse_group");
   if (groups == nullptr || *groups == Json::array()) return nullptr;

@@ -12,7 +12,7 @@
 namespace strata::engine {
 namespace {
 
-constexpr size_t kPlaces = 4096;  // how far apart in the drawn numbers two tensors may begin
+constexpr size_t kPlaces = 4096;  // starts of tensors within the drawn numbers
 
 uint16_t ToBf16(float value) { return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16); }
 
@@ -49,7 +49,7 @@ RandomTensors::RandomTensors(const ModelConfig& config) {
   int64_t largest = 0;
   for (const auto& [name, dimensions] : shapes_) largest = std::max(largest, Elements(dimensions));
   drawn_.resize(static_cast<size_t>(largest) + kPlaces);
-  // The sum of four uniform numbers is near enough to normal, and quick to draw by the billion.
+  // The sum of four uniform numbers is nearly normal, and quick to draw by the billion.
   std::mt19937_64 random(1);
   for (uint16_t& value : drawn_) {
     const uint64_t bits = random();
@@ -69,7 +69,7 @@ void RandomTensors::Add(std::string name, std::vector<int64_t> shape) {
 bool RandomTensors::Has(std::string_view name) const { return shapes_.contains(name); }
 
 absl::StatusOr<TensorView> RandomTensors::Find(std::string_view name) const {
-  static const std::vector<int64_t> kMix = {2};  // of a learnable mix, in any layer that has one
+  static const std::vector<int64_t> kMix = {2};  // of a learnable mix, in any layer with one
   const auto found = shapes_.find(name);
   const bool is_mix = found == shapes_.end() && name.ends_with(kValueMixName);
   if (found == shapes_.end() && !is_mix) return NotFound("tensor ", name, " is missing");
@@ -97,7 +97,7 @@ absl::StatusOr<ModelConfig> NamedShape(std::string_view name) {
     double theta;
   };
   static constexpr Shape kShapes[] = {
-      // The models of tests/reference, and the one of them with grouped heads.
+      // The models of tests/reference: with plain and with grouped heads.
       {"reference-2m", 8, 128, 4, 4, 32, 352, 2048, true, 8192, 1e4},
       {"reference-2m-gqa", 8, 128, 4, 2, 32, 352, 2048, true, 8192, 1e4},
       {"smollm-135m", 30, 576, 9, 3, 64, 1536, 49152, true, 8192, 1e5},

@@ -10,7 +10,7 @@
 
 namespace strata::engine {
 
-// Weights of a model that has only a shape, for benchmarks: every projection in full, drawn with
+// Random weights for a model's shape, for benchmarks: every projection in full, drawn with
 // deviation 0.02, norms and learnable mixes of 1, in bf16. Tensors overlap in memory, which holds
 // little more than the largest of them.
 class RandomTensors final : public TensorSource {
@@ -20,7 +20,7 @@ class RandomTensors final : public TensorSource {
   bool Has(std::string_view name) const override;
   absl::StatusOr<TensorView> Find(std::string_view name) const override;
   std::vector<std::string> Names() const override;
-  void Release(const TensorView&) const override {}  // the next tensor stands in the same memory
+  void Release(const TensorView&) const override {}  // the next tensor uses the same memory
 
  private:
   void Add(std::string name, std::vector<int64_t> shape);

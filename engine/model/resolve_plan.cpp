@@ -1,3 +1,5 @@
+#include "engine/model/resolve_plan.h"
+
 #include <cmath>
 #include <optional>
 #include <string>
@@ -7,7 +9,7 @@
 #include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
 #include "engine/model/tensor_names.h"
-#include "engine/model/weights.h"
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_parser.h"
 
 namespace strata::engine {
@@ -58,10 +60,9 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const Tens
     for (int32_t g = 0; g < shape.num_kv_heads; ++g) layer_mixes.push_back(plan.mix(l, g));
     learnable.push_back(plan.learnable_mix(l));
     if (!plan.learnable_mix(l)) continue;
-    absl::StatusOr<ValueMix> learned = ReadValueMix(tensors, l);
-    if (!learned.ok()) return learned.status();
+    ASSIGN_OR_RETURN(ValueMix learned, ReadValueMix(tensors, l));
     for (std::optional<ValueMix>& mix : layer_mixes) {
-      if (mix) mix = *learned;
+      if (mix) mix = learned;
     }
   }
   return SharingPlan::Make(shape, std::move(sources), std::move(mixes), std::move(learnable));
@@ -83,14 +84,13 @@ absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tens
 absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorSource& tensors,
                                         const nlohmann::json& plan_override) {
   const nlohmann::json& written = plan_override.is_null() ? config.cross_layer : plan_override;
-  absl::StatusOr<SharingPlan> plan = written.is_null()
+  ASSIGN_OR_RETURN(SharingPlan plan, written.is_null()
                                          ? DetectFrom(tensors, config.attention)
-                                         : kvcache::ParsePlan(written, config.attention);
-  if (!plan.ok()) return plan.status();
+                                         : kvcache::ParsePlan(written, config.attention));
   if (plan_override.is_null()) {
-    if (absl::Status status = CheckMixesAreRead(*plan, tensors); !status.ok()) return status;
+    RETURN_IF_ERROR(CheckMixesAreRead(plan, tensors));
   }
-  return WithLearnedMixes(*plan, tensors);
+  return WithLearnedMixes(plan, tensors);
 }
 
 }  // namespace strata::engine

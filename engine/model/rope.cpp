@@ -20,8 +20,8 @@ constexpr double kMaxTheta = 1e15;
 constexpr double kMaxFactor = 1e6;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
 
-// What a scaling object may hold. Another key belongs to a scaling that is not built, or is nested
-// settings for each kind of layer.
+// Keys that a scaling object may hold. Any other key belongs to a scaling that is not built, or to
+// nested settings for each kind of layer.
 constexpr std::array<std::string_view, 8> kKeys = {"type",
                                                    "rope_type",
                                                    "rope_theta",
@@ -70,7 +70,8 @@ void ReadScaling(ConfigReader& scaling, const Json& object, RopeConfig& rope) {
   }
 }
 
-// Low frequencies turn `factor` times slower, high ones as trained, those between are blended.
+// Low frequencies turn `factor` times slower, high ones as trained; frequencies between are
+// blended.
 double Llama3Frequency(const RopeConfig& rope, double frequency) {
   const double turns =
       static_cast<double>(rope.original_max_positions) * frequency / (2 * std::numbers::pi);
@@ -94,7 +95,7 @@ double Frequency(const RopeConfig& rope, int32_t head_dim, int32_t j) {
   return frequency;
 }
 
-// transformers takes the number outside the scaling if there is one.
+// transformers prefers the number outside the scaling, so the two must agree.
 void CheckOriginalPositions(ConfigReader& config, const RopeConfig& rope) {
   constexpr std::string_view kKey = "original_max_position_embeddings";
   if (rope.scaling != RopeConfig::Scaling::kLlama3 || !config.Has(kKey)) return;

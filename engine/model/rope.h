@@ -5,9 +5,9 @@
 
 namespace strata::engine {
 
-// rope_theta and rope_scaling, or rope_parameters (the newer name, which holds rope_theta too).
-// Fails `config` where they contradict each other, UNIMPLEMENTED for a rope_type other than
-// "default", "linear" and "llama3".
+// Reads rope_theta and rope_scaling, or rope_parameters (the newer name, which holds rope_theta
+// too). Fails `config` if they contradict each other, or with UNIMPLEMENTED for a rope_type other
+// than "default", "linear" and "llama3".
 RopeConfig ReadRope(ConfigReader& config);
 
 }  // namespace strata::engine

@@ -19,6 +19,7 @@
 #include "engine/base/errors.h"
 #include "engine/base/json_file.h"
 #include "engine/model/safetensors_header.h"
+#include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {
@@ -34,7 +35,7 @@ std::optional<kernels::DType> LoadableDType(std::string_view name) {
   return std::nullopt;
 }
 
-// A shard stands beside its index: a name that leads elsewhere is not one.
+// A shard is in the folder of its index, so a name must not lead elsewhere.
 bool IsPlainFileName(std::string_view name) {
   return !name.empty() && name != "." && name != ".." &&
          std::none_of(name.begin(), name.end(), [](char c) {
@@ -45,11 +46,10 @@ bool IsPlainFileName(std::string_view name) {
 // The index: {"weight_map": {tensor name: file name}}.
 absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(
     const std::filesystem::path& index) {
-  absl::StatusOr<nlohmann::json> json = ReadJsonFile(index, kMaxHeaderBytes);
-  if (!json.ok()) return json.status();
+  ASSIGN_OR_RETURN(nlohmann::json json, ReadJsonFile(index, kMaxHeaderBytes));
   const std::string where = index.string();
-  const auto listed = json->is_object() ? json->find("weight_map") : json->end();
-  if (!json->is_object() || listed == json->end() || !listed->is_object() || listed->empty()) {
+  const auto listed = json.is_object() ? json.find("weight_map") : json.end();
+  if (!json.is_object() || listed == json.end() || !listed->is_object() || listed->empty()) {
     return InvalidArgument(where, ": no weight_map with tensors in it");
   }
   std::map<std::string, std::string> weight_map;
@@ -82,7 +82,7 @@ class Checkpoint::Mapping {
     const auto size = static_cast<size_t>(info.st_size);
     void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
     if (data == MAP_FAILED) return fail(std::generic_category().message(errno));
-    // All of it is read once, soon. Advice only: nothing depends on its being taken.
+    // All of the file is read once, soon. Only a hint.
     madvise(data, size, MADV_WILLNEED);
     return std::unique_ptr<Mapping>(new Mapping(data, size));
   }
@@ -92,7 +92,7 @@ class Checkpoint::Mapping {
 
   std::string_view bytes() const { return {static_cast<const char*>(data_), size_}; }
 
-  // Takes the whole pages of [begin, end), which is in the file, out of this process's memory.
+  // Releases the whole pages of [begin, end), which is inside the file, from this process's memory.
   static void Release(const std::byte* begin, const std::byte* end) {
     const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + page - 1) / page * page;
@@ -137,27 +137,25 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::filesyst
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::FromBytes(std::string_view file) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
-  if (absl::Status status = checkpoint->Add("safetensors", file); !status.ok()) return status;
+  RETURN_IF_ERROR(checkpoint->Add("safetensors", file));
   return checkpoint;
 }
 
 absl::Status Checkpoint::Map(const std::filesystem::path& path) {
-  absl::StatusOr<std::unique_ptr<Mapping>> mapping = Mapping::Map(path);
-  if (!mapping.ok()) return mapping.status();
-  mappings_.push_back(*std::move(mapping));
+  ASSIGN_OR_RETURN(std::unique_ptr<Mapping> mapping, Mapping::Map(path));
+  mappings_.push_back(std::move(mapping));
   return Add(path.string(), mappings_.back()->bytes());
 }
 
 absl::Status Checkpoint::OpenShards(const std::filesystem::path& dir,
                                     const std::filesystem::path& index) {
-  const auto weight_map = ReadWeightMap(index);
-  if (!weight_map.ok()) return weight_map.status();
+  ASSIGN_OR_RETURN(const auto weight_map, ReadWeightMap(index));
   std::set<std::string> files;
-  for (const auto& [tensor, file] : *weight_map) files.insert(file);
+  for (const auto& [tensor, file] : weight_map) files.insert(file);
   for (const std::string& file : files) {
-    if (absl::Status status = Map(dir / file); !status.ok()) return status;
+    RETURN_IF_ERROR(Map(dir / file));
   }
-  for (const auto& [tensor, file] : *weight_map) {
+  for (const auto& [tensor, file] : weight_map) {
     const auto found = tensors_.find(tensor);
     const std::string shard = (dir / file).string();
     if (found == tensors_.end() || found->second.file != shard) {
@@ -169,10 +167,9 @@ absl::Status Checkpoint::OpenShards(const std::filesystem::path& dir,
 }
 
 absl::Status Checkpoint::Add(std::string_view file_name, std::string_view file) {
-  absl::StatusOr<SafetensorsHeader> header = ParseSafetensorsHeader(file_name, file);
-  if (!header.ok()) return header.status();
-  const std::byte* data = reinterpret_cast<const std::byte*>(file.data()) + header->data_start;
-  for (HeaderEntry& entry : header->entries) {
+  ASSIGN_OR_RETURN(SafetensorsHeader header, ParseSafetensorsHeader(file_name, file));
+  const std::byte* data = reinterpret_cast<const std::byte*>(file.data()) + header.data_start;
+  for (HeaderEntry& entry : header.entries) {
     const auto [place, added] =
         tensors_.try_emplace(std::move(entry.name), Entry{.dtype = entry.dtype,
                                                           .shape = std::move(entry.shape),
@@ -205,7 +202,7 @@ absl::StatusOr<TensorView> Checkpoint::Find(std::string_view name) const {
 }
 
 void Checkpoint::Release(const TensorView& tensor) const {
-  // Bytes that are not mapped from a file would be lost.
+  // Bytes in memory, not mapped from a file, would be lost.
   if (!mappings_.empty()) Mapping::Release(tensor.data, tensor.data + tensor.bytes);
 }
 

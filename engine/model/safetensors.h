@@ -15,20 +15,20 @@
 
 namespace strata::engine {
 
-// A checkpoint in the safetensors format: DIR/model.safetensors, or else the shards that
-// DIR/model.safetensors.index.json names.
+// A checkpoint in the safetensors format: DIR/model.safetensors, or else the shards named in
+// DIR/model.safetensors.index.json.
 //
 //   file:    u64 header length, header (a JSON object), data
 //   header:  {"NAME": {"dtype": "BF16", "shape": [..], "data_offsets": [begin, end)}, ..,
 //             "__metadata__": {string: string} or null}
 //
-// Files are memory-mapped; every offset is checked against the file before it is believed: the
-// tensors of a file lie end to end in its data and fill it. Immutable after Open, any thread may
-// read; views live as long as the checkpoint. A file that is cut short while it is mapped is not
-// guarded against (SIGBUS): replace checkpoints by renaming.
+// Files are memory-mapped. Every offset is checked against the file before use: the tensors of a
+// file lie end to end in its data and fill it. Immutable after Open, any thread may read; views
+// live as long as the checkpoint. A file that is truncated while it is mapped ends the process
+// (SIGBUS): replace checkpoints by renaming.
 class Checkpoint final : public TensorSource {
  public:
-  // NOT_FOUND when DIR holds no checkpoint; INVALID_ARGUMENT with one line naming file, tensor and
+  // NOT_FOUND if DIR holds no checkpoint; INVALID_ARGUMENT with one line naming file, tensor and
   // limit for a truncated or lying header, overlapping or out-of-range data, a missing shard, a
   // tensor in two shards.
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::filesystem::path& dir);

@@ -12,6 +12,7 @@
 #include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
+#include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {
@@ -59,7 +60,7 @@ absl::StatusOr<std::vector<int64_t>> Counts(const std::string& where, const Json
   return counts;
 }
 
-// Bytes of a tensor, nullopt where they do not fit int64.
+// Bytes of a tensor; nullopt if they do not fit int64.
 std::optional<int64_t> TensorBytes(const std::vector<int64_t>& shape, size_t element_bytes) {
   auto bytes = static_cast<int64_t>(element_bytes);
   for (const int64_t size : shape) {
@@ -91,30 +92,28 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& where, const Json& val
   if (type == kElementTypes.end()) {
     return InvalidArgument(where, ": unknown dtype ", PrintableJson(*dtype));
   }
-  absl::StatusOr<std::vector<int64_t>> sizes = Counts(where + ": shape", *shape);
-  if (!sizes.ok()) return sizes.status();
-  absl::StatusOr<std::vector<int64_t>> range = Counts(where + ": data_offsets", *offsets);
-  if (!range.ok()) return range.status();
-  if (range->size() != 2 || range->at(0) > range->at(1)) {
+  ASSIGN_OR_RETURN(std::vector<int64_t> sizes, Counts(where + ": shape", *shape));
+  ASSIGN_OR_RETURN(std::vector<int64_t> range, Counts(where + ": data_offsets", *offsets));
+  if (range.size() != 2 || range.at(0) > range.at(1)) {
     return InvalidArgument(where, ": data_offsets ", PrintableJson(*offsets),
                            ", want [begin, end]");
   }
-  const std::optional<int64_t> bytes = TensorBytes(*sizes, type->bytes);
-  if (!bytes || *bytes != range->at(1) - range->at(0)) {
+  const std::optional<int64_t> bytes = TensorBytes(sizes, type->bytes);
+  if (!bytes || *bytes != range.at(1) - range.at(0)) {
     return InvalidArgument(where, ": shape ", PrintableJson(*shape), " of ", type->name, " takes ",
                            bytes ? std::to_string(*bytes) : std::string("more than 2^63"),
                            " bytes, data_offsets ", PrintableJson(*offsets), " hold ",
-                           range->at(1) - range->at(0));
+                           range.at(1) - range.at(0));
   }
   return HeaderEntry{.name = {},
                      .dtype = type->name,
-                     .shape = *std::move(sizes),
-                     .begin = static_cast<size_t>(range->at(0)),
-                     .end = static_cast<size_t>(range->at(1))};
+                     .shape = std::move(sizes),
+                     .begin = static_cast<size_t>(range.at(0)),
+                     .end = static_cast<size_t>(range.at(1))};
 }
 
 absl::Status CheckMetadata(std::string_view name, const Json& metadata) {
-  if (metadata.is_null()) return absl::OkStatus();  // as the format's own library has it
+  if (metadata.is_null()) return absl::OkStatus();  // the format's own library allows null
   const bool strings =
       metadata.is_object() && std::all_of(metadata.begin(), metadata.end(),
                                           [](const Json& value) { return value.is_string(); });
@@ -150,8 +149,8 @@ absl::Status CheckCoverage(std::string_view name, const std::vector<HeaderEntry>
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view name,
                                                          std::string_view file) {
   uint64_t length = 0;
-  // Its first eight letters would be a length.
-  if (absl::Status status = RefuseLfsPointer(name, file); !status.ok()) return status;
+  // The first eight letters of a pointer would be read as a length.
+  RETURN_IF_ERROR(RefuseLfsPointer(name, file));
   if (file.size() < sizeof(length)) {
     return InvalidArgument(name, ": ", file.size(), " bytes, too short for a header length of 8");
   }
@@ -164,30 +163,27 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view name,
     return InvalidArgument(name, ": header of ", length, " bytes, the file has ", file.size(),
                            " left (truncated file?)");
   }
-  absl::StatusOr<Json> json = ParseJson(Concat(name, ": header"), file.substr(0, length));
-  if (!json.ok()) return json.status();
-  if (!json->is_object()) {
+  ASSIGN_OR_RETURN(Json json, ParseJson(Concat(name, ": header"), file.substr(0, length)));
+  if (!json.is_object()) {
     return InvalidArgument(name, ": header is not a JSON object");
   }
 
   SafetensorsHeader header{.entries = {}, .data_start = sizeof(length) + length};
-  for (const auto& [key, value] : json->items()) {
+  for (const auto& [key, value] : json.items()) {
     if (key == "__metadata__") {
-      if (absl::Status status = CheckMetadata(name, value); !status.ok()) return status;
+      RETURN_IF_ERROR(CheckMetadata(name, value));
       continue;
     }
-    absl::StatusOr<HeaderEntry> entry =
-        ParseEntry(Concat(name, ": tensor ", Printable(key)), value);
-    if (!entry.ok()) return entry.status();
-    entry->name = key;
-    header.entries.push_back(*std::move(entry));
+    ASSIGN_OR_RETURN(HeaderEntry entry,
+                     ParseEntry(Concat(name, ": tensor ", Printable(key)), value));
+    entry.name = key;
+    header.entries.push_back(std::move(entry));
   }
   std::sort(header.entries.begin(), header.entries.end(),
             [](const HeaderEntry& a, const HeaderEntry& b) {
               return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
             });
-  absl::Status status = CheckCoverage(name, header.entries, file.size() - length);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckCoverage(name, header.entries, file.size() - length));
   return header;
 }
 

@@ -10,7 +10,7 @@
 
 namespace strata::engine {
 
-// One tensor of a safetensors file, as its header names it.
+// One tensor in the header of a safetensors file.
 struct HeaderEntry {
   std::string name;
   std::string_view dtype;  // "F32"; static storage
@@ -27,9 +27,9 @@ struct SafetensorsHeader {
 // Longest header we read, as in the reference implementation.
 inline constexpr size_t kMaxHeaderBytes = 100'000'000;
 
-// Reads and checks the header of `file`, which stands for `name` in errors. Afterwards every entry
-// has a known dtype, a shape whose bytes are exactly end - begin, and the entries lie end to end
-// from 0 to the end of the file. INVALID_ARGUMENT, one line.
+// Reads and checks the header of `file`; `name` stands for the file in errors. Afterwards every
+// entry has a known dtype, a shape whose bytes are exactly end - begin, and the entries lie end to
+// end from 0 to the end of the file. INVALID_ARGUMENT, one line.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view name,
                                                          std::string_view file);
 

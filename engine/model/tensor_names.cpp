@@ -11,7 +11,7 @@
 namespace strata::engine {
 namespace {
 
-// A layer's tensors, behind "model.layers.N.".
+// A layer's tensors, after "model.layers.N.".
 constexpr std::array<std::string_view, 10> kLayerTensors = {"input_layernorm.weight",
                                                             "self_attn.q_proj.weight",
                                                             "self_attn.k_proj.weight",
@@ -23,8 +23,8 @@ constexpr std::array<std::string_view, 10> kLayerTensors = {"input_layernorm.wei
                                                             "mlp.up_proj.weight",
                                                             "mlp.down_proj.weight"};
 
-// Tables of angles, which old versions of transformers and ColossalAI stored: config.json has the
-// numbers that they were made of. They stand in each layer's attention, or once in the model.
+// Tables of angles that old versions of transformers and ColossalAI stored, in each layer's
+// attention or once in the model. config.json has the numbers that they were made from.
 constexpr std::array<std::string_view, 3> kDeadTensors = {
     "rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"};
 

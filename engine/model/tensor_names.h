@@ -19,13 +19,13 @@ inline std::string LayerTensorName(int32_t layer, std::string_view rest) {
   return "model.layers." + std::to_string(layer) + "." + std::string(rest);
 }
 
-// [2] = [own, first], where a ResFormer's mix is learnable.
+// [2] = [own, first], for a learnable mix of a ResFormer.
 inline constexpr char kValueMixName[] = "self_attn.value_mix";
 
-// OK if every tensor either is one of those above or of a layer below `num_layers`, or is known to
-// be dead: a table of angles (rotary_emb.inv_freq). INVALID_ARGUMENT, one line that begins with
-// `where` and names the first of the others, and how many more there are: a bias, a norm, a layer
-// that config.json says nothing of is a part of the model all the same.
+// OK if every tensor is one of the above, or belongs to a layer below `num_layers`, or is known to
+// be unused: a table of angles (rotary_emb.inv_freq). INVALID_ARGUMENT, one line that begins with
+// `where` and names the first other tensor and the number of further ones. A bias, a norm or a
+// layer that config.json does not mention would still be a part of the model.
 absl::Status CheckTensorNames(std::string_view where, const TensorSource& tensors,
                               std::string_view architecture, int32_t num_layers);
 

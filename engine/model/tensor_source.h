@@ -19,15 +19,15 @@ struct TensorView {
   size_t bytes = 0;  // product of `shape` times the size of an element
 };
 
-// Where a model's weights come from. What it holds never changes, any thread may read.
+// A source of a model's weights. Its tensors never change; any thread may read.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
   virtual bool Has(std::string_view name) const = 0;
-  // NOT_FOUND naming the tensor; INVALID_ARGUMENT where its dtype is none of F32, BF16, F16.
+  // NOT_FOUND naming the tensor; INVALID_ARGUMENT if its dtype is none of F32, BF16, F16.
   virtual absl::StatusOr<TensorView> Find(std::string_view name) const = 0;
   virtual std::vector<std::string> Names() const = 0;  // sorted
-  // The tensor has been read: the memory it took may be given back. It can be read again.
+  // Allows the source to give back the tensor's memory, as it has been read. Find still works.
   virtual void Release(const TensorView& tensor) const = 0;
 };
 

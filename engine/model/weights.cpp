@@ -17,14 +17,14 @@ namespace {
 using kernels::HostRows;
 using Shape = std::vector<int64_t>;
 
-// The heads of one projection that live, and how many it would have in full.
+// The living heads of one projection, and its number of heads in full.
 struct LivingHeads {
   std::vector<int32_t> heads;  // ascending
   int32_t all = 0;
 };
 
-// Brings tensors from a checkpoint to a backend and keeps account of them. The first failure is
-// kept in status(); every call after it does nothing, so that a layer reads as the list of its
+// Brings tensors from a checkpoint to a backend and accounts for them. status() keeps the first
+// failure; every call after it does nothing, so that the code of a layer is the list of its
 // tensors.
 class Loader {
  public:
@@ -32,20 +32,20 @@ class Loader {
       : tensors_(tensors), dtype_(dtype), backend_(backend) {}
 
   std::unique_ptr<kernels::Buffer> Norm(const std::string& name, int64_t size);
-  // One tensor that is used whole.
+  // Loads one tensor whole.
   std::unique_ptr<kernels::Matrix> Matrix(const std::string& name, const Shape& shape);
-  // Adds a tensor that is used whole to what the next Pack stacks.
+  // Appends a whole tensor to the parts of the next Pack.
   void Append(const std::string& name, const Shape& shape);
-  // Adds the rows of a projection's living heads.
+  // Appends the rows of a projection's living heads.
   void AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
                    int64_t hidden);
-  // Null where nothing was appended.
+  // Stacks the appended parts; null if there are none.
   std::unique_ptr<kernels::Matrix> Pack();
-  // Of gates and then ups, a tensor each.
+  // Packs two appended tensors, gates and then ups.
   std::unique_ptr<kernels::Matrix> PackGated();
 
   bool Has(const std::string& name) const { return tensors_.Has(name); }
-  // Fails unless both tensors, of which the second is not used, have the same numbers.
+  // Fails unless the unused tensor `copy` has the same dtype and bytes as `name`.
   void CheckSame(const std::string& name, const std::string& copy, const Shape& shape);
   // Counts a tensor that was read elsewhere.
   void MarkUsed(const std::string& name, int64_t elements) {
@@ -54,12 +54,12 @@ class Loader {
   }
 
   const absl::Status& status() const { return status_; }
-  // Hands over the account: bytes, parameters, unused. Bytes of a dtype that cannot be loaded are
-  // not counted.
+  // Writes the account to `weights`: bytes, parameters, unused tensors. Unused tensors of a dtype
+  // that cannot be loaded count 0 bytes.
   void Finish(Weights& weights) const;
 
  private:
-  // nullopt, and status() set, unless the tensor is there in one of the shapes.
+  // nullopt, with status() set, unless the tensor is there in one of the two shapes.
   std::optional<TensorView> Find(const std::string& name, const Shape& shape,
                                  const std::optional<Shape>& or_shape = std::nullopt);
   template <typename PackParts>
@@ -81,7 +81,7 @@ class Loader {
   std::vector<HostRows> parts_;
   std::vector<TensorView> sources_;  // of parts_
   std::set<std::string, std::less<>> used_;
-  std::map<std::string, size_t> unused_in_part_;  // of used_, and the bytes that are not
+  std::map<std::string, size_t> unused_in_part_;  // of used_: name and unused bytes
   size_t bytes_ = 0;
   int64_t parameters_ = 0;
 };
@@ -172,7 +172,7 @@ std::unique_ptr<kernels::Matrix> Loader::PackGated() {
   return PackWith([&] { return backend_->PackGated(parts_[0], parts_[1], dtype_); });
 }
 
-// What was appended, as `pack` makes it of parts_.
+// Makes a matrix of the appended parts by `pack`.
 template <typename PackParts>
 std::unique_ptr<kernels::Matrix> Loader::PackWith(PackParts pack) {
   std::unique_ptr<kernels::Matrix> matrix;
@@ -238,8 +238,9 @@ absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::Sh
   Loader loader(tensors, dtype, backend);
   const Shape table = {config.vocab_size, config.hidden_size};
   Weights weights;
-  // A tied model stores either of the two. If it stores both, they must be equal: readers differ in
-  // which they take (transformers 5 takes the head, vLLM and earlier versions the embedding).
+  // A tied model stores either of the two. If it stores both, they must be equal, as readers
+  // differ:
+  // transformers 5 takes the head, vLLM and earlier versions the embedding.
   const bool stores_both = loader.Has(kEmbeddingName) && loader.Has(kHeadName);
   if (config.tied_embeddings && stores_both) loader.CheckSame(kEmbeddingName, kHeadName, table);
   const bool stored_as_head = config.tied_embeddings && !loader.Has(kEmbeddingName);

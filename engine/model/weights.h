@@ -32,26 +32,18 @@ struct Weights {
   std::vector<LayerWeights> layers;
   size_t bytes = 0;        // on the backend
   int64_t parameters = 0;  // of the tensors in use
-  // Tensors that the checkpoint holds and the plan does not need: names, sorted, with " (in part)"
-  // where rows of other heads are in use, and the bytes of it.
+  // Sorted names of the checkpoint's tensors that the plan does not need, and their bytes. A name
+  // ends with " (in part)" if rows of other heads are in use.
   std::vector<std::string> unused;
   size_t unused_bytes = 0;
 
   const kernels::Matrix& lm_head() const { return head ? *head : *embedding; }
 };
 
-// The plan of a model: the override if it is not null, else config.cross_layer, else read off the
-// projections that the checkpoint holds. With learnable mixes the checkpoint's value_mix scalars
-// stand in the plan that is returned; without an override, scalars that the plan has no use for are
-// INVALID_ARGUMENT.
-absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
-                                                 const TensorSource& tensors,
-                                                 const nlohmann::json& plan_override);
-
-// Loads what the plan needs, stored as `dtype`. A projection of which only
-// some heads live may be stored with just those heads' rows, or in full: then it is trimmed. With
-// tied embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do; both must be
-// equal. INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
+// Loads the weights that the plan needs, stored as `dtype`. If only some heads of a projection
+// live, its tensor may hold the rows of these heads or of all, and is then trimmed. With tied
+// embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do; both must be equal.
+// INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
                                     const TensorSource& tensors, kernels::DType dtype,
                                     kernels::Backend* backend);

@@ -3,7 +3,7 @@
 namespace strata::engine {
 
 double UniformFor(const Sequence& sequence, int32_t index, int32_t position) {
-  if (sequence.sampling().greedy()) return 0;  // greedy: asks for none
+  if (sequence.sampling().greedy()) return 0;  // greedy needs no random number
   return UniformAt(sequence.sampling().seed, static_cast<uint32_t>(index),
                    static_cast<uint64_t>(position));
 }

@@ -4,17 +4,19 @@
 #include <utility>
 
 #include "engine/base/clock.h"
+#include "engine/base/error_details.h"
 #include "engine/base/errors.h"
-#include "engine/base/retry_after.h"
 #include "engine/serve/engine_core.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
-  auto core = EngineCore::Create(options, options.make_backend ? options.make_backend() : nullptr);
-  if (!core.ok()) return core.status();
-  return std::unique_ptr<Engine>(new Engine(*std::move(core), options));
+  ASSIGN_OR_RETURN(
+      auto core,
+      EngineCore::Create(options, options.make_backend ? options.make_backend() : nullptr));
+  return std::unique_ptr<Engine>(new Engine(std::move(core), options));
 }
 
 Engine::Engine(std::unique_ptr<EngineCore> core, const EngineOptions& options)
@@ -54,19 +56,19 @@ absl::Status Engine::Submit(std::vector<Submission> submissions) {
   }
   if (draining_) return absl::UnavailableError("the server is shutting down");
   const int64_t waiting = std::ssize(submissions_) + load_.waiting;
-  // An empty queue takes a list that is longer than it, as it takes a prompt that it cannot run
-  // yet.
+  // An empty queue takes a list longer than the queue, as it takes a prompt that it cannot run yet.
   if (waiting > 0 && waiting + std::ssize(submissions) > max_queue_) {
-    return WithRetryAfter(absl::ResourceExhaustedError(Concat(
-                              "queue: ", waiting, " requests wait, the limit is ", max_queue_)),
-                          RetryAfter());
+    return WithRetryAfter(
+        InField("queue", absl::ResourceExhaustedError(
+                             Concat(waiting, " requests wait, the limit is ", max_queue_))),
+        RetryAfter());
   }
   for (size_t i = 0; i < submissions.size(); ++i) {
     const std::string& id = submissions[i].request.id;
     if (in_flight_.insert(id).second) continue;
     for (size_t j = 0; j < i; ++j) in_flight_.erase(submissions[j].request.id);
-    return absl::AlreadyExistsError(
-        Concat("request_id: \"", id, "\" is the id of a request in flight"));
+    return InField("request_id", absl::AlreadyExistsError(
+                                     Concat("\"", id, "\" is the id of a request in flight")));
   }
   const Request::Time now = Clock::now();
   for (Submission& submission : submissions) submissions_.push_back({std::move(submission), now});
@@ -111,21 +113,21 @@ absl::Status Engine::failure() const {
   return failure_;
 }
 
-// When a place can be hoped for, from the rate at which requests have been leaving the queue; since
-// the last one left, too, so that a queue that stands still gives longer and longer hints.
+// Estimates when a place in the queue is free, from the intervals at which requests left it. The
+// time since the last one left counts too, so that hints grow while a queue stands still.
 std::chrono::milliseconds Engine::RetryAfter() const {
   const double since = Seconds(last_leaving_, Clock::now());
   const double seconds = std::clamp(std::max(leaving_interval_, since), 0.1, 60.0);
   return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));
 }
 
-// The engine's thread: takes in what callers left, then runs one step.
+// The engine's thread: takes callers' submissions and cancellations, then runs one step.
 void Engine::Run() {
   core_->backend().BindThread();
   for (;;) {
     std::vector<Queued> submissions;
     std::vector<Cancellation> cancels;
-    absl::Status end;  // not OK: why this is the last turn
+    absl::Status end;  // not OK: the reason why this is the last turn
     {
       MutexLock lock(mutex_);
       failure_ = core_->failure();

@@ -5,16 +5,16 @@
 #include <algorithm>
 
 #include "engine/base/clock.h"
-#include "engine/base/errors.h"
+#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::engine {
 
 absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(
     const EngineOptions& options, std::unique_ptr<kernels::Backend> backend) {
-  auto model = LoadModel(options, std::move(backend));
-  if (!model.ok()) return model.status();
-  return std::unique_ptr<EngineCore>(new EngineCore(*std::move(model), options));
+  ASSIGN_OR_RETURN(auto model, LoadModel(options, std::move(backend)));
+  return std::unique_ptr<EngineCore>(new EngineCore(std::move(model), options));
 }
 
 EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
@@ -34,21 +34,21 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
 }
 
 absl::Status EngineCore::Validate(const Request& request) const {
-  if (auto status = CheckRequest(request, model_.info); !status.ok()) return status;
+  RETURN_IF_ERROR(CheckRequest(request, model_.info));
   const auto prompt = static_cast<int32_t>(request.prompt.size());
   const int32_t max_tokens = request.sampling.max_tokens;
   const int64_t worst = scheduler_.WorstCaseBlocks(prompt, max_tokens, request.n);
   const int64_t all = model_.info.cache_tokens / model_.info.block_tokens;
   if (worst > all) {
-    return InvalidArgument("n: ", request.n, " sequences of up to ", max_tokens,
-                           " tokens after a prompt of ", prompt, " take ", worst,
-                           " blocks of the cache, it has ", all);
+    return InvalidField("n", request.n, " sequences of up to ", max_tokens,
+                        " tokens after a prompt of ", prompt, " take ", worst,
+                        " blocks of the cache, it has ", all);
   }
   const int64_t scores = scheduler_.WorstCaseScoreBlocks(prompt, max_tokens, request.n);
   if (scores > all) {
-    return InvalidArgument("n: ", request.n, " sequences of up to ", max_tokens,
-                           " tokens after a prompt of ", prompt, " take ", scores,
-                           " blocks of reused scores, the cache has ", all);
+    return InvalidField("n", request.n, " sequences of up to ", max_tokens,
+                        " tokens after a prompt of ", prompt, " take ", scores,
+                        " blocks of reused scores, the cache has ", all);
   }
   return absl::OkStatus();
 }
@@ -110,7 +110,7 @@ void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status
                          .status = status,
                          .metrics = MetricsOf(*owned),
                          .end_token = std::move(end_token)};
-  owned->blocks.Clear();  // free before anybody hears of the end
+  owned->blocks.Clear();  // free before observer and sink hear of the end
   state.unfinished -= owned->width();
   if (state.unfinished == 0) {
     limits_.erase({state.limit(), &state});
@@ -118,11 +118,11 @@ void EngineCore::End(Sequence& sequence, FinishReason reason, const absl::Status
   }
   for (int32_t i = 0; i < owned->width(); ++i, ++event.index) {
     if (observer_ != nullptr) observer_->OnFinished(owned->id(), event);
-    state.sink->OnFinished(event);  // a copy: with an end token there is but one turn
+    state.sink->OnFinished(event);  // a copy: with an end token there is only one turn
   }
 }
 
-// Ends what has reached its deadline, with an error, or its time limit, with what was made so far.
+// Ends requests at their deadline, with an error, or at their time limit, with their output so far.
 void EngineCore::Expire(Request::Time now) {
   while (!limits_.empty() && limits_.begin()->first <= now) {
     const auto [limit, state] = *limits_.begin();

@@ -46,35 +46,37 @@ class EngineCore {
   bool HasWork() const {
     return !scheduler_.waiting().empty() || !scheduler_.running().empty() || ahead_.is_under_way;
   }
-  // One step in two halves. Plan ends what has reached its deadline or time limit, admits, and
-  // decides what runs; Execute runs it and hands out the tokens. Where memory is short in a step
-  // its requests end with INTERNAL and the core goes on. Where the device has failed all do.
+  // One step in two halves. Plan ends requests that have reached their deadline or time limit,
+  // admits, and decides the ranges of the step; Execute runs them and hands out the tokens. If
+  // memory is short in a step, its requests end with INTERNAL and the core goes on. If the device
+  // has failed, all requests do.
   //
-  // Where the backend chooses tokens, Execute puts the next step under way before it waits for this
-  // one's, if that is more of the same (Scheduler::NextAhead): so the device has work while the
-  // host hands out tokens. What a sequence that ends meanwhile computes there is dropped. Plan then
-  // finds that step, and who waits to run is in the one after it.
+  // If the backend chooses tokens, Execute starts the next step before it waits for this one's
+  // tokens, provided that the next step only continues this one's decodes (Scheduler::NextAhead):
+  // the device then has work while the host hands out tokens. A sequence that ends meanwhile has
+  // its token in the next step dropped. The next Plan then takes that step, and waiting sequences
+  // run in the step after it.
   void Plan();
   void Execute();
   void Step() {
     Plan();
     Execute();
   }
-  int64_t steps() const { return steps_; }  // that ended
-  // OK, or INTERNAL with the error that ended the device: no step can be run any more.
+  int64_t steps() const { return steps_; }  // steps that ended
+  // OK, or INTERNAL with the error that ended the device: no step runs any more.
   const absl::Status& failure() const { return failure_; }
 
-  // Called with the id of a request that ends, before its sink hears of it: from then on the id may
-  // be used again.
+  // Called with the id of a request that ends, before its sink hears of the end: the id may then be
+  // used again.
   using ReleaseHook = std::function<void(const std::string& id)>;
   void set_release_hook(ReleaseHook hook) { release_hook_ = std::move(hook); }
-  // Called with the logits that choose each token, before it is chosen, by the host. For tests.
+  // Called before the host chooses a token, with the logits that decide it. For tests.
   using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
   void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
 
-  // Whether it may do so: for tests and benchmarks.
+  // Whether Execute may start the next step early: for tests and benchmarks.
   void set_runs_ahead(bool runs_ahead) { runs_ahead_ = runs_ahead; }
-  int64_t steps_ahead() const { return steps_ahead_; }  // that were put under way so
+  int64_t steps_ahead() const { return steps_ahead_; }  // steps started early
 
   const ModelInfo& model() const { return model_.info; }
   const Scheduler& scheduler() const { return scheduler_; }
@@ -84,11 +86,11 @@ class EngineCore {
 
  private:
   EngineCore(LoadedModel model, const EngineOptions& options);
-  // A step: who runs, as rows, and what is told of it.
+  // A step: its ranges, its rows, and its figures for the observer.
   struct StepRun {
-    StepPlan plan;  // a range whose sequence has ended under way has none
+    StepPlan plan;  // the sequence of a range is null if it ended while the step was under way
     StepBatch batch;
-    StepStats stats;  // its spans are of the two members below
+    StepStats stats;  // its spans point into first_token_seconds_ and inter_token_seconds_
     absl::Status started;
     bool is_under_way = false;
   };
@@ -126,10 +128,10 @@ class EngineCore {
   StepPacer pacer_;
   Sampler sampler_;
   StepRun now_;
-  StepRun ahead_;  // the one after it, where it is under way
+  StepRun ahead_;  // the step after it, if under way
   bool runs_ahead_ = true;
   int64_t steps_ahead_ = 0;
-  size_t num_accepted_ = 0;  // of the step's choices
+  size_t num_accepted_ = 0;  // choices of the step used so far
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;

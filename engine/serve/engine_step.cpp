@@ -1,4 +1,4 @@
-// One step: plan, flatten to rows, run, and hand out what came of it.
+// One step: plan, flatten to rows, run, and hand out its tokens.
 
 #include <algorithm>
 
@@ -79,11 +79,11 @@ void EngineCore::Fail(const absl::Status& status) {
   for (const ScheduledRange& range : now_.plan.ranges) {
     if (range.sequence != nullptr) End(*range.sequence, FinishReason::kError, error);
   }
-  if (model_.backend->Synchronize().ok()) return;  // it was this step alone
+  if (model_.backend->Synchronize().ok()) return;  // only this step failed
   failure_ = error;
   FinishAll(FinishReason::kError, failure_);
   if (!ahead_.is_under_way) return;
-  if (ahead_.started.ok()) model_.decoder->Finish(ahead_.batch).IgnoreError();  // nobody is left
+  if (ahead_.started.ok()) model_.decoder->Finish(ahead_.batch).IgnoreError();  // has no requests
   ahead_.is_under_way = false;
 }
 
@@ -101,13 +101,13 @@ void EngineCore::TellStep(Request::Time begin, Request::Time forwarded) {
   for (const std::string& note : model_.backend->TakeNotes()) observer_->OnNote(note);
 }
 
-// The sequence whose turn comes `stages` stages of prefetching after turn i; null: there is none.
+// The sequence whose turn comes `stages` prefetch stages after turn i; null: none.
 const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
   const size_t later = i + stages * kPrefetchAhead;
   return later < now_.plan.ranges.size() ? now_.plan.ranges[later].sequence : nullptr;
 }
 
-// The plan as rows, and its part of the step's figures.
+// Turns the plan into rows, and fills its part of the step's figures.
 void EngineCore::Flatten() {
   StepBatch& batch = now_.batch;
   StepStats& stats = now_.stats;
@@ -141,7 +141,7 @@ void EngineCore::Flatten() {
   }
 }
 
-// Its rows' tokens are what the choices of the step that is under way come to.
+// Turns the next step's plan into rows; their tokens are the choices of the step under way.
 void EngineCore::FlattenAhead() {
   StepBatch& batch = ahead_.batch;
   batch.Clear();
@@ -160,7 +160,7 @@ void EngineCore::FlattenAhead() {
       static_cast<int32_t>(ahead_.plan.ranges.size());
 }
 
-// The sequence whose rows come next.
+// Adds the sequence of the rows that come next.
 void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
   const kvcache::BlockTable& blocks = range.sequence->blocks;
   const bool stores = range.end - range.begin == 1 && model_.cache->ScoresCover(blocks, range.end);
@@ -171,8 +171,8 @@ void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 
-// The host chooses, from the logits of the whole step, where they are wanted for more than a
-// choice, and where a list of allowed ids would bar nearly all of the vocabulary by biases.
+// The host chooses, from the logits of the whole step, if logits are wanted for more than a choice,
+// or if a list of allowed ids would bar nearly all of the vocabulary by biases.
 bool EngineCore::BackendChooses() const {
   return model_.backend->chooses_tokens() && !logits_hook_ &&
          std::none_of(now_.plan.ranges.begin(), now_.plan.ranges.end(),
@@ -182,7 +182,7 @@ bool EngineCore::BackendChooses() const {
                       });
 }
 
-// Of the last row so far, in the order of Accept(): of the token at `position`.
+// Adds choices of the token at `position` from the last row so far, in the order of Accept().
 void EngineCore::AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch) {
   for (int32_t i = 0; i < sequence.width(); ++i) {
     batch->choices.push_back(
@@ -191,7 +191,7 @@ void EngineCore::AddChoices(const Sequence& sequence, int32_t position, StepBatc
   }
 }
 
-// Of the last row so far, at position size - 1.
+// Adds probes of the last row so far, at position size - 1.
 void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   for (const auto& [layer, head] : heads) {
     const kvcache::HeadRef owner = model_.plan.sources(layer, head).scores;
@@ -206,7 +206,7 @@ void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
 
 void EngineCore::Commit(std::span<const float> logits) {
   num_accepted_ = 0;
-  // None where the backend has chosen from them.
+  // No logits if the backend has chosen from them.
   const size_t row_logits =
       now_.batch.choices.empty() ? static_cast<size_t>(model_.info.vocab_size) : 0;
   std::span<const float> probabilities = model_.decoder->probabilities();
@@ -220,7 +220,7 @@ void EngineCore::Commit(std::span<const float> logits) {
     if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchSink();
     const ScheduledRange& range = now_.plan.ranges[i];
-    if (range.sequence == nullptr) {  // has ended under way, and with it the use of its one choice
+    if (range.sequence == nullptr) {  // has ended under way; skips its one choice
       ++num_accepted_;
       continue;
     }
@@ -236,8 +236,8 @@ void EngineCore::Commit(std::span<const float> logits) {
   }
 }
 
-// logits: of the range's last row if it ends the sequence; of all its rows where the prompt's
-// logprobs are owed. probabilities: of the heads that are asked for, if it ends the sequence.
+// logits: of the range's last row if it ends the sequence; of all its rows while the prompt's
+// logprobs are owed. probabilities: of the requested heads, if it ends the sequence.
 void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits,
                              std::span<const float> probabilities) {
   const Request::Time now = Clock::now();
@@ -246,7 +246,7 @@ void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float>
   sequence.most_computed = std::max(sequence.most_computed, range.end);
   scheduler_.Publish(sequence);
   if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, logits);
-  if (range.end != sequence.size()) return;  // more of its prompt to come
+  if (range.end != sequence.size()) return;  // more of its tokens are to be computed
   const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
   const std::span<const float> last = logits.last(std::min(vocab_size, logits.size()));
   if (sequence.forked) {

@@ -11,9 +11,11 @@
 #include "engine/model/dtypes.h"
 #include "engine/model/model_name.h"
 #include "engine/model/random_tensors.h"
+#include "engine/model/resolve_plan.h"
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor_names.h"
 #include "engine/serve/memory_need.h"
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_parser.h"
 
 namespace strata::engine {
@@ -39,8 +41,7 @@ absl::Status CheckOptions(const EngineOptions& options) {
       {"max-queue", options.max_queue, 1, 1 << 20},
   };
   for (const auto& range : ranges) {
-    absl::Status status = CheckRange(range.name, range.value, range.low, range.high);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(CheckRange(range.name, range.value, range.low, range.high));
   }
   if (!(options.memory_share >= 0 && options.memory_share <= 1)) {
     return InvalidArgument("memory-share: ", options.memory_share, " is not in 0..1");
@@ -48,8 +49,8 @@ absl::Status CheckOptions(const EngineOptions& options) {
   return absl::OkStatus();
 }
 
-// What a share of the device's memory leaves for the cache. `before`: when nothing of the model was
-// there; `working`: what steps may still allocate.
+// The bytes that a share of the device's memory leaves for the cache. `before`: memory before the
+// model was loaded; `working`: bytes that steps may still allocate.
 absl::StatusOr<size_t> CacheBytes(double share, const kernels::DeviceMemory& before,
                                   const kernels::DeviceMemory& now, size_t working) {
   const auto budget = static_cast<size_t>(share * static_cast<double>(now.total));
@@ -66,13 +67,6 @@ absl::StatusOr<size_t> CacheBytes(double share, const kernels::DeviceMemory& bef
         Concat(sum, ": the cache would have ", left, ", but only ", now.available, " are free"));
   }
   return left;
-}
-
-absl::StatusOr<ScoreReuse> ParseScoreReuse(std::string_view value) {
-  if (value == "auto") return ScoreReuse::kAuto;
-  if (value == "store") return ScoreReuse::kStore;
-  if (value == "route") return ScoreReuse::kRoute;
-  return InvalidArgument("score-reuse: \"", value, "\" is not one of auto, store, route");
 }
 
 absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
@@ -95,28 +89,23 @@ struct OpenedModel {
 
 absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const std::string& shape,
                                       const std::string& cross_layer) {
-  auto config = shape.empty() ? LoadModelConfig(dir) : NamedShape(shape);
-  if (!config.ok()) return config.status();
+  ASSIGN_OR_RETURN(auto config, shape.empty() ? LoadModelConfig(dir) : NamedShape(shape));
   std::unique_ptr<TensorSource> tensors;
   if (shape.empty()) {
-    auto checkpoint = Checkpoint::Open(dir);
-    if (!checkpoint.ok()) return checkpoint.status();
-    tensors = *std::move(checkpoint);
+    ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(dir));
+    tensors = std::move(checkpoint);
   } else {
-    tensors = std::make_unique<RandomTensors>(*config);
+    tensors = std::make_unique<RandomTensors>(config);
   }
-  absl::Status names =
-      CheckTensorNames(dir.string(), *tensors, config->architecture, config->attention.num_layers);
-  if (!names.ok()) return names;
-  auto plan_override = ParseOverride(cross_layer, config->attention);
-  if (!plan_override.ok()) return plan_override.status();
-  auto plan = ResolvePlan(*config, *tensors, *plan_override);
-  if (!plan.ok()) return plan.status();
-  return OpenedModel{*std::move(config), std::move(tensors), *std::move(plan)};
+  RETURN_IF_ERROR(
+      CheckTensorNames(dir.string(), *tensors, config.architecture, config.attention.num_layers));
+  ASSIGN_OR_RETURN(auto plan_override, ParseOverride(cross_layer, config.attention));
+  ASSIGN_OR_RETURN(auto plan, ResolvePlan(config, *tensors, plan_override));
+  return OpenedModel{std::move(config), std::move(tensors), std::move(plan)};
 }
 
-// What a checkpoint runs in unless told otherwise: as it is, but f16 in f32, which holds it
-// exactly, where the backend (null: none) has no f16.
+// Default dtype of a checkpoint's weights: its own, except that f16 becomes f32, which holds it
+// exactly, if the backend (null: none) has no f16.
 DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
   if (checkpoint != DType::kF16) return checkpoint;
   const bool has_f16 = backend != nullptr && backend->CheckWeights(DType::kF16).ok() &&
@@ -144,7 +133,7 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
   info.max_prefill_chunk = options.max_prefill_chunk;
   info.cache_bytes = model.cache->arena_bytes();
   info.eos_ids = model.config.eos_ids;
-  if (options.generation_config == "auto") info.defaults = model.config.defaults;
+  if (options.generation_config) info.defaults = model.config.defaults;
   info.unused_tensors = model.weights->unused;
   info.unused_bytes = model.weights->unused_bytes;
   info.plan = std::move(plan);
@@ -156,37 +145,32 @@ ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType
 absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& given,
                                       std::unique_ptr<kernels::Backend> backend) {
   EngineOptions options = given;
-  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
-  auto opened = OpenModel(options.model_dir, options.shape, options.cross_layer);
-  if (!opened.ok()) return opened.status();
-  const auto score_reuse = ParseScoreReuse(options.score_reuse);
-  if (!score_reuse.ok()) return score_reuse.status();
+  RETURN_IF_ERROR(CheckOptions(options));
+  ASSIGN_OR_RETURN(auto opened, OpenModel(options.model_dir, options.shape, options.cross_layer));
   if (backend == nullptr) {
-    auto made = kernels::CreateBackend({.device = options.device,
-                                        .threads = options.threads,
-                                        .pin_threads = options.pin_threads,
-                                        .batch_invariant = options.batch_invariant});
-    if (!made.ok()) return made.status();
-    backend = *std::move(made);
+    ASSIGN_OR_RETURN(auto made,
+                     kernels::CreateBackend({.device = options.device,
+                                             .threads = options.threads,
+                                             .pin_threads = options.pin_threads,
+                                             .batch_invariant = options.batch_invariant}));
+    backend = std::move(made);
   }
   for (int32_t* tokens : {&options.max_batch_tokens, &options.max_prefill_chunk}) {
     if (*tokens == 0) *tokens = backend->StepTokens();
   }
-  const DType checkpoint = AutomaticDType(opened->config.dtype, backend.get());
-  const auto dtype = ParseWeightDType(options.weights, checkpoint);
-  if (!dtype.ok()) return dtype.status();
-  // Whoever wants fewer bits in the cache as well says so.
-  const auto cache_dtypes =
-      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(*dtype) ? checkpoint : *dtype);
-  if (!cache_dtypes.ok()) return cache_dtypes.status();
+  const DType checkpoint = AutomaticDType(opened.config.dtype, backend.get());
+  ASSIGN_OR_RETURN(const auto dtype, ParseWeightDType(options.weights, checkpoint));
+  // Weights in 8 bits alone do not make the cache 8 bits: cache-dtype must ask for it.
+  ASSIGN_OR_RETURN(
+      const auto cache_dtypes,
+      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(dtype) ? checkpoint : dtype));
 
   LoadedModel model;
-  model.config = std::move(opened->config);
-  model.plan = std::move(opened->plan);
+  model.config = std::move(opened.config);
+  model.plan = std::move(opened.plan);
   model.backend = std::move(backend);
-  if (absl::Status status = model.backend->CheckWeights(*dtype); !status.ok()) return status;
-  absl::Status kept = model.backend->CheckCache(cache_dtypes->keys, cache_dtypes->values);
-  if (!kept.ok()) return kept;
+  RETURN_IF_ERROR(model.backend->CheckWeights(dtype));
+  RETURN_IF_ERROR(model.backend->CheckCache(cache_dtypes.keys, cache_dtypes.values));
   const std::optional<kernels::DeviceMemory> memory = model.backend->device_memory();
   if (options.memory_share > 0 && !memory) {
     return InvalidArgument("memory-share: ", model.backend->Describe(),
@@ -194,54 +178,47 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& given,
   }
   const DecoderLayout layout = LayoutOf(model.config, model.plan);
   const StepNeed steps = NeedOfSteps(model.config, layout, options, *model.backend);
-  if (!memory) {  // what a cgroup does not allow would end in a kill, much later
-    absl::Status fits =
-        CheckMemory({.weights = NeedOfWeights(model.config, model.plan, *dtype),
-                     .cache = options.cache_bytes,
-                     .steps = steps},
-                    options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
-    if (!fits.ok()) return fits;
+  if (!memory) {  // beyond the cgroup's limit the process would be killed, much later
+    RETURN_IF_ERROR(CheckMemory({.weights = NeedOfWeights(model.config, model.plan, dtype),
+                                 .cache = options.cache_bytes,
+                                 .steps = steps},
+                                options.memory_limit > 0 ? options.memory_limit : MemoryLimit()));
   }
-  auto weights =
-      LoadWeights(model.config, model.plan, *opened->tensors, *dtype, model.backend.get());
-  if (!weights.ok()) return weights.status();
-  model.weights = std::make_unique<Weights>(*std::move(weights));
-  PlanReport report = MakePlanReport(model.plan, *cache_dtypes, *score_reuse);
-  auto decoder =
+  ASSIGN_OR_RETURN(auto weights, LoadWeights(model.config, model.plan, *opened.tensors, dtype,
+                                             model.backend.get()));
+  model.weights = std::make_unique<Weights>(std::move(weights));
+  PlanReport report = MakePlanReport(model.plan, cache_dtypes, options.score_reuse);
+  ASSIGN_OR_RETURN(
+      auto decoder,
       Decoder::Create(model.config, model.plan, layout,
-                      kvcache::PlaneMap(model.plan, *cache_dtypes, options.block_tokens),
-                      model.weights.get(), model.backend.get(), options.max_batch_tokens);
-  if (!decoder.ok()) return decoder.status();
-  model.decoder = *std::move(decoder);
+                      kvcache::PlaneMap(model.plan, cache_dtypes, options.block_tokens),
+                      model.weights.get(), model.backend.get(), options.max_batch_tokens));
+  model.decoder = std::move(decoder);
   absl::StatusOr<size_t> cache_bytes = options.cache_bytes;
   if (options.memory_share > 0) {
     cache_bytes =
         CacheBytes(options.memory_share, *memory, *model.backend->device_memory(), steps.growth);
     if (!cache_bytes.ok()) return cache_bytes.status();
   }
-  auto cache = kvcache::CacheManager::Create(model.backend.get(), model.plan,
-                                             {.cache_bytes = *cache_bytes,
-                                              .block_tokens = options.block_tokens,
-                                              .dtypes = *cache_dtypes,
-                                              .store_scores = report.stores_scores});
-  if (!cache.ok()) return cache.status();
-  model.cache = *std::move(cache);
-  model.info = Describe(options, model, *dtype, std::move(report));
+  ASSIGN_OR_RETURN(auto cache,
+                   kvcache::CacheManager::Create(model.backend.get(), model.plan,
+                                                 {.cache_bytes = *cache_bytes,
+                                                  .block_tokens = options.block_tokens,
+                                                  .dtypes = cache_dtypes,
+                                                  .store_scores = report.stores_scores}));
+  model.cache = std::move(cache);
+  model.info = Describe(options, model, dtype, std::move(report));
   return model;
 }
 
 absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cross_layer,
-                                       const std::string& cache_dtype,
-                                       const std::string& score_reuse) {
-  auto opened = OpenModel(model_dir, /*shape=*/"", cross_layer);
-  if (!opened.ok()) return opened.status();
-  const auto dtypes =
-      ParseCacheDTypes(cache_dtype, AutomaticDType(opened->config.dtype, /*backend=*/nullptr));
-  if (!dtypes.ok()) return dtypes.status();
-  const auto reuse = ParseScoreReuse(score_reuse);
-  if (!reuse.ok()) return reuse.status();
-  return MakePlanReport(opened->plan, *dtypes, *reuse);
+                                       const std::string& cache_dtype, ScoreReuse score_reuse) {
+  ASSIGN_OR_RETURN(auto opened, OpenModel(model_dir, /*shape=*/"", cross_layer));
+  ASSIGN_OR_RETURN(
+      const auto dtypes,
+      ParseCacheDTypes(cache_dtype, AutomaticDType(opened.config.dtype, /*backend=*/nullptr)));
+  return MakePlanReport(opened.plan, dtypes, score_reuse);
 }
 
 }  // namespace strata::engine

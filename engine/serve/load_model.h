@@ -12,7 +12,7 @@
 
 namespace strata::engine {
 
-// A model ready to run: what EngineCore is made of, in order of dependence (later members point to
+// A model ready to run: the parts of EngineCore in order of dependence (later members point to
 // earlier ones).
 struct LoadedModel {
   ModelConfig config;
@@ -24,9 +24,9 @@ struct LoadedModel {
   std::unique_ptr<kvcache::CacheManager> cache;
 };
 
-// INVALID_ARGUMENT "option: value and limit" for an option out of range; else what config,
-// checkpoint, plan, cache and backend report, each one line. With a `backend` (of a test's own)
-// that one is used, whatever options.device says.
+// INVALID_ARGUMENT "option: value and limit" for an option out of range; else the one-line errors
+// of config, checkpoint, plan, cache and backend. A `backend` (of a test) is used in place of
+// options.device.
 absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& options,
                                       std::unique_ptr<kernels::Backend> backend = nullptr);
 

@@ -40,7 +40,7 @@ StepNeed NeedOfSteps(const ModelConfig& config, const DecoderLayout& layout,
   const int64_t context = config.max_positions;
   const std::vector<int64_t>& columns = layout.row_columns;
   const int64_t gates_and_ups = 2 * int64_t{config.intermediate_size};
-  // A request of more than max-running runs alone.
+  // A request of more sequences than max-running runs alone.
   const int64_t sequences = std::max(options.max_running, kMaxSequences);
   const int64_t logit_rows = std::min(rows, sequences + kMostLogprobRows);
   const int64_t logits = logit_rows * LogitsStride(config.vocab_size);

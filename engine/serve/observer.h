@@ -8,42 +8,42 @@
 
 namespace strata::engine {
 
-// What one step of the engine did.
+// Figures of one step of the engine.
 struct StepStats {
   int64_t number = 0;  // from 1
   Request::Time begin;
   double plan_seconds = 0;  // admission, scheduling, flattening; not while the last step ran
   Request::Time forward_begin;
-  double forward_seconds = 0;  // the model, and the next step's plan where that is made meanwhile
-  double commit_seconds = 0;   // sampling and handing over, right after it
-  double sample_seconds = 0;   // of commit_seconds, spread over it; 0 unless TimesSampling()
+  double forward_seconds = 0;  // the model, and planning of the next step meanwhile
+  double commit_seconds = 0;   // sampling and handing out, right after it
+  double sample_seconds = 0;   // part of commit_seconds, not contiguous; 0 unless TimesSampling()
   int32_t sequences = 0;
-  int32_t prefill_tokens = 0;     // rows of prompts, and of what is computed again
+  int32_t prefill_tokens = 0;     // rows of prompts, and rows computed again
   int32_t decode_tokens = 0;      // rows that are a sequence's newest token
-  int32_t recomputed_tokens = 0;  // of the prefill rows: computed before a preemption already
+  int32_t recomputed_tokens = 0;  // prefill rows that were computed before a preemption
   int32_t preemptions = 0;
   int32_t running = 0;  // sequences, when the step has ended
   int32_t waiting = 0;
   int32_t blocks_used = 0;
   int64_t cache_bytes_read = 0;
   int64_t cache_bytes_written = 0;
-  // Of the tokens that this step handed to sinks, each in exactly one of the two; stop tokens,
-  // which are no output, are left out. Point into a buffer of the engine's that lives as long as
-  // the call.
-  std::span<const double> first_token_seconds;  // of a sequence's first: since it was submitted
-  std::span<const double> inter_token_seconds;  // of the others: since the sequence's previous
+  // Times of the tokens that this step handed to sinks, each token in exactly one of the two; stop
+  // tokens, which are no output, are left out. The spans point into a buffer of the engine and are
+  // valid during the call.
+  std::span<const double> first_token_seconds;  // first tokens of sequences: since submission
+  std::span<const double> inter_token_seconds;  // other tokens: since the sequence's previous one
 };
 
-// A request that was cancelled, or whose deadline or time limit came.
+// A request that was cancelled, or that reached its deadline or time limit.
 struct AbortStats {
   double seconds = 0;  // from the call, or the limit, until its blocks were free
-  int64_t steps = 0;   // of the engine that ended in between
+  int64_t steps = 0;   // steps of the engine that ended in between
 };
 
-// What a sequence does from now on. Phases follow each other without a gap, until OnFinished.
+// Phase that a sequence enters. Phases follow each other without a gap, until OnFinished.
 enum class Phase : uint8_t {
-  kQueued,     // first of all
-  kPrefill,    // computes its prompt, or again what a preemption took
+  kQueued,     // the first phase
+  kPrefill,    // computes its prompt, or recomputes tokens lost to a preemption
   kDecode,     // makes tokens
   kPreempted,  // waits again
 };
@@ -55,22 +55,22 @@ struct PhaseChange {
   Request::Time time;
 };
 
-// Told what the engine does, on the engine's thread; must return at once. For metrics and traces.
+// Observes the engine, on the engine's thread; must return at once. For metrics and traces.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  // After each step in which something ran, when its tokens are with the sinks.
+  // After each step with at least one row, when sinks have its tokens.
   virtual void OnStep(const StepStats& step) = 0;
-  // In the order of things; the first of a sequence 1.. of a request comes when it is forked.
+  // In order of time; the first phase of sequences 1.. of a request comes at their fork.
   virtual void OnPhase(const PhaseChange&) {}
   // Asked once: whether StepStats::sample_seconds is worth reading the clock twice for each token.
   virtual bool TimesSampling() const { return false; }
-  // Before the sink's OnFinished: once for each sequence of a request that Submit accepted,
-  // whatever ended it.
+  // Before the sink's OnFinished: once for each sequence of a request that Submit accepted, for any
+  // reason of its end.
   virtual void OnFinished(const std::string& request_id, const FinishedEvent& event) = 0;
-  // One line for whoever runs the server: a slow path that the backend takes, and why.
+  // One line for the operator: a slow path that the backend takes, and the reason.
   virtual void OnNote(const std::string& /*note*/) {}
-  // When the blocks of a request that was aborted, running or queued, are free.
+  // When the blocks of an aborted request, running or queued, are free.
   virtual void OnAbort(const AbortStats& abort) = 0;
 };
 

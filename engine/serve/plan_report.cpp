@@ -9,6 +9,8 @@
 #include "engine/model/dtypes.h"
 #include "kernels/check.h"
 #include "kvcache/plan/plan_text.h"
+#include "kvcache/plan/plane_map.h"
+#include "kvcache/plan/sharing_plan.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {
@@ -63,19 +65,21 @@ std::string Grouped(uint64_t number) {
   return grouped;
 }
 
-// A row of the table of layers; layers whose rows read alike share one.
+// A row of the table of layers; layers with equal rows share one.
 struct Row {
   std::string layers, scores, keys, values, mix;
 };
 
 std::string DescribeSources(const PlanReport& report, const PlanReport::Layer& layer,
                             const std::vector<PlanReport::Source>& sources, bool of_kv_heads) {
+  const kvcache::AttentionShape shape = {report.num_layers, report.num_query_heads,
+                                         report.num_kv_heads, report.head_dim};
   std::vector<HeadRef> from;
   std::vector<HeadRef> same;
   for (const PlanReport::Source& source : sources) {
     const auto head = static_cast<int32_t>(from.size());
     from.push_back({source.layer, source.head});
-    same.push_back({layer.layer, of_kv_heads ? report.shape.KvHeadOf(head) : head});
+    same.push_back({layer.layer, of_kv_heads ? shape.KvHeadOf(head) : head});
   }
   return kvcache::DescribeSources(layer.layer, from, same);
 }
@@ -107,7 +111,7 @@ std::string Padded(std::string text, size_t width) {
   return text;
 }
 
-// "  name  text", going on under `text` where the line is full.
+// "  name  text", continued under `text` if the line is full.
 void AppendField(std::string& out, const std::string& name, const std::string& text) {
   std::string line = "  " + Padded(name, kNameColumns);
   const size_t indent = line.size();
@@ -121,7 +125,7 @@ void AppendField(std::string& out, const std::string& name, const std::string& t
   absl::StrAppend(&out, line, "\n");
 }
 
-// One line a row where all fit; else a field a line.
+// One line a row if all rows fit; else one field a line.
 void AppendLayerTable(std::string& out, const std::vector<Row>& rows) {
   size_t scores = 6, keys = 4, values = 6, mix = 0;
   for (const Row& row : rows) {
@@ -187,7 +191,10 @@ PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes
                           ScoreReuse score_reuse) {
   const kvcache::PlaneMap planes(plan, cache_dtypes, /*block_tokens=*/1);
   PlanReport report;
-  report.shape = plan.shape();
+  report.num_layers = plan.shape().num_layers;
+  report.num_query_heads = plan.shape().num_query_heads;
+  report.num_kv_heads = plan.shape().num_kv_heads;
+  report.head_dim = plan.shape().head_dim;
   report.dtype = CacheDTypesName(cache_dtypes);
   report.bytes_per_token = planes.bytes_per_token();
   report.key_bytes_per_token = planes.key_bytes_per_token();
@@ -238,10 +245,10 @@ std::string PlanReportJson(const PlanReport& report) {
                       {"value_mix", layer.value_mix},
                       {"summary", layer.summary}});
   }
-  return Json{{"num_layers", report.shape.num_layers},
-              {"num_query_heads", report.shape.num_query_heads},
-              {"num_kv_heads", report.shape.num_kv_heads},
-              {"head_dim", report.shape.head_dim},
+  return Json{{"num_layers", report.num_layers},
+              {"num_query_heads", report.num_query_heads},
+              {"num_kv_heads", report.num_kv_heads},
+              {"head_dim", report.head_dim},
               {"dtype", report.dtype},
               {"bytes_per_token", report.bytes_per_token},
               {"key_bytes_per_token", report.key_bytes_per_token},
@@ -258,11 +265,11 @@ std::string PlanReportJson(const PlanReport& report) {
 std::string PlanReportText(const PlanReport& report, size_t budget_bytes, int32_t block_tokens) {
   const auto tokens = static_cast<uint64_t>(report.TokensIn(budget_bytes, block_tokens));
   const auto plain = static_cast<uint64_t>(report.PlainTokensIn(budget_bytes, block_tokens));
-  const size_t plain_planes = 2 * static_cast<size_t>(report.shape.num_layers) *
-                              static_cast<size_t>(report.shape.num_kv_heads);
-  std::string out = absl::StrCat(report.shape.num_layers, " layers, ", report.shape.num_query_heads,
-                                 " query heads, ", report.shape.num_kv_heads, " kv heads of ",
-                                 report.shape.head_dim, ", cache in ", report.dtype, "\n\n");
+  const size_t plain_planes =
+      2 * static_cast<size_t>(report.num_layers) * static_cast<size_t>(report.num_kv_heads);
+  std::string out = absl::StrCat(report.num_layers, " layers, ", report.num_query_heads,
+                                 " query heads, ", report.num_kv_heads, " kv heads of ",
+                                 report.head_dim, ", cache in ", report.dtype, "\n\n");
   absl::StrAppend(&out, "Which layer's scores, keys and values each layer uses:\n");
   AppendLayerTable(out, LayerRows(report));
   absl::StrAppend(&out, "\nPlanes held, ", report.planes.size(), " of the plain cache's ",

@@ -5,13 +5,15 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/plan/plane_map.h"
-#include "kvcache/plan/sharing_plan.h"
+namespace strata::kvcache {
+struct CacheDTypes;
+class SharingPlan;
+}  // namespace strata::kvcache
 
 namespace strata::engine {
 
-// What a sharing plan costs and does, in plain values: `strata plan`, GetModel and the metrics show
-// this and recompute nothing.
+// Costs and effects of a sharing plan, in plain values: `strata plan`, GetModel and the metrics
+// show these and recompute nothing.
 struct PlanReport {
   struct Plane {
     bool is_key = false;
@@ -34,19 +36,22 @@ struct PlanReport {
     std::string summary;    // one line for people
   };
 
-  kvcache::AttentionShape shape;
+  int32_t num_layers = 0;
+  int32_t num_query_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
   std::string dtype;  // of the cache: "f32", "bf16", "int8", "k=int8,v=bf16" ...
   size_t bytes_per_token = 0;
   size_t key_bytes_per_token = 0;
   size_t value_bytes_per_token = 0;
   size_t plain_bytes_per_token = 0;
   double ratio = 1;                  // bytes_per_token / plain_bytes_per_token
-  size_t score_bytes_per_token = 0;  // of stored scores, also where decode routes
+  size_t score_bytes_per_token = 0;  // of stored scores, even if decode routes
   bool stores_scores = false;        // decode stores reused scores
   std::vector<Plane> planes;
   std::vector<Layer> layers;
 
-  // What a token of a sequence takes while it decodes: planes, and scores where they are stored.
+  // Bytes of a token of a decoding sequence: planes, and scores if they are stored.
   size_t held_bytes_per_token() const {
     return bytes_per_token + (stores_scores ? score_bytes_per_token : 0);
   }
@@ -56,10 +61,10 @@ struct PlanReport {
   int64_t PlainTokensIn(size_t budget_bytes, int32_t block_tokens) const;
 };
 
-// How decode applies reused scores.
+// Way in which decode applies reused scores.
 enum class ScoreReuse : uint8_t {
-  kAuto,   // stores them where that moves fewer bytes, decided once
-  kStore,  // wherever the plan reuses scores
+  kAuto,   // stores them if that moves fewer bytes, decided once
+  kStore,  // stores them whenever the plan reuses scores
   kRoute,  // computes them again
 };
 
@@ -70,8 +75,8 @@ PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes
 //  "score_reuse":"none"|"store"|"route","planes":[{"kind":"key","layer":0,"head":0}..],"layers":[{"layer":0,"scores":[[0,0],..],
 //  "keys":..,"values":..,"runs":["compute",..],"value_mix":"","summary":".."}..]} in one line.
 std::string PlanReportJson(const PlanReport& report);
-// The same for a person, in at most 100 columns, with how many tokens fit `budget_bytes` beside the
-// plain cache. Ends with a newline.
+// The same for a person, in at most 100 columns, with the tokens that fit `budget_bytes`, here and
+// in the plain cache. Ends with a newline.
 std::string PlanReportText(const PlanReport& report, size_t budget_bytes, int32_t block_tokens);
 
 }  // namespace strata::engine

@@ -17,7 +17,7 @@ absl::Status CheckRequest(const Request& request, const ModelInfo& model);
 // Sums over requests that are submitted together: the limits of one request hold for all of them.
 class RequestTotals {
  public:
-  // INVALID_ARGUMENT where one more is too much. REQUIRES: CheckRequest was OK.
+  // INVALID_ARGUMENT if one more is too much. REQUIRES: CheckRequest was OK.
   absl::Status Add(const Request& request);
 
  private:
@@ -26,14 +26,15 @@ class RequestTotals {
   int64_t prompt_logprobs_ = 0;
 };
 
-// The most max_tokens with which n sequences after such a prompt fit the model's positions and the
-// whole cache, as Engine::Submit asks of a request; below 1 where none does. REQUIRES: n >= 1.
+// The highest max_tokens with which n sequences after a prompt of `prompt_tokens` fit the model's
+// positions and the whole cache, as Engine::Submit requires; below 1 if none fits. REQUIRES: n >=
+// 1.
 int64_t MostTokens(const ModelInfo& model, int64_t prompt_tokens, int32_t n);
-// The longest prompt after which n sequences of so many tokens fit; at least 1.
+// The longest prompt after which n sequences of `max_tokens` tokens fit; at least 1.
 int32_t MostPromptTokens(const ModelInfo& model, int32_t max_tokens, int32_t n);
 
-// "prompt: ..." as "prompt[3]: ...", with the payloads that the status carries: which of several
-// prompts is wrong.
+// Names the prompt at fault among several: "prompt: ..." becomes "prompt[3]: ...", with the
+// payloads of the status.
 absl::Status NamePrompt(size_t number, const absl::Status& status);
 
 }  // namespace strata::engine

@@ -9,10 +9,10 @@
 namespace strata::engine {
 namespace {
 
-// Of the blocks, left free when others run already: room for those to grow into before somebody
-// must be preempted.
+// One of kFreeShare blocks stays free while sequences run: room for them to grow before one must be
+// preempted.
 constexpr int32_t kFreeShare = 64;
-// Of one prompt whose log-probabilities are asked for: others have their turn too.
+// Most rows in a step of a prompt whose log-probabilities are owed: other prompts get a turn too.
 constexpr int32_t kLogprobChunk = 64;
 
 bool IsDecode(const Sequence& sequence) { return sequence.size() - sequence.computed == 1; }
@@ -44,7 +44,7 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
     sequence.step = step_;
     budget -= count;
   };
-  // Preempting takes from the end of running_, never what is scheduled already.
+  // Preemption takes from the end of running_, never a sequence that is already scheduled.
   for (size_t i = 0; i < running_.size() && budget > 0;) {
     if (i + kPrefetchAhead < running_.size()) running_[i + kPrefetchAhead]->Prefetch();
     if (IsDecode(*running_[i])) {
@@ -90,7 +90,7 @@ bool Scheduler::NextAhead(const StepPlan& now, StepPlan* ahead) {
     if (sequence == nullptr) continue;
     if (sequence->num_generated() + 1 == sequence->sampling().max_tokens) continue;
     const int32_t end = range.end + 1;
-    // What it got it needs in any case, now or when it is its turn to preempt.
+    // Blocks drawn before a failure are not lost: the sequence needs them for its next row anyway.
     if (!cache_->Grow(sequence->blocks, end) || !cache_->GrowScores(sequence->blocks, end)) {
       return false;
     }
@@ -99,8 +99,8 @@ bool Scheduler::NextAhead(const StepPlan& now, StepPlan* ahead) {
   return !ahead->ranges.empty();
 }
 
-// Gives running_[place] the blocks of its newest token, scores included, if need be at the cost of
-// the last. False when it was itself the last.
+// Gives running_[place] the blocks of its newest token, score blocks included, preempting from the
+// end if need be. Returns false if it was itself preempted.
 bool Scheduler::GrowOrPreempt(size_t place, StepPlan* plan) {
   Sequence& sequence = *running_[place];
   while (!cache_->Grow(sequence.blocks, sequence.size()) ||
@@ -125,10 +125,10 @@ void Scheduler::Preempt(size_t place, StepPlan* plan) {
   waiting_.insert(std::move(sequence));
 }
 
-// Admits while the step has rows for more prompts: who has to wait for rows waits without blocks,
-// and finds more of its prompt in the cache later.
+// Admits while the step has rows for more prompts. A sequence that must wait for rows holds no
+// blocks meanwhile, and finds more of its prompt in the cache later.
 void Scheduler::AdmitWaiting(int32_t budget, StepPlan* plan) {
-  int64_t rows = 0;  // of the prompts that are served before the first waiting one
+  int64_t rows = 0;  // of prompts that are served before the first waiting sequence
   for (size_t place = 0; !waiting_.empty();) {
     Sequence& first = **waiting_.begin();
     for (; place < running_.size() && ServedBefore()(running_[place], first); ++place) {
@@ -144,13 +144,13 @@ void Scheduler::AdmitWaiting(int32_t budget, StepPlan* plan) {
   }
 }
 
-// Whoever runs has a row in every step once it decodes. A wide request runs alone if it must.
+// A running sequence has a row in every step once it decodes. A wide request runs alone if it must.
 bool Scheduler::HasPlace(const Sequence& first) const {
   const int32_t most = std::min(options_.max_running, options_.max_batch_tokens);
   return running_.empty() || running_width_ + first.width() <= most;
 }
 
-// Whether what is known of its prefix may stand in for computing it.
+// Whether a cached prefix may be used instead of computing it.
 bool Scheduler::Reads(const Sequence& sequence) const {
   return options_.prefix_cache && !sequence.request().bypass_prefix_cache &&
          !sequence.state->owes_prompt_logprobs;
@@ -206,7 +206,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
       WorstCaseBlocks(sequence.state->prompt_size, sequence.sampling().max_tokens, 1));
   const int32_t shared = sequence.computed / cache_->planes().block_tokens();
   const int32_t reserve = Protected(sequence) ? worst - shared : 0;
-  // Of those that were promised to all the last row of the prompt may have taken some.
+  // The last row of the prompt may have drawn some of the score blocks promised to all n.
   const int32_t reserve_scores =
       (sequence.blocks.num_reserved_scores() + sequence.blocks.num_score_blocks()) / n;
   std::vector<Sequence*> forks;
@@ -223,7 +223,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
     by_request_[fork->id()].push_back(fork.get());
     std::optional<kvcache::BlockTable> blocks =
         cache_->Fork(sequence.blocks, sequence.computed, reserve, reserve_scores);
-    --running_width_;  // counted with the one that stood for all
+    --running_width_;  // it counted in the width of the unforked sequence
     if (blocks.has_value()) {
       fork->blocks = *std::move(blocks);
       fork->computed = fork->most_computed = sequence.computed;
@@ -238,7 +238,7 @@ std::vector<Sequence*> Scheduler::Fork(Sequence& sequence) {
 }
 
 void Scheduler::Publish(Sequence& sequence) {
-  // Mostly no block has become full: then nothing of the request is read.
+  // Usually no block has become full, and nothing of the request is read.
   const int64_t published = sequence.blocks.num_published();
   if (sequence.computed < (published + 1) * cache_->planes().block_tokens()) return;
   if (!options_.prefix_cache || sequence.request().bypass_prefix_cache) return;

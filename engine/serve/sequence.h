@@ -16,21 +16,22 @@
 
 namespace strata::engine {
 
-// A step reads each running sequence and its request once, in an order that memory knows nothing
-// of: what it reads stands first in as few lines as can be, and is asked for some turns ahead.
+// A step reads each running sequence and its request once, in an order that the hardware cannot
+// predict: the members it reads come first, in as few lines as possible, and are prefetched some
+// turns ahead.
 inline constexpr size_t kCacheLine = 64;
 inline constexpr size_t kPrefetchAhead = 5;  // turns of a loop over sequences
 
-// What the sequences of one request have in common.
+// State that the sequences of one request share.
 struct alignas(kCacheLine) RequestState {
   std::shared_ptr<RequestSink> sink;
   int32_t prompt_size = 0;
-  bool owes_prompt_logprobs = false;  // asked for and not told yet
+  bool owes_prompt_logprobs = false;  // asked for and not reported yet
   bool wants_attention = false;
   Request request;  // its prompt is moved into the first sequence
   Request::Time submitted;
   // The place in the order of service, earliest first: the time of arrival, later by
-  // priority_ageing for each level of priority. It never changes, so nobody waits for ever.
+  // priority_ageing for each level of priority. It never changes, so no sequence waits for ever.
   Request::Time rank;
   uint64_t number = 0;                         // of arrival; decides between equal ranks
   Request::Time started;                       // first scheduled
@@ -52,17 +53,17 @@ struct alignas(kCacheLine) RequestState {
 // A request of n sequences starts as one; when its prompt is computed it is forked into n.
 struct alignas(kCacheLine) Sequence {
   std::shared_ptr<RequestState> state;
-  std::vector<int32_t> tokens;  // prompt, then what was generated
-  int32_t newest = 0;           // tokens.back(), where a decode finds it without going there
+  std::vector<int32_t> tokens;  // prompt, then generated tokens
+  int32_t newest = 0;           // tokens.back(), here so that a decode need not read `tokens`
   int32_t computed = 0;
-  int32_t most_computed = 0;  // before a preemption as well
-  int64_t step = 0;           // the last it was scheduled in
+  int32_t most_computed = 0;  // highest `computed` so far, before a preemption as well
+  int64_t step = 0;           // the last step it was scheduled in
   kvcache::BlockTable blocks;
 
   Request::Time last_token;
   double max_inter_token_seconds = 0;
   int32_t index = 0;
-  bool forked = false;  // is one of n, or the only one; until then it stands for all n
+  bool forked = false;  // one of n, or the only one; before the fork it stands for all n
   Phase phase = Phase::kQueued;
   int32_t preemptions = 0;
   TokenHistory history;  // of `tokens`, for the penalties
@@ -85,9 +86,8 @@ struct alignas(kCacheLine) Sequence {
     history.AddOutput(token);
   }
 
-  // Ask for memory without waiting for it, a stage when the one before is there: what
-  // Scheduler::Next and Flatten read of the sequence; what these read behind it; what the commit
-  // reads.
+  // Prefetches in stages, each when the one before has arrived: members that Scheduler::Next and
+  // Flatten read; memory that these members point to; members for the commit; the sink.
   void Prefetch() const { PrefetchLines<0, 2>(this); }
   void PrefetchPointees() const {
     PrefetchLines<0, 1>(state.get());

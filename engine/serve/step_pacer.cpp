@@ -5,7 +5,7 @@
 namespace strata::engine {
 namespace {
 
-// A step that the machine held up is soon forgotten, a limit that is broken soon kept.
+// Recovers quickly after one slow step; shrinks quickly when a step exceeds the limit.
 constexpr double kMostDown = 0.5;
 constexpr double kMostUp = 1.25;
 
@@ -17,7 +17,7 @@ StepPacer::StepPacer(std::chrono::duration<double> limit, int32_t most)
 void StepPacer::Observe(double seconds, int32_t decodes, int32_t prompt_tokens) {
   if (limit_ == 0 || decodes == 0 || prompt_tokens == 0) return;
   const double change = std::clamp(limit_ / seconds, kMostDown, kMostUp);
-  // A step that had room left says nothing of a fuller one.
+  // A step that was not full says nothing about a fuller one.
   if (change > 1 && prompt_tokens < most_prompt_tokens()) return;
   const int32_t fewest = std::min(kFewest, most_);
   tokens_ = std::clamp<double>(tokens_ * change, fewest, most_);

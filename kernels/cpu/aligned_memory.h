@@ -6,14 +6,14 @@
 
 namespace strata::kernels {
 
-// Owns zeroed memory, aligned to 64 bytes (2 MiB and in huge pages, where the system gives them,
-// from 4 MiB on). Move-only.
+// Owns zeroed memory, aligned to 64 bytes (from 4 MiB on to 2 MiB, and in huge pages if the system
+// gives them). Move-only.
 class AlignedMemory {
  public:
   static constexpr size_t kAlignment = 64;
 
   AlignedMemory() = default;
-  // RESOURCE_EXHAUSTED, naming the number of bytes, when the system has no more.
+  // RESOURCE_EXHAUSTED, naming the number of bytes, if the system has too little memory.
   static absl::StatusOr<AlignedMemory> Allocate(size_t bytes);
   AlignedMemory(AlignedMemory&& other) noexcept { *this = static_cast<AlignedMemory&&>(other); }
   AlignedMemory& operator=(AlignedMemory&& other) noexcept;
@@ -29,8 +29,8 @@ class AlignedMemory {
   size_t mapping_bytes_ = 0;
 };
 
-// Memory that only ever grows and forgets its contents when it does: scratch space of one owner,
-// so that nothing is allocated once the largest call has been seen.
+// Memory that only grows, and forgets its contents when it grows: scratch space of one owner.
+// Nothing is allocated after the largest call.
 class Scratch {
  public:
   // At least `count` floats, 64-byte aligned, zeroed when they were last allocated.

@@ -28,7 +28,7 @@ struct SpanQueries {
   const float* vectors;                                 // [kMaxQueries][256]
 };
 
-// What the span's tokens in int8 planes are multiplied with, [256]; null: other planes, or unread.
+// Scales of the span's tokens in int8 planes, [256]; null: another dtype, or planes not read.
 struct SpanScales {
   const float* keys = nullptr;
   const float* values = nullptr;
@@ -54,7 +54,7 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
   return queries;
 }
 
-// to: [2][AttentionScratch::kScales]. Asks for those of the next span.
+// Copies the span's scales to `to`, [2][AttentionScratch::kScales]; prefetches the next span's.
 SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) {
   const HeadAttention& head = *unit.heads[0];
   const int64_t next = range.first + range.count;
@@ -91,8 +91,8 @@ HWY_NOINLINE void ScoreRows(const float* vectors, const K* const* columns, size_
   }
 }
 
-// The same for the tile's rows and every t that its last row sees; t up to whole vectors, or pairs
-// of them, get any score.
+// The same for the tile's rows and every t that its last row sees; scores of further t, up to whole
+// vectors or pairs of them, are arbitrary.
 template <bool kPairs, class K>
 void ScoreTile(size_t rows, const float* vectors, const SpanPieces<K>& keys, size_t head_dim,
                size_t longest, float* scores) {
@@ -119,9 +119,10 @@ void TileScores(size_t rows, const float* vectors, const SpanPieces<K>& keys, si
   ScoreTile<false>(rows, vectors, keys, head_dim, longest, scores);
 }
 
-// values[r, :] = sum over the positions row r sees of its probability times the value there.
-// Together as far as all rows see, then each alone: a row never meets a value it does not see, not
-// even with weight 0, since that might be infinite or left over from another sequence.
+// values[r, :] = sum over the positions row r sees of its probability times the value there. Sums
+// positions that all rows see together, then the rest row by row: a row never reads a value that it
+// does not see, not even with weight 0. That value might be infinite or left over from another
+// sequence.
 template <class T>
 void TileValues(size_t rows, const float* probabilities, const SpanPieces<T>& values,
                 size_t columns, const size_t* visible, float* sums, size_t sums_stride) {
@@ -135,11 +136,11 @@ void TileValues(size_t rows, const float* probabilities, const SpanPieces<T>& va
   }
 }
 
-// The keys of a unit that finds its scores in score blocks.
+// Stands for the keys of a unit that reads stored scores.
 struct StoredScores {};
 
 // Probabilities, up to the span's factor, of the tile's rows from query q on. The first piece of
-// the values has been asked for by then; `ahead` is the second.
+// the values has been prefetched by then; `ahead` is the second.
 template <class Keys>
 void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
                        const SpanScales& scales, const Keys& keys, ReadAhead ahead, size_t q,
@@ -329,7 +330,7 @@ void Finish(const AttentionUnit& unit, const float* state) {
       StoreUpTo(hn::Div(hn::LoadU(D(), state + kStateValues + j), sum), output + j, head_dim - j);
     }
     if (head.lse != nullptr) {
-      // In double, so that the result does not hang on which logf the system has.
+      // In double, so that the result does not depend on the system's logf.
       head.lse[at.row() * head.lse_stride] =
           static_cast<float>(double{state[0]} + std::log(double{state[1]}));
     }

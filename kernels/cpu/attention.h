@@ -11,9 +11,9 @@
 
 namespace strata::kernels {
 
-// A piece of attention's work: some rows of one sequence for all heads that read one pair of
-// planes, so that the planes are read once for all of them. Its queries are numbered row by row,
-// all heads of a row before the next row, and start anywhere.
+// A piece of attention's work: consecutive queries of one sequence, over all heads that read one
+// pair of planes, so that the planes are read once. Queries are numbered row by row, all heads of a
+// row before the next row. A unit may begin at any query.
 struct AttentionUnit {
   // Queries of a unit: enough to pay for reading a span, few enough for the second cache.
   static constexpr int64_t kMaxQueries = 64;
@@ -24,11 +24,11 @@ struct AttentionUnit {
   int64_t num_heads = 0;
   int64_t first_query = 0;  // of the sequence
   int64_t num_queries = 0;
-  // What its thread is likely to run after it, to be asked for in time; null: unknown.
+  // The unit that this thread is likely to run next, for prefetching; null: unknown.
   const AttentionUnit* next = nullptr;
 
-  // Whether its scores were computed by an earlier layer of this step and kept. REQUIRES: all heads
-  // of a pair of planes find theirs, or none does.
+  // Whether the unit reads scores that were computed and stored earlier in this step. REQUIRES: all
+  // heads of a pair of planes read stored scores, or none does.
   bool finds_scores() const {
     return sequence->score_table != nullptr && heads[0]->reused_lse != nullptr &&
            heads[0]->score_slot >= 0;
@@ -78,18 +78,18 @@ class QueryCursor {
   int64_t row_;
 };
 
-// What one span adds for a query, and what spans are merged into: maximum, sum, 14 unused floats,
-// then the weighted values [head_dim], padded to 16.
+// State of one query, over one span or merged: maximum, sum, 14 unused floats, then the weighted
+// values [head_dim], padded to 16.
 constexpr size_t kStateValues = 16;
 constexpr size_t AttentionStateFloats(int32_t head_dim) {
   return kStateValues + (static_cast<size_t>(head_dim) + 15) / 16 * 16;
 }
 
-// The memory that AttendSpan() works in, a part after the other.
+// Layout of the memory that AttendSpan() works in, one part after the other.
 struct AttentionScratch {
   static constexpr size_t kQueries = size_t{AttentionUnit::kMaxQueries} * 256;  // [queries][256]
   static constexpr size_t kScores = size_t{12} * 256;                           // [tile rows][256]
-  static constexpr size_t kScales = 256;  // of the span's keys; then as many of its values
+  static constexpr size_t kScales = 256;  // of the span's keys; as many follow for its values
 
   static constexpr size_t Keys(int32_t head_dim) {  // [head_dim][256]
     return static_cast<size_t>(head_dim) * 256;
@@ -105,28 +105,28 @@ struct AttentionScratch {
 // Longer query vectors do not fit the rows of a tile.
 constexpr int32_t kMaxHeadDim = 256;
 
-// One span for every query of the unit that sees it. scratch: AttentionScratch, 64-byte aligned;
-// partial: [num_queries] states.
+// Computes one span for every query of the unit that sees it. scratch: AttentionScratch, 64-byte
+// aligned; partial: [num_queries] states.
 void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial);
 // Merges the span's partial states into the running ones; spans come in order, from 0.
 void MergeSpan(const AttentionUnit& unit, int64_t span, const float* partial, float* state);
-// The unit's one query's probabilities over a span, to out[position]. Its head has a reused_lse.
+// Writes the probabilities of the unit's only query over a span to out[position]. REQUIRES: the
+// query's head has a reused_lse.
 void SpanProbabilities(const AttentionUnit& unit, int64_t span, float* scratch, float* out);
 // Writes output and log-sum-exp of every query.
 void FinishUnit(const AttentionUnit& unit, const float* state);
 
-// Runs Backend::Attention on a pool: cuts the work into units and, where these are too few for the
-// threads, units into spans. How it is cut changes no bits. Not thread-safe.
+// Runs Backend::Attention on a pool: cuts the work into units and, if these are too few for the
+// threads, units into spans. The cut changes no bits. Not thread-safe.
 class AttentionRunner {
  public:
-  // Adds to the counters what is read and written under the context of each (sequence, planes)
-  // pair.
+  // Adds the bytes read and written for each (sequence, pair of planes) to the counters.
   void Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
            std::span<const HeadAttention> heads, ThreadPool& pool, BackendCounters* counters);
   // Backend::AttentionProbabilities, on the calling thread.
   void Probabilities(const PagedArena& cache, const SequenceRows& sequence,
                      const HeadAttention& head, float* out);
-  // Of scratch, that steps may take at most and that were taken so far.
+  // Bytes of scratch: the most that steps may take, and the bytes taken so far.
   static size_t MostScratchBytes(const StepLimits& limits, int num_threads);
   size_t scratch_bytes() const { return work_.bytes() + states_.bytes(); }
 

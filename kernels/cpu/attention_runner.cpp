@@ -7,7 +7,7 @@ namespace {
 
 constexpr int64_t kUnitsPerThread = 3;  // with fewer, units are cut into spans
 constexpr int64_t kSmallWork = 4096;    // query x position pairs not worth a second thread
-constexpr size_t kMaxSpanStates = size_t{16} << 20;  // floats that waiting for the merge may cost
+constexpr size_t kMaxSpanStates = size_t{16} << 20;  // floats of states that wait for the merge
 
 }  // namespace
 
@@ -121,7 +121,7 @@ void AttentionRunner::CutUnits(const PagedArena& cache, std::span<const Sequence
   }
 }
 
-// A unit at a time, its spans one after the other into one running state.
+// Runs each unit on one thread, its spans one after the other into one running state.
 void AttentionRunner::RunWholeUnits(int32_t head_dim, ThreadPool& pool) {
   const auto count = static_cast<int64_t>(units_.size());
   const size_t state_floats = AttentionStateFloats(head_dim) * AttentionUnit::kMaxQueries;
@@ -137,7 +137,7 @@ void AttentionRunner::RunWholeUnits(int32_t head_dim, ThreadPool& pool) {
     float* const partial = states + static_cast<size_t>(w) * 2 * state_floats;
     float* const state = partial + state_floats;
     for (int64_t i = begin; i < end; ++i) {
-      // Last first: within a prompt the later rows have more to read, and long work goes ahead.
+      // Last first: later rows of a prompt read more, and long work should start early.
       AttentionUnit& unit = units_[static_cast<size_t>(count - 1 - i)];
       if (i + 1 < count) unit.next = &unit - 1;
       for (int64_t span = 0; span < unit.num_spans(); ++span) {
@@ -157,7 +157,7 @@ bool AttentionRunner::WorthCuttingToSpans(size_t state_floats, const ThreadPool&
          static_cast<size_t>(spans + units) * state_floats <= kMaxSpanStates;
 }
 
-// All spans of all units at once, each into its own partial states; then they are merged in order.
+// Runs all spans of all units at once, each into its own partial states; then merges them in order.
 void AttentionRunner::RunSpans(int32_t head_dim, size_t state_floats, ThreadPool& pool) {
   const auto count = static_cast<int64_t>(units_.size());
   const int64_t spans = span_ends_.back();

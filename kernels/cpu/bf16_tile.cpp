@@ -47,15 +47,15 @@ void RoundTo(const float* x, size_t count, bool widened, void* to) {
   }
 }
 
-// Adds the products of the odd or of the even ones of two inputs.
+// Adds the products of the odd or of the even input of each pair.
 template <bool kOdd, size_t kRows, size_t kVectors>
 HWY_INLINE void AddHalf(const float* x, const uint16_t* w, V (&sums)[kRows][kVectors]) {
   AddProducts([&](size_t r) { return hn::Set(D(), x[r * kBF16Depth]); },
               [&](size_t v) { return LoadHalf<kOdd>(w + v * kLanes * kBF16Group); }, sums);
 }
 
-// Beside sums a tile keeps two vectors of odd inputs' weights, two of even ones', a mask and an
-// input in registers: of AVX2's 16 that leaves 5 rows.
+// Beside sums a tile keeps in registers two vectors of weights of odd inputs, two of even inputs, a
+// mask and an input: AVX2's 16 registers then leave room for 5 rows.
 constexpr size_t kBF16Rows = kTileRows == 6 ? 5 : kTileRows;
 
 template <size_t kRows>
@@ -121,7 +121,7 @@ BF16Kernel BestBF16Kernel() { return HWY_DYNAMIC_DISPATCH(BestBF16)(); }
 
 namespace {
 
-// Whether DotBF16Kernel gives the bits of PortableBF16Kernel where sums cancel and round.
+// Whether DotBF16Kernel gives the bits of PortableBF16Kernel when sums cancel and round.
 bool DotSumsInOrder() {
   constexpr size_t kInputs = 64;
   float x[kInputs];

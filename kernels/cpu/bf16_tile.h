@@ -8,7 +8,7 @@ namespace strata::kernels {
 
 inline constexpr size_t kBF16Depth = 256;   // inputs of a chain
 inline constexpr size_t kBF16Columns = 32;  // outputs of a panel
-inline constexpr size_t kBF16Group = 2;     // inputs that stand together in a panel
+inline constexpr size_t kBF16Group = 2;     // inputs that are side by side in a panel
 inline constexpr size_t kBF16MaxRows = 12;
 
 // Some rows times a panel, over one block of up to 256 inputs. Both are bf16, the products exact:
@@ -19,15 +19,15 @@ struct BF16Tile {
   // [rows][256]: x in bf16, or widened, as the kernel wants it; 0 from the last input on.
   const void* x = nullptr;
   const uint16_t* w = nullptr;       // [groups][32][2]
-  const std::byte* later = nullptr;  // memory to ask for meanwhile
+  const std::byte* later = nullptr;  // memory to prefetch meanwhile
   size_t later_step = 0;             // bytes of it for each group
   size_t groups = 0;                 // ceil(inputs / 2)
   bool first = false;
   float* sums = nullptr;  // [rows][32]
 };
 
-// One way to compute it. All of them give the same bits, unless a number, a product or a sum is
-// below 2^-126: VDPBF16PS takes that for 0.
+// One implementation of the tile. All implementations give the same bits, unless a number, a
+// product or a sum is below 2^-126: VDPBF16PS takes that for 0.
 struct BF16Kernel {
   bool widened = false;  // x is f32
   size_t max_rows = 0;   // of a tile whose sums stay in registers; at most kBF16MaxRows
@@ -40,12 +40,12 @@ BF16Kernel BestBF16Kernel();
 BF16Kernel PortableBF16Kernel();
 // AVX-512's dot product of bf16 pairs. REQUIRES, to be run: HasBF16Dot().
 BF16Kernel DotBF16Kernel();
-// Whether the processor has that instruction and sums with it in the order above, on which makers
-// might differ: it is tried on numbers for which any other order shows.
+// Whether the processor has VDPBF16PS and sums in the order above. Makers might differ in the
+// order, so the instruction is tried on numbers that expose any other order.
 bool HasBF16Dot();
 
-// x rounded to bf16, nearest even: `to` gets f32 where `widened`, else bf16, and a 0 behind an odd
-// number of them. NaN stays NaN.
+// x rounded to bf16, nearest even: `to` gets f32 if `widened`, else bf16, and a 0 after an odd
+// number of inputs. NaN stays NaN.
 void RoundToBF16(const float* x, size_t count, bool widened, void* to);
 
 }  // namespace strata::kernels

@@ -1,5 +1,5 @@
-// The one file that is compiled for AVX-512 with BF16. What it includes must define no function
-// that the linker could share with code for older processors, and nothing here runs on those.
+// The only file compiled for AVX-512 with BF16. Its includes must define no function that the
+// linker could share with code for older processors, and nothing here runs on older processors.
 #include "kernels/cpu/bf16_tile.h"
 
 #ifdef __AVX512BF16__
@@ -15,7 +15,7 @@ inline void AddTo(__m512 sum, bool first, float* to) {
 }
 
 // Adds to each f32 of `sums` the products of its pair in `w` with the pair at x. In assembly for
-// the reason that int8_tile_vnni.cpp gives.
+// the reason given in int8_tile_vnni.cpp.
 inline void AddProducts(__m512& sums, __m512i w, const uint16_t* x) {
   using Pair = const uint16_t[2];
   __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<Pair*>(x)));

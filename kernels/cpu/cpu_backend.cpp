@@ -12,6 +12,7 @@
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/planes.h"
 #include "kernels/cpu/simd_targets.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kernels {
 namespace {
@@ -40,7 +41,7 @@ const PackedMatrix& Packed(const Matrix& matrix) {
   return static_cast<const PackedMatrix&>(matrix);  // a backend is given its own matrices
 }
 
-// What weights and planes are kept in here.
+// Whether this backend keeps weights and planes in `dtype`.
 bool Keeps(DType dtype) { return dtype != DType::kF16 && dtype != DType::kF8; }
 absl::Status CheckKept(const char* what, DType dtype) {
   if (Keeps(dtype)) return absl::OkStatus();
@@ -87,9 +88,8 @@ size_t CpuBackend::WorkingBytes(const StepLimits& limits) const {
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {
-  absl::StatusOr<AlignedMemory> memory = AlignedMemory::Allocate(bytes);
-  if (!memory.ok()) return memory.status();
-  return std::make_unique<CpuBuffer>(*std::move(memory));
+  ASSIGN_OR_RETURN(AlignedMemory memory, AlignedMemory::Allocate(bytes));
+  return std::make_unique<CpuBuffer>(std::move(memory));
 }
 
 void CpuBackend::CopyFromHost(std::byte* destination, std::span<const std::byte> source) {
@@ -107,26 +107,24 @@ void CpuBackend::Copy(std::byte* destination, const std::byte* source, size_t by
 absl::Status CpuBackend::CheckWeights(DType stored) const { return CheckKept("weights", stored); }
 
 absl::Status CpuBackend::CheckCache(DType keys, DType values) const {
-  if (absl::Status status = CheckKept("keys", keys); !status.ok()) return status;
+  RETURN_IF_ERROR(CheckKept("keys", keys));
   return CheckKept("values", values);
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Pack(std::span<const HostRows> parts,
                                                          DType stored) {
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
-      PackedMatrix::Pack(parts, PackedMatrix::Order::kStacked, stored, pool_);
-  if (!packed.ok()) return packed.status();
-  return *std::move(packed);
+  ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,
+                   PackedMatrix::Pack(parts, PackedMatrix::Order::kStacked, stored, pool_));
+  return packed;
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackGated(const HostRows& gate,
                                                               const HostRows& up, DType stored) {
   STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
   const HostRows parts[] = {gate, up};
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
-      PackedMatrix::Pack(parts, PackedMatrix::Order::kGated, stored, pool_);
-  if (!packed.ok()) return packed.status();
-  return *std::move(packed);
+  ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,
+                   PackedMatrix::Pack(parts, PackedMatrix::Order::kGated, stored, pool_));
+  return packed;
 }
 
 template <class Body>

@@ -21,8 +21,8 @@ namespace strata::kernels {
 class CpuBackend final : public Backend {
  public:
   // FAILED_PRECONDITION on a processor without fused multiply-add (x86 before AVX2),
-  // INVALID_ARGUMENT for a number of threads outside [0, 256]. `pin_threads`: each on a core of its
-  // own, as far as there are. `why_not_cuda` becomes part of Describe(), if it says anything.
+  // INVALID_ARGUMENT for a number of threads outside [0, 256]. `pin_threads`: each thread on a core
+  // of its own, as long as there are cores. `why_not_cuda` becomes part of Describe() unless empty.
   static absl::StatusOr<std::unique_ptr<CpuBackend>> Create(int32_t threads, bool pin_threads,
                                                             std::string why_not_cuda = {});
 
@@ -31,7 +31,7 @@ class CpuBackend final : public Backend {
   BackendCounters counters() const override { return counters_; }
 
   size_t WorkingBytes(const StepLimits& limits) const override;
-  // What it has taken of that so far.
+  // Bytes of working memory taken so far.
   size_t working_bytes() const { return tiles_.bytes() + attention_.scratch_bytes(); }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
@@ -60,7 +60,7 @@ class CpuBackend final : public Backend {
   CpuBackend(int threads, std::vector<int> cpus, std::string why_not_cuda)
       : why_not_cuda_(std::move(why_not_cuda)), pool_(threads, std::move(cpus)) {}
 
-  // Calls body(begin, end) for ranges of rows, on several threads where the elements pay for it.
+  // Calls body(begin, end) for ranges of rows, on several threads if there are enough elements.
   template <class Body>
   void ForRows(int64_t num_rows, int64_t elements_per_row, Body body);
 

@@ -5,19 +5,20 @@
 
 namespace strata::kernels {
 
-// The threads worth starting: the cores of this process's affinity mask, or fewer where a cgroup
-// (v1 or v2, itself or any parent) grants less processor time. At least 1.
+// The number of threads worth starting: the cores of this process's affinity mask, or fewer if a
+// cgroup (v1 or v2, its own or any parent) grants less processor time. At least 1.
 int UsableCpus();
 
-// The cores of this process's affinity mask, ascending; empty where the system does not say.
+// The cores of this process's affinity mask, ascending; empty if the system does not say.
 std::vector<int> AllowedCpus();
 
-// From now on the calling thread runs on `cpu` alone. Advice: where the system refuses, it stays.
+// Keeps the calling thread on `cpu` alone from now on. Best effort: no change if the system
+// refuses.
 void RunOnCpu(int cpu);
 
-// The cgroup's part of UsableCpus(): the processor-time quota in cores, rounded up; 0 where there
-// is none. `proc_cgroup` is a file like /proc/self/cgroup, `root` where the cgroup file systems
-// stand.
+// The cgroup's part of UsableCpus(): the processor-time quota in cores, rounded up; 0 if there is
+// none. `proc_cgroup` is a file like /proc/self/cgroup, `root` the directory of the cgroup file
+// systems.
 int CgroupCpuLimit(const std::string& proc_cgroup, const std::string& root);
 
 }  // namespace strata::kernels

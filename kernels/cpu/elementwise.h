@@ -8,10 +8,10 @@
 
 namespace strata::kernels {
 
-// Row-wise parts of Backend's operations, on rows [begin, end); what each computes stands there. A
-// row's bits depend on that row alone, and on no instruction set. REQUIRES: shapes match.
+// Row-wise parts of Backend's operations, on rows [begin, end); backend.h defines each. A row's
+// bits depend on that row alone, and on no instruction set. REQUIRES: shapes match.
 
-// x's row `row` through `norm`, whose weight is not null, to `out`: [x.num_cols].
+// Writes norm(row `row` of x) to `out`, [x.num_cols]. REQUIRES: norm.weight is not null.
 void NormRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out);
 void RopeRows(Rows x, int32_t head_dim, std::span<const int32_t> positions, const float* table,
               int64_t begin, int64_t end);

@@ -15,9 +15,9 @@ namespace HWY_NAMESPACE {
 using DI = hn::RebindToSigned<D>;
 using VI = hn::Vec<DI>;
 
-// An i32 lane is an output's four weights, or inputs of a row. Products of bytes are summed in i16
-// pairs where an instruction does that (exactly: the pairs are i16 and their sum is i32), else byte
-// by byte. The pairs are a group's first and third, and its second and fourth.
+// An i32 lane is four weights of an output, or four inputs of a row. Products of bytes are summed
+// in i16 pairs if an instruction does that (exactly: the pairs are i16 and their sum is i32), else
+// byte by byte. The pairs are a group's first and third, and its second and fourth.
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
 constexpr bool kPairs = true;
 using D16 = hn::Repartition<int16_t, DI>;
@@ -33,7 +33,7 @@ HWY_INLINE VI AddProducts(VI weights, VI inputs, VI sum) {
   VI unused = hn::Zero(DI());
   sum = hn::ReorderWidenMulAccumulate(DI(), hn::BitCast(D16(), weights), hn::BitCast(D16(), inputs),
                                       sum, unused);
-  // Else GCC adds the products of a group's parts to each other first, and runs out of registers.
+  // Without this GCC first adds the products of a group's parts, and runs out of registers.
   __asm__("" : "+v"(sum.raw));
   return sum;
 }

@@ -1,5 +1,5 @@
-// The one file that is compiled for AVX-512 with VNNI. What it includes must define no function
-// that the linker could share with code for older processors, and nothing here runs on those.
+// The only file compiled for AVX-512 with VNNI. Its includes must define no function that the
+// linker could share with code for older processors, and nothing here runs on older processors.
 #include "kernels/cpu/int8_tile.h"
 
 #ifdef __AVX512VNNI__
@@ -10,10 +10,10 @@
 namespace strata::kernels {
 namespace {
 
-// 16 sums of a row: to = fma(sum, scale, to), from 0 where they are the first.
+// Scales 16 sums of a row: to = fma(sum, scale, `first` ? 0 : to).
 inline void AddScaled(__m512i sum, float scale, bool first, float* to) {
   const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
-  // The form with a mask: GCC 12 warns of the undefined operand inside the one without.
+  // The masked form: GCC 12 warns of an undefined operand inside the form without a mask.
   const __m512 floats = _mm512_maskz_cvtepi32_ps(0xffff, sum);
   _mm512_storeu_ps(to, _mm512_fmadd_ps(floats, _mm512_set1_ps(scale), before));
 }
@@ -24,8 +24,8 @@ inline void AddProducts(__m512i& sums, __m512i w, __m512i x) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(x));
 }
 
-// Four inputs of a row go into a register once for both halves of a panel: loads, not products,
-// would be what the tile waits for.
+// Loads four inputs of a row once for both halves of a panel: the tile would else wait for loads,
+// not products.
 inline void AddProducts(__m512i& left, __m512i& right, __m512i w_left, __m512i w_right,
                         const int8_t* x) {
   int32_t quad = 0;
@@ -36,8 +36,8 @@ inline void AddProducts(__m512i& left, __m512i& right, __m512i w_left, __m512i w
 }
 
 // vpdpbusd multiplies unsigned by signed bytes and adds four products to each i32. Rows are spelled
-// out, not looped over: GCC keeps an array in registers only where every index is a constant from
-// the start.
+// out, not looped over: GCC keeps an array in registers only if every index is a constant from the
+// start.
 template <size_t... kRow>
 void MultiplyRows(const Int8Tile tile, std::index_sequence<kRow...>) {
   __m512i left[] = {_mm512_set1_epi32(tile.starts[kRow])...};

@@ -78,7 +78,7 @@ void Weigh(const float* logits, size_t count, const LogitWeighing& how, float* w
     const V logit = LoadUpTo(logits + i, count - i);
     const V below = hn::Sub(logit, top);
     const V x = hn::Mul(below, high);
-    // What the difference, the inverse and the product lost in rounding: a factor near 1.
+    // Rounding errors of the difference, the inverse and the product, relative to the weight.
     const V back = hn::Sub(below, logit);
     const V lost = hn::Sub(hn::Sub(logit, hn::Sub(below, back)), hn::Add(top, back));
     V rest = Fma(below, high, hn::Neg(x));

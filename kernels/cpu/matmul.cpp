@@ -19,18 +19,18 @@
 #define STRATA_KERNELS_CPU_MATMUL_CPP_
 namespace strata::kernels {
 
-// x cut into tiles of `tile_rows` rows (the last may be shorter), each as consecutive blocks
-// [rows of the tile][256] of its inputs: the left sides that Tile() reads. `tiles_per_block` of
-// them together meet a panel of weights while its current 256 inputs stay in the first caches.
+// x cut into tiles of `tile_rows` rows (the last may be shorter), each as consecutive blocks [rows
+// of the tile][256] of its inputs: the left sides that Tile() reads. kTilesPerBlock tiles in turn
+// meet a panel of weights while its current 256 inputs stay in the first caches.
 struct MatMulTask {
   static constexpr int64_t kTilesPerBlock = 16;
 
   const PackedMatrix* w = nullptr;
   const float* x = nullptr;            // for f32 weights
   const std::byte* rounded = nullptr;  // in place of x for bf16 weights, as bf16.widened says
-  BF16Kernel bf16 = {};                // what multiplies those
+  BF16Kernel bf16 = {};                // multiplies `rounded`
   QuantisedRows quantised = {};        // in place of x for weights in 8 bits
-  Int8Kernel int8 = {};                // what multiplies those
+  Int8Kernel int8 = {};                // multiplies `quantised`
   int64_t num_rows = 0;
   int64_t tile_rows = 0;
   Rows out;
@@ -83,7 +83,7 @@ void StoreGated(const float* sums, const float* scales, size_t columns, float* o
   }
 }
 
-// Brings the lines of a tile's outputs nearer. They stand far apart, and writing waits for each.
+// Prefetches the lines of a tile's outputs: they are far apart, and each write would wait for one.
 void AskToWrite(const Rows& out, int64_t begin, int64_t end, int64_t column, size_t columns) {
   for (int64_t row = begin; row < end; ++row) {
     for (size_t j = 0; j < columns; j += kCacheLine / sizeof(float)) {
@@ -92,7 +92,7 @@ void AskToWrite(const Rows& out, int64_t begin, int64_t end, int64_t column, siz
   }
 }
 
-// Finished sums of rows [begin, end) go where they belong, while the lines asked for are near.
+// Stores the finished sums of rows [begin, end) while the prefetched lines are near.
 void StoreTile(const MatMulTask& task, int64_t begin, int64_t end, int64_t column, size_t columns,
                const float* scales, const float* sums) {
   for (int64_t row = begin; row < end; ++row, sums += kPanelColumns) {
@@ -105,9 +105,10 @@ void StoreTile(const MatMulTask& task, int64_t begin, int64_t end, int64_t colum
   }
 }
 
-// A tile's part of a product: one block of inputs, from k on, of `rows` rows from `row` on. It is
-// number `tile` of those that meet this piece of the panel, and each brings in its share of a later
-// one: were that left to the first, it would wait for memory and the others leave it idle.
+// A tile's part of a product: one block of inputs, from k on, of `rows` rows from `row` on. `tile`
+// is its number among the tiles that read this piece of the panel. Each tile prefetches its share
+// of a later piece: if the first tile prefetched all of it, that tile would wait for memory and the
+// others would leave memory idle.
 struct TilePart {
   size_t row;
   size_t rows;
@@ -115,7 +116,7 @@ struct TilePart {
   size_t tile;
   size_t share;  // bytes of a group, 32 outputs of a word
 
-  // Where a tile of so many groups starts to ask, from the later piece on.
+  // Byte of the later piece from which a tile of `groups` groups prefetches.
   size_t ShareBegin(size_t groups) const { return tile * groups * share; }
 };
 
@@ -166,7 +167,7 @@ void MultiplyBF16Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
   MultiplyPanel(task, row_block, panel, [&](const TilePart& part, float* sums) {
     const uint16_t* weights = task.w->panel<uint16_t>(panel) + part.k * kPanelColumns;
     const size_t groups = (std::min(kBF16Depth, depth - part.k) + kBF16Group - 1) / kBF16Group;
-    // A tile alone asks for what comes soon; several for the piece after this one.
+    // A single tile prefetches the memory read soon; several prefetch the piece after this one.
     const size_t ahead = part.share == kGroupBytes ? kAskAhead : kBF16Depth * kPanelColumns;
     task.bf16.multiply(
         part.rows,
@@ -202,7 +203,7 @@ void MultiplyInt8Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
   });
 }
 
-// Items [begin, end) of row block x panel, panels running fastest.
+// Multiplies items [begin, end) of row block x panel, panels running fastest.
 void MultiplyItems(const MatMulTask& task, int64_t begin, int64_t end) {
   const int64_t panels = task.w->num_panels();
   for (int64_t item = begin; item < end; ++item) {
@@ -231,7 +232,7 @@ HWY_EXPORT(MultiplyItems);
 constexpr int64_t kDepth = 256;
 constexpr int64_t kSmallProduct = 1 << 16;   // multiply-adds not worth a second thread
 constexpr int64_t kSmallLeftSide = 1 << 13;  // numbers not worth one
-constexpr int64_t kRangesPerThread = 4;      // so that a thread which is held up is waited for less
+constexpr int64_t kRangesPerThread = 4;      // so that the loop waits less for a delayed thread
 
 int64_t PaddedInputs(int64_t num_inputs) { return (num_inputs + kDepth - 1) / kDepth * kDepth; }
 
@@ -240,7 +241,7 @@ int64_t Grain(int64_t items, const ThreadPool& pool) {
   return (items + ranges - 1) / ranges;
 }
 
-// x, normalised where `norm` says so, on its way into the left sides of tiles: row after row, 256
+// x, normalised if `norm` has a weight, on its way into the left sides of tiles: row after row, 256
 // inputs at a time.
 class LeftSide {
  public:

@@ -9,6 +9,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/quantise.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kernels {
 namespace {
@@ -98,10 +99,9 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
   const auto elements = static_cast<size_t>(panels * matrix->panel_elements_);
   const size_t scale_bytes =
       stored == DType::kI8 ? static_cast<size_t>(panels * kPanel) * sizeof(float) : 0;
-  absl::StatusOr<AlignedMemory> memory =
-      AlignedMemory::Allocate(elements * DTypeSize(stored) + scale_bytes);
-  if (!memory.ok()) return memory.status();
-  matrix->memory_ = *std::move(memory);
+  ASSIGN_OR_RETURN(AlignedMemory memory,
+                   AlignedMemory::Allocate(elements * DTypeSize(stored) + scale_bytes));
+  matrix->memory_ = std::move(memory);
   pool.ParallelFor(panels, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
       if (stored == DType::kF32) {
@@ -132,7 +132,7 @@ void PackedMatrix::ForPanelRows(std::span<const HostRows> parts, int64_t panel, 
 
 template <class T>
 void PackedMatrix::FillPanel(std::span<const HostRows> parts, int64_t panel) {
-  // The inputs of an output that stand side by side are moved as one word.
+  // Moves neighbouring inputs of an output as one word.
   constexpr int64_t kInputs = sizeof(uint32_t) / sizeof(T);
   auto* to = reinterpret_cast<uint32_t*>(memory_.data()) + panel * panel_elements_ / kInputs;
   T strip[kPanel][kStrip] = {};  // 0 where the panel has no output

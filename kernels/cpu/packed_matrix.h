@@ -12,13 +12,13 @@
 namespace strata::kernels {
 
 // Weights [num_outputs, num_inputs] as [ceil(num_outputs / 32)] panels of [num_inputs][32]: a step
-// over the inputs reads 32 outputs that stand side by side. The last panel is padded with zeros.
-// In bf16 panels are [ceil(num_inputs / 2)][32][2] and in 8 bits [ceil(num_inputs / 4)][32][4], so
-// that an instruction which adds up two or four products finds the inputs of an output side by
-// side. In 8 bits a scale for each output stands behind the last panel.
+// over the inputs reads 32 neighbouring outputs. The last panel is padded with zeros. In bf16
+// panels are [ceil(num_inputs / 2)][32][2] and in 8 bits [ceil(num_inputs / 4)][32][4], so that an
+// instruction which adds up two or four products finds the inputs of an output side by side. In 8
+// bits a scale for each output follows the last panel.
 // A gated matrix, its first half gates and its second half ups, has 16 gates and their 16 ups in a
-// panel, so that whoever has a panel's sums has both. The same for every instruction set, so that
-// nothing but speed depends on it. Immutable.
+// panel, so that a panel's sums hold both. The order is the same for every instruction set; only
+// speed depends on that. Immutable.
 class PackedMatrix final : public Matrix {
  public:
   static constexpr int64_t kPanel = 32;
@@ -36,7 +36,7 @@ class PackedMatrix final : public Matrix {
 
   DType stored() const { return stored_; }
   bool gated() const { return order_ == Order::kGated; }
-  // Columns that a panel makes of a product's result.
+  // Columns of a product's result that come from one panel.
   int64_t panel_results() const { return gated() ? kPanel / 2 : kPanel; }
   int64_t num_panels() const { return num_panels_; }
   // T as stored: float, uint16_t (bf16) or uint8_t (weights + 128).
@@ -44,7 +44,7 @@ class PackedMatrix final : public Matrix {
   const T* panel(int64_t i) const {
     return reinterpret_cast<const T*>(memory_.data()) + i * panel_elements_;
   }
-  // What a finished sum is multiplied by, [num_panels * 32]; null unless stored in 8 bits.
+  // Factors of the finished sums, [num_panels * 32]; null unless stored in 8 bits.
   const float* scales() const {
     return stored_ == DType::kI8 ? reinterpret_cast<const float*>(panel<uint8_t>(num_panels()))
                                  : nullptr;

@@ -31,7 +31,7 @@ float ConvertRow(const float* from, size_t count, int8_t* to) {
     return finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
   }
   // After adding 1.5 * 2^23 no bits are left below 1: the sum is rounded to nearest even. A
-  // quotient beyond 127 comes of a scale so small that it was rounded itself.
+  // quotient is beyond 127 only if the scale is so small that it was rounded itself.
   constexpr float kMagic = 12582912.0f;
   for (size_t i = 0; i < count; ++i) {
     const float number = (from[i] / scale + kMagic) - kMagic;

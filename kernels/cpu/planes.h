@@ -7,12 +7,12 @@
 
 namespace strata::kernels {
 
-// Backend::PrepareAttention's writes for rows [begin, end) of one write. Keys stand transposed in
+// Backend::PrepareAttention's writes for rows [begin, end) of one write. Keys are transposed in
 // their plane, [head_dim][block_tokens], so that scores are computed side by side for neighbouring
-// tokens; values stand as [block_tokens][head_dim]. bf16 rounds to nearest even.
+// tokens; values are [block_tokens][head_dim]. bf16 rounds to nearest even.
 //
-// int8: scale = max |x| / 127, numbers = x / scale to nearest even, all of them 0 where the scale
-// is 0. A row with a NaN or an infinity has a scale of NaN, so that whoever reads it sees NaN.
+// int8: scale = max |x| / 127, numbers = x / scale to nearest even, all 0 if the scale is 0. A row
+// with a NaN or an infinity has a scale of NaN, so that its readers see NaN.
 void WritePlaneRows(const PagedArena& cache, std::span<const int64_t> slots,
                     const PlaneWrite& write, int64_t begin, int64_t end);
 

@@ -20,7 +20,7 @@ namespace strata::kernels {
 
 // Magnitudes compare as the integers that their bits are, infinity and then NaN above all others.
 constexpr int32_t kMagnitude = 0x7fffffff;
-// A number of at most 2^22 added to this is rounded to nearest even, and stands in the low bits.
+// A number of at most 2^22 added to this is rounded to nearest even, and is in the low bits.
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kMost = 127.0f;
@@ -32,7 +32,7 @@ HWY_BEFORE_NAMESPACE();
 namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
-// Infinity or NaN where one of them is.
+// The largest |x|; infinity or NaN if one of them is.
 float LargestMagnitude(const float* x, size_t count) {
   const hn::RebindToSigned<D> di;
   auto largest = hn::Zero(di);

@@ -1,7 +1,7 @@
 #pragma once
 
-// Which instruction sets the SIMD files are compiled for, and Highway's functions to ask about
-// them. Include this instead of, and before, Highway's own header.
+// The instruction sets that the SIMD files are compiled for, and Highway's functions to query them.
+// Include this instead of, and before, Highway's own header.
 //
 // Every sum of this backend is a chain of fused multiply-adds, so sets without them are left out,
 // as are vectors whose length is unknown to the compiler. What remains of x86 is AVX2 and AVX-512;

@@ -16,13 +16,13 @@ HWY_BEFORE_NAMESPACE();
 namespace strata::kernels {
 namespace HWY_NAMESPACE {
 
-// The floats behind s[0, n) up to whole lanes, which then weigh nothing.
+// Sets the floats after s[0, n), up to whole lanes, to -infinity: they then weigh nothing.
 inline void PadScores(float* s, size_t n) {
   const size_t padded = RoundUp(n, kFixedLanes);
   for (size_t i = n; i < padded; ++i) s[i] = -std::numeric_limits<float>::infinity();
 }
 
-// s[0, n) times the scales of the tokens they stand for; the floats behind it up to whole vectors
+// Multiplies s[0, n) by the scales of their tokens; the floats after it, up to whole vectors,
 // become anything.
 inline void ApplyTokenScales(float* s, size_t n, const float* scales) {
   const D d;
@@ -47,8 +47,8 @@ inline float ScaleScores(float* s, size_t n, float scale) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// s = exp(s - base) for padded scores s[0, n). Returns their sum. Memory, idle meanwhile, is asked
-// for what comes next.
+// s = exp(s - base) for padded scores s[0, n). Returns their sum. Prefetches `ahead`, as memory is
+// idle meanwhile.
 inline float Exponentiate(float* s, size_t n, float base_score, ReadAhead& ahead) {
   constexpr size_t kVectors = kFixedLanes / kLanes;
   const D d;
@@ -70,8 +70,8 @@ inline float Exponentiate(float* s, size_t n, float base_score, ReadAhead& ahead
   return SumFixedLanes(lanes);
 }
 
-// Calls run(place in its score block, t, count) for each run of the span's positions
-// [first + t, first + t + count) that stands in one block.
+// Calls run(place in its score block, t, count) for each run of the span's positions [first + t,
+// first + t + count) inside one block.
 template <class Run>
 void ForScoreRuns(const AttentionUnit& unit, SpanRange range, int32_t slot, Run run) {
   const PagedArena& cache = *unit.cache;

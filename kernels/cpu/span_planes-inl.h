@@ -1,5 +1,5 @@
-// A span's keys and values as the tiles of attention read them: in the cache's own layout where
-// that suits the vectors, else in a copy. Included once for every instruction set.
+// A span's keys and values as the tiles of attention read them: in the cache's own layout if that
+// suits the vectors, else in a copy. Included once for every instruction set.
 
 #if defined(STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef STRATA_KERNELS_CPU_SPAN_PLANES_INL_H_
@@ -25,8 +25,8 @@ struct SpanRange {
   int64_t count;
 };
 
-// Pieces of `tokens` positions: keys are [head_dim][stride] in each, values [tokens][stride].
-// Behind the last one stands what is read after the span.
+// Pieces of `tokens` positions: keys are [head_dim][stride] in each, values [tokens][stride]. The
+// pointer after the last piece is to the memory read after the span.
 template <class T>
 struct SpanPieces {
   const T* pieces[kSpanFloats + 1];
@@ -44,11 +44,11 @@ const T* Plane(const AttentionUnit& unit, int64_t position, size_t offset) {
   return PlaneOf<T>(unit, unit.sequence->block_table[position / unit.cache->block_tokens], offset);
 }
 
-// Calls run(block id, place in it, t, count) for each run of the span's positions
-// [first + t, first + t + count) that stands in one block of the table.
+// Calls run(block id, place in it, t, count) for each run of the span's positions [first + t, first
+// + t + count) inside one block of the table.
 template <class Run>
 void ForBlockRuns(const int32_t* table, int32_t block_tokens, SpanRange range, Run run) {
-  // Once, and of 32 bits: divisions for every block took a sixth of the time of planes in a cache.
+  // Divides once, in 32 bits: a division per block took a sixth of the time of planes in a cache.
   const auto first = static_cast<uint32_t>(range.first);
   const auto tokens = static_cast<uint32_t>(block_tokens);
   const int32_t* block = table + first / tokens;
@@ -74,7 +74,7 @@ inline void Widen(const int8_t* from, size_t count, float* to) {
   for (size_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-// Copies the span's scales of one int8 plane to `to`, [256], so that they stand as its scores do.
+// Copies the span's scales of one int8 plane to `to`, [256], in the order of its scores.
 inline void CopyScales(const AttentionUnit& unit, SpanRange range, size_t plane_offset, float* to) {
   const size_t offset = plane_offset + unit.cache->ScalesOffset();
   ForBlockRuns(unit.sequence->block_table, unit.cache->block_tokens, range,
@@ -84,7 +84,7 @@ inline void CopyScales(const AttentionUnit& unit, SpanRange range, size_t plane_
                });
 }
 
-// Asks for them.
+// Prefetches the span's scales of one int8 plane.
 inline void AskForScales(const AttentionUnit& unit, SpanRange range, size_t plane_offset) {
   const size_t offset = plane_offset + unit.cache->ScalesOffset();
   ForBlockRuns(unit.sequence->block_table, unit.cache->block_tokens, range,
@@ -130,16 +130,16 @@ inline bool ValuesFit(const PagedArena& cache) {
   return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.head_dim) % kLanes == 0;
 }
 
-// What a unit reads of the cache from `position`, the first of a span, on.
+// The first memory that a unit reads in the span that begins at `position`.
 template <class T>
 const T* FirstRead(const AttentionUnit& unit, int64_t position) {
   const HeadAttention& head = *unit.heads[0];
   return Plane<T>(unit, position, unit.finds_scores() ? head.value_offset : head.key_offset);
 }
 
-// What a unit reads after the span's part of the planes at `offset`: after keys the same span's
-// values, after these the next span, after the last the next unit. Only to be asked for: it may
-// hold numbers of another type.
+// The memory that a unit reads after the span's part of the plane at `offset`: after keys the same
+// span's values, after values the next span, after the last span the next unit. Only for
+// prefetching: it may hold numbers of another type.
 template <class T>
 const T* ReadAfter(const AttentionUnit& unit, SpanRange range, size_t offset) {
   const HeadAttention& head = *unit.heads[0];
@@ -149,7 +149,7 @@ const T* ReadAfter(const AttentionUnit& unit, SpanRange range, size_t offset) {
   return unit.next != nullptr ? FirstRead<T>(*unit.next, 0) : Plane<T>(unit, range.first, offset);
 }
 
-// The span's blocks of one plane as they stand in the cache.
+// The span's blocks of one plane, in place in the cache.
 template <class T>
 SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, size_t offset, size_t stride) {
   SpanPieces<T> in_place;

@@ -7,9 +7,9 @@
 #include "kernels/cpu/cpu_count.h"
 
 // A loop's life: the caller writes body_, count_, grain_ and opens a new loop number; workers join
-// by adding one to the count of those inside, as long as it is open; the caller runs ranges itself,
-// closes the loop when none is left, and waits until nobody is inside. A worker that wakes late
-// finds the loop closed and has cost nobody anything.
+// by adding one to the count of workers inside, as long as the loop is open; the caller runs ranges
+// itself, closes the loop when none is left, and waits until no worker is inside. A worker that
+// wakes late finds the loop closed and has delayed nobody.
 
 namespace strata::kernels {
 namespace {
@@ -100,7 +100,7 @@ void ThreadPool::RunRanges(const Body& body, int worker) {
   const size_t workers = parts_.size();
   for (size_t i = 0; i < workers; ++i) {
     Part& part = parts_[(static_cast<size_t>(worker) + i) % workers];
-    // Looked at first: what is done is not written to, which would cost whoever reads it.
+    // Loads first: a write to a finished part would slow the other readers of its line.
     while (part.next.load(std::memory_order_relaxed) < part.end) {
       const int64_t range = part.next.fetch_add(1, std::memory_order_relaxed);
       if (range >= part.end) break;

@@ -10,7 +10,7 @@
 namespace strata::kernels {
 
 // Threads that share one loop at a time with the caller. Between loops they spin for some tens of
-// microseconds, since a forward pass asks again at once, and then sleep.
+// microseconds, since a forward pass starts the next loop at once, and then sleep.
 //
 // Threads: ParallelFor is called by one thread at a time, never from inside a body.
 //
@@ -35,13 +35,13 @@ class ThreadPool {
 
   // Calls body(begin, end, worker) for half-open ranges of `grain` (the last may be shorter) that
   // together are [0, count), worker in [0, num_threads). Ranges start at multiples of `grain`. Each
-  // worker starts on a part of its own and runs on through it, so that it reads memory in order,
-  // and then helps with the others' parts; one that the system has put aside is not waited for
-  // unless it holds a range. Returns when all are done. Allocates nothing.
+  // worker first runs through a part of its own, so that it reads memory in order, and then helps
+  // with the other parts. A worker that the system has suspended is waited for only if it holds a
+  // range. Returns when all ranges are done. Allocates nothing.
   void ParallelFor(int64_t count, int64_t grain, Body body);
 
  private:
-  // Ranges [next, end) that nobody has taken.
+  // Ranges [next, end) that no worker has taken.
   struct alignas(64) Part {
     std::atomic<int64_t> next{0};
     int64_t end = 0;

@@ -31,15 +31,15 @@ constexpr size_t kSumVectors = 24;
 #endif
 constexpr size_t kTileRows = kSumVectors / 2;
 
-// Of the vectors that a weight panel's columns make, how many a tile of so many rows sums at once:
-// all while the registers last, for then it reads the panel as it stands in memory.
+// Vectors of a weight panel that a tile of `rows` rows sums at once: all of them if there are
+// registers enough, because the tile then reads the panel in the order of memory; else 2.
 constexpr size_t PanelVectors(size_t rows, size_t columns) {
   const size_t all = columns / kLanes;
   return (rows + 1) * all <= kSumVectors ? all : 2;
 }
 
-// The right side, [k, columns] in storage: row k stands in piece k / piece_rows, `stride` elements
-// after the row before it. Behind the last piece stands what will be read after it.
+// The right side, [k, columns] in storage: row k is in piece k / piece_rows, `stride` elements
+// after the row before it. The pointer after the last piece is to the memory read next.
 template <class T>
 struct TileRight {
   const T* const* pieces;
@@ -47,8 +47,7 @@ struct TileRight {
   size_t stride;
 };
 
-// Lines of memory that will be read soon, to be asked for one by one while something else is
-// computed.
+// Lines of memory to prefetch, one at a time, while something else is computed.
 class ReadAhead {
  public:
   ReadAhead() = default;
@@ -68,19 +67,19 @@ class ReadAhead {
   const std::byte* end_ = nullptr;
 };
 
-// What the chain of fused multiply-adds starts from, and where its end goes.
+// Start of a chain of fused multiply-adds, and place of its end.
 enum class Chain {
   kStart,     // c = chain from 0
   kContinue,  // c = chain from c
   kAddBlock,  // c = c + (chain from 0)
 };
 
-// Whether a tile of so many rows waits for memory more than for its multiply-adds.
+// Whether a tile of `rows` rows waits for memory more than for its multiply-adds.
 constexpr bool WaitsForMemory(size_t rows) { return rows * 4 <= kSumVectors; }
 
-// Calls step() `count` times, kRound of them to a round: to count each is a tenth of a tile's
-// instructions, and a core that serves two threads has none to spare. With too many to a round GCC
-// 12 runs out of registers, and a chain that goes through memory costs more than was won.
+// Calls step() `count` times, kRound of them to a round: counting each call would be a tenth of a
+// tile's instructions, and a core that serves two threads has none to spare. With too many calls to
+// a round GCC 12 runs out of registers, and a chain through memory costs more than the rounds save.
 template <size_t kRound, class Step>
 HWY_INLINE void Steps(size_t count, Step step) {
   for (; count >= kRound; count -= kRound) {
@@ -90,15 +89,15 @@ HWY_INLINE void Steps(size_t count, Step step) {
   for (; count > 0; --count) step();
 }
 
-// Asks for what will be read a piece later. A processor looks ahead by itself inside a page only,
-// and pieces are about that large.
+// Prefetches the memory that is read one piece later. A processor looks ahead by itself only inside
+// a page, and a piece is about a page.
 template <size_t kVectors, class T>
 HWY_INLINE void AskFor(const T* later) {
   constexpr size_t kStep = kCacheLine / sizeof(T);
   for (size_t i = 0; i < kVectors * kLanes; i += kStep) hwy::Prefetch(later + i);
 }
 
-// sums[r][v] = fma(left(r), right(v), sums[r][v]). Of the operands whichever are fewer stay in
+// sums[r][v] = fma(left(r), right(v), sums[r][v]). The fewer operands, left or right, stay in
 // registers: beside the sums, AVX2 has four.
 template <size_t kRows, size_t kVectors, class Left, class Right>
 HWY_INLINE void AddProducts(Left left, Right right, V (&sums)[kRows][kVectors]) {
@@ -124,7 +123,7 @@ HWY_INLINE void AddProducts(Left left, Right right, V (&sums)[kRows][kVectors]) 
 template <class T>
 constexpr bool kInPairs = kLanes > 1 && std::is_same_v<T, uint16_t>;
 
-// Vector v of columns that begin at `from`, or of a pair that does, widened.
+// Vector v of the columns from `from` on, widened; if kPairs, the even or odd elements of v's pair.
 template <bool kPairs, class T>
 HWY_INLINE V LoadColumn(const T* from, size_t v) {
   if constexpr (kPairs) {
@@ -135,7 +134,7 @@ HWY_INLINE V LoadColumn(const T* from, size_t v) {
   }
 }
 
-// Sums as they stand in memory, from and to registers.
+// Loads sums from memory into registers, and stores them in the order of memory.
 template <bool kPairs, size_t kVectors>
 HWY_INLINE void LoadVectors(const float* from, V (&sums)[kVectors]) {
 #if HWY_TARGET != HWY_SCALAR
@@ -257,10 +256,10 @@ HWY_INLINE void Tile(size_t rows, const float* a, const TileRight<T>& b, size_t 
   });
 }
 
-// The same from 0 over k in [0, depth), for kVectors vectors of columns that stand anywhere:
-// vector v of row k is at columns[v] + k * stride. Where kPairs, every other vector follows on the
-// one before it. c: vectors side by side, rows kTileDepth apart. `columns` has kVectors more, which
-// are asked for.
+// The same with Chain::kStart over k in [0, depth), for kVectors vectors of columns at any places:
+// vector v of row k is at columns[v] + k * stride. If kPairs, every other vector follows the one
+// before it. c: vectors side by side, rows kTileDepth apart. `columns` has kVectors more, to
+// prefetch.
 template <size_t kRows, size_t kVectors, bool kPairs, class T>
 HWY_INLINE void TileVectors(const float* HWY_RESTRICT a, const T* const* columns, size_t stride,
                             size_t depth, float* HWY_RESTRICT c) {

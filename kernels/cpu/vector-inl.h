@@ -32,7 +32,7 @@ using V = hn::Vec<D>;
 constexpr size_t kLanes = hn::MaxLanes(D());
 static_assert(kFixedLanes % kLanes == 0);
 
-// Whether code for AVX-512 may run here: what Highway lacks stands in files of its own.
+// Whether code for AVX-512 may run here; instructions that Highway lacks are in files of their own.
 constexpr bool kIsAvx512 = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL;
 
 constexpr size_t RoundUp(size_t n, size_t multiple) {
@@ -69,8 +69,8 @@ HWY_INLINE V LoadWide(const int8_t* from) {
   return hn::ConvertTo(D(), hn::PromoteTo(d32, hn::LoadU(d8, from)));
 }
 
-// The even or the odd ones of 2 * kLanes bf16 as f32: as exact, and cheaper than to widen them in
-// their order, for which they would cross the lanes.
+// The even or the odd elements of 2 * kLanes bf16 as f32. Exact, and cheaper than widening them in
+// order, which moves them across lanes.
 template <bool kOdd>
 HWY_INLINE V LoadHalf(const uint16_t* from) {
   const hn::RebindToUnsigned<hn::RebindToSigned<D>> bits;

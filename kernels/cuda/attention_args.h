@@ -7,15 +7,15 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
-// What the attention kernels are given. Everything but the two lists in device memory, which are
-// the same for all layers of a step, travels in the kernel's arguments.
+// Arguments of the attention kernels. The two lists in device memory are the same for all layers of
+// a step; everything else is in the kernel's arguments.
 namespace strata::kernels::cuda {
 
 struct SequenceEntry {
   int64_t first_row = 0;  // of the batch
   int32_t num_rows = 0;
   int32_t first_position = 0;
-  int64_t table = 0;         // into AttentionArgs::tables: its block table
+  int64_t table = 0;         // its block table, an index into AttentionArgs::tables
   int64_t score_table = -1;  // likewise its score blocks; -1: none
   int64_t first_state = 0;   // of its rows' spans, in spans
 
@@ -35,8 +35,8 @@ struct HeadEntry {
   friend bool operator==(const HeadEntry&, const HeadEntry&) = default;
 };
 
-// Heads [first_head, first_head + num_heads) read one pair of planes, which are kept in the second
-// cache or not.
+// Heads [first_head, first_head + num_heads) read one pair of planes. Each plane is kept in the
+// second cache or not.
 struct GroupEntry {
   size_t key_offset = 0;
   size_t value_offset = 0;
@@ -63,7 +63,7 @@ struct AttentionArgs {
 
   const SequenceEntry* sequences = nullptr;
   const int32_t* tables = nullptr;
-  // Of spans that are merged later: StateFloats(head_dim) for each (row and span, head).
+  // States of spans to be merged: StateFloats(head_dim) for each (row and span, head).
   float* states = nullptr;
 
   int32_t num_sequences = 0;
@@ -75,12 +75,12 @@ struct AttentionArgs {
   friend bool operator==(const AttentionArgs&, const AttentionArgs&) = default;
 };
 
-// The maximum, the sum, two unused, then the weighted values.
+// Floats of a state: the maximum, the sum, two unused, then the weighted values.
 __host__ __device__ inline int64_t StateFloats(int32_t head_dim) { return 4 + head_dim; }
 
-// Any dtype and head size up to 256; one block of threads for each row and head.
+// Takes any dtype and head size up to 256; one block of threads for each row and head.
 void AttendGenerally(Stream& stream, const AttentionArgs& args, int64_t most_rows);
-// exp(score - log-sum-exp) of the sequence's first row and of head 0, whose lse is read.
+// Writes exp(score - log-sum-exp) of the sequence's first row and of head 0; reads the head's lse.
 void FindProbabilities(Stream& stream, const AttentionArgs& args, int32_t context, float* out);
 
 // Whether the tensor cores' kernels take a cache like this.
@@ -88,7 +88,7 @@ bool HasTensorKernel(const AttentionArgs& args);
 constexpr bool IsTensorHeadDim(int32_t head_dim) {
   return head_dim == 32 || head_dim == 64 || head_dim == 128;
 }
-// How queries and contexts are shared out to blocks of threads: no bit depends on it.
+// The division of queries and contexts among blocks of threads: no bit depends on it.
 struct TensorLaunch {
   bool shares_queries = false;  // all warps work on the same 16 queries; else 16 for each of four
   int32_t query_tiles = 1;      // of the longest sequence and group
@@ -100,7 +100,7 @@ struct TensorLaunch {
 constexpr int32_t kSharedQueries = 16;
 constexpr int32_t kTileQueries = 64;
 void AttendOnTensorCores(Stream& stream, const AttentionArgs& args, const TensorLaunch& launch);
-// Puts the spans of every row and head together, left to right.
+// Merges the spans of every row and head, left to right.
 void MergeSpans(Stream& stream, const AttentionArgs& args, int64_t most_rows);
 
 }  // namespace strata::kernels::cuda

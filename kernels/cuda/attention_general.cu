@@ -1,6 +1,5 @@
-// Attention for every dtype and head size, in f32, and what stands beside it: the merge of spans,
-// and probabilities handed out. A row and head is a block of threads: each takes positions, then
-// dimensions.
+// Attention for every dtype and head size, in f32; also the merge of spans, and probabilities for
+// callers. A block of threads takes a row and head: each thread takes positions, then dimensions.
 #include <cmath>
 
 #include "kernels/cuda/attention_args.h"
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       scores[i] = expf(scores[i] - span_most);
       span_sum += scores[i];
     }
-    span_sum = BlockSum<kThreads>(span_sum, warps);  // and all weights are there
+    span_sum = BlockSum<kThreads>(span_sum, warps);  // its barriers also make all weights visible
     float span_values[kDims] = {};
     for (int32_t i = 0; i < count; ++i) {
       const TokenRow value = RowAt(args, PlaceOf(begin + i, table, args.block_tokens),
@@ -140,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// A block a span.
+// One block for each span.
 __global__ void __launch_bounds__(kThreads)
     ProbabilitiesKernel(const __grid_constant__ AttentionArgs args, int32_t context, float* out) {
   const HeadEntry& head = args.heads[0];
@@ -155,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A block a row and head, a thread some dimensions.
+// One block for each row and head; a thread takes some dimensions.
 __global__ void __launch_bounds__(kThreads)
     MergeKernel(const __grid_constant__ AttentionArgs args) {
   const HeadEntry& head = args.heads[blockIdx.y];
@@ -187,7 +186,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A prompt may have more rows than the 65,535 blocks of a grid's other dimensions.
+// Rows are in the x dimension: a prompt may have more than the 65,535 blocks of the others.
 dim3 GridOf(const AttentionArgs& args, int64_t most_rows) {
   return dim3(static_cast<uint32_t>(most_rows), static_cast<uint32_t>(args.num_heads),
               static_cast<uint32_t>(args.num_sequences));

@@ -15,8 +15,8 @@ static_assert(kSpan == Backend::kAttentionSpan);
 // Blocks of threads for each multiprocessor, so that the last of them end at about the same time.
 constexpr int32_t kBlocksEach = 8;
 
-// Where states would take more, contexts are not cut: they are so long, and so many, that all
-// multiprocessors have work.
+// Contexts are not cut if their states would take more: such contexts are so long, or so many, that
+// all multiprocessors have work.
 constexpr size_t kMostStateBytes = size_t{256} << 20;
 
 bool Same(const SequenceRows& a, const SequenceRows& b) {
@@ -130,7 +130,7 @@ void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& 
   flush();
 }
 
-// Where not all of them fit, none would be there when it is read again.
+// All or none: if the planes do not all fit, each is evicted before it is read again.
 bool AttentionRunner::KeepsSharedPlanes(const PagedArena& cache) const {
   size_t token_bytes = 0;
   size_t begin = 0;

@@ -12,37 +12,37 @@
 
 namespace strata::kernels::cuda {
 
-// Why attention over such a cache cannot run on the tensor cores, in one line; empty: it can.
+// The reason why attention over such a cache cannot run on the tensor cores, in one line; empty if
+// it can.
 std::string WhyNoTensorKernel(const PagedArena& cache);
 
 // Runs Backend::Attention: sorts heads by the planes they read, sends sequences and block tables
-// once a step, chooses kernels and cuts the work. How it is cut changes no bit. One thread.
+// once a step, chooses kernels and cuts the work. The cut changes no bit. One thread.
 class AttentionRunner {
  public:
-  // `kept_bytes`: of planes that several layers read, to be kept in the second cache.
+  // `kept_bytes`: most bytes of planes that several layers read, to be kept in the second cache.
   AttentionRunner(int multiprocessors, size_t kept_bytes)
       : multiprocessors_(multiprocessors), kept_bytes_(kept_bytes) {}
 
-  // Of states between a launch and its merge, in device memory.
+  // Upper bound on the device memory of states between a launch and its merge.
   static size_t MostStateBytes(const StepLimits& limits);
 
-  // Adds to the counters what is read and written under the context of each (sequence, planes)
-  // pair.
+  // Adds the bytes read and written for each (sequence, pair of planes) to the counters.
   void Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
            std::span<const SequenceRows> sequences, std::span<const HeadAttention> heads,
            BackendCounters* counters);
   void Probabilities(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                      const SequenceRows& sequence, const HeadAttention& head, float* out);
-  // Block tables may have changed.
+  // Forgets the block tables sent: they may have changed.
   void ForgetTables() { known_generation_ = -1; }
 
  private:
-  // Sequences of one row first, then the others: the former are attended by kernels that share
-  // queries between warps, and may have score tables.
+  // Sequences of one row first, then the others. Kernels for single rows share queries between
+  // warps and may use score tables.
   struct Sequences {
     const SequenceEntry* entries = nullptr;  // on the device
     const int32_t* tables = nullptr;
-    int64_t num_single = 0;  // in a step of nothing else with empty ones behind them (GraphRows)
+    int64_t num_single = 0;  // padded to GraphRows by empty ones in a step without chunks
     int64_t num_chunks = 0;
     int32_t longest_single = 0;  // context
     int64_t most_rows = 0;       // of a sequence
@@ -60,7 +60,7 @@ class AttentionRunner {
 
   const int multiprocessors_;
   const size_t kept_bytes_;
-  std::vector<SequenceRows> known_;  // what `sent_` was made of, of which inputs
+  std::vector<SequenceRows> known_;  // source of `sent_`, with the two below
   int64_t known_generation_ = -1;
   int32_t known_block_tokens_ = 0;
   Sequences sent_;

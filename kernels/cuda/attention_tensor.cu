@@ -1,12 +1,12 @@
 // Attention on the tensor cores over a cache in 16 or 8 bits.
 //
-// A block of four warps takes some queries of one sequence that read one pair of planes, rows times
-// heads, and a run of spans. In prefill each warp has 16 queries of its own and all positions of a
-// tile; in decode all warps have the same 16 queries: each computes the scores of 16 positions of a
-// tile, all scores change hands through shared memory, and each warp adds up a quarter of the
-// dimensions. Either way an element is made by the same instructions in the same order: within a
-// span tiles of 64 positions in order, each weighed against the largest score so far; spans start
-// anew, and are merged left to right.
+// A block of four warps takes some queries (rows times heads) of one sequence that read one pair of
+// planes, and a run of spans. In prefill each warp has 16 queries of its own and all positions of a
+// tile. In decode all warps have the same 16 queries: each computes the scores of 16 positions of a
+// tile, the warps exchange all scores through shared memory, and each adds up a quarter of the
+// dimensions. Either way the same instructions make an element in the same order: within a span
+// tiles of 64 positions in order, each weighed against the largest score so far; spans start anew,
+// and are merged left to right.
 #include <cmath>
 
 #include "kernels/cuda/attention_tile.cuh"
@@ -55,7 +55,7 @@ class Attender {
     if (run.begin == run.end) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) FindRow(i, first_query, queries);
-    const HeadEntry& head = args_.heads[group_.first_head];  // all of a group find theirs, or none
+    const HeadEntry& head = args_.heads[group_.first_head];  // all of a group read scores, or none
     keeps_scores_ = kShared && sequence_.score_table >= 0;
     finds_scores_ = keeps_scores_ && head.reused_lse != nullptr && head.score_slot >= 0;
     if (!finds_scores_) LoadQueries();
@@ -74,7 +74,7 @@ class Attender {
       if (tile + kTilePositions < end) copier.Ask(1 - stage);
       ptx::CommitCopies();
       ptx::WaitCopies<1>();
-      __syncthreads();  // all of the tile is there, and all has been asked for that was found
+      __syncthreads();  // the tile is there, and copies of all places found have started
       copier.Find(tile + 2 * kTilePositions, end, stage);
       if constexpr (Copier::kScaled) {
         copier.Widen(stage);
@@ -84,7 +84,7 @@ class Attender {
       AttendTile(copier, stage, tile);
       const bool last = tile + kTilePositions >= end;
       if (last || (tile + kTilePositions) % kSpan == 0) EndSpan(tile / kSpan, run.begin);
-      __syncthreads();  // nobody reads the stage any more
+      __syncthreads();  // no thread reads the stage any more
       stage = 1 - stage;
     }
     ptx::WaitCopies<0>();
@@ -95,10 +95,10 @@ class Attender {
   // One of a lane's two queries: row g or g + 8 of its warp's fragments.
   struct Query {
     int32_t row = 0;        // of the batch
-    int32_t position = -1;  // the last it sees; -1: there is no such query
+    int32_t position = -1;  // the last it sees; -1: no query
     int32_t head = 0;       // of the launch
     bool reuses = false;
-    float most = -INFINITY;  // of the span so far, or the log-sum-exp that is reused
+    float most = -INFINITY;  // of the span so far, or the reused log-sum-exp
     float sum = 0;           // of this lane's positions
     float total_most = -INFINITY;
     float total_sum = 0;
@@ -149,8 +149,9 @@ class Attender {
     }
   }
 
-  // Scores of the warp's queries over 16 positions, scaled, kept where they are to be; -infinity
-  // where a query does not see.
+  // Scores of the warp's queries over 16 positions, scaled; -infinity for positions that a query
+  // does
+  // not see. Writes or reads stored scores.
   __device__ __forceinline__ void ScoreSixteen(const Copier& copier, int stage, int32_t tile,
                                                int position, int lane, float (&low)[4],
                                                float (&high)[4]) {
@@ -195,7 +196,7 @@ class Attender {
   }
 
   __device__ __forceinline__ void AttendTile(const Copier& copier, int stage, int32_t tile) {
-    const int lane = ptx::Anew(lane_);  // some forty addresses of fragments hang on it
+    const int lane = ptx::Anew(lane_);  // some forty addresses of fragments depend on it
     float scores[kTileScores][4];
     if constexpr (kShared) {
       float low[4];
@@ -231,8 +232,8 @@ class Attender {
     }
   }
 
-  // From scores to the weights that values are multiplied with, and what was added up so far to
-  // what the largest score is now.
+  // Turns scores into the weights of values, and rescales the sums so far to the largest score so
+  // far.
   __device__ __forceinline__ void WeighScores(const Copier& copier, int stage,
                                               float (&scores)[kTileScores][4],
                                               uint32_t (&weights)[kTilePositions / 16][4]) {
@@ -246,7 +247,7 @@ class Attender {
           most = fmaxf(most, fmaxf(scores[j][2 * i], scores[j][2 * i + 1]));
         }
       }
-      // All lanes take part in a shuffle, also those whose query reuses.
+      // All lanes take part in a shuffle, even lanes whose query reuses a log-sum-exp.
       for (int apart = 1; apart <= 2; apart *= 2) {
         const float other = __shfl_xor_sync(kWholeWarp, most, apart);
         if (!query.reuses) most = fmaxf(most, other);
@@ -277,7 +278,7 @@ class Attender {
     }
   }
 
-  // Merges the span into the totals, or writes it down for MergeSpans.
+  // Merges the span into the totals, or writes its state for MergeSpans.
   __device__ __forceinline__ void EndSpan(int32_t span, int32_t first_span) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -352,8 +353,8 @@ class Attender {
   const int warp_;
   const int g_;
   const int t_;
-  float* const exchange_;  // [16][kScoreStride] scores, where warps share queries
-  float* const totals_;    // [kQueries][kDim], each lane its own; none where contexts are cut
+  float* const exchange_;  // [16][kScoreStride] scores, if warps share queries
+  float* const totals_;    // [kQueries][kDim], each lane its own; none if contexts are cut
   bool keeps_scores_ = false;
   bool finds_scores_ = false;
   Query query_[2];
@@ -374,11 +375,11 @@ void LaunchTensor(Stream& stream, const AttentionArgs& args, const TensorLaunch&
   static const bool allowed =
       AllowShared(stream, TensorKernel<Stored, kDim, kShared>, Kernel::kSharedBytes);
   (void)allowed;
-  // Where contexts are cut nobody adds up totals, and without them a third block of decode fits a
+  // If contexts are cut no totals are added up. Without totals a third block of decode fits a
   // multiprocessor (heads of 128 in bf16: 69.5 KiB of 227, in place of 77.5).
   const size_t shared_bytes =
       static_cast<size_t>(launch.runs > 1 ? Kernel::kCutBytes : Kernel::kSharedBytes);
-  // A prompt may have more tiles than the 65,535 blocks of a grid's other dimensions.
+  // Tiles are in the x dimension: a prompt may have more than the 65,535 blocks of the others.
   const dim3 grid(static_cast<uint32_t>(args.num_groups * launch.query_tiles),
                   static_cast<uint32_t>(launch.runs), static_cast<uint32_t>(args.num_sequences));
   stream.Launch("Attention", grid, dim3(kTileThreads), shared_bytes,
@@ -403,7 +404,7 @@ void LaunchStored(Stream& stream, const AttentionArgs& args, const TensorLaunch&
 
 }  // namespace
 
-// Rows of whole 16 bytes at addresses that are multiples of 16.
+// The copies need rows of whole 16 bytes at addresses that are multiples of 16.
 bool HasTensorKernel(const AttentionArgs& args) {
   if (args.key_dtype != args.value_dtype || args.key_dtype == DType::kF32) return false;
   if (!IsTensorHeadDim(args.head_dim)) return false;

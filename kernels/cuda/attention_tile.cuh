@@ -11,7 +11,7 @@ namespace strata::kernels::cuda {
 constexpr int kTilePositions = 64;
 constexpr int kTileThreads = 128;
 constexpr int kTileBlocks =
-    2;  // of a multiprocessor, at least: what their shared memory leaves room for
+    2;  // least blocks on a multiprocessor: their shared memory leaves room for two
 constexpr int kTileWarps = kTileThreads / kWarp;
 constexpr int kTileStages = 2;
 
@@ -28,21 +28,20 @@ struct TileLayout {
   }
 };
 
-// What is copied of 64 positions: keys and values as the cache holds them. kHints: a plane that is
-// to be kept in the second cache is read so that it stays there, and the other so that it goes
-// first.
+// Copies 64 positions: keys and values as the cache holds them. kHints: a plane to be kept in the
+// second cache is read so that it stays there, the other so that it is evicted first.
 template <class Stored, int kDim, bool kHints>
 class TileCopier {
  public:
   static constexpr bool kScaled = kHasScale<Stored>;
-  // That is multiplied: 8-bit numbers as bfloat16, exactly.
+  // Type of the multiplied numbers: 8-bit numbers become bfloat16, exactly.
   using Number = std::conditional_t<kScaled, BF16, Stored>;
   static constexpr int kRowBytes = kDim * static_cast<int>(sizeof(Stored));
   static constexpr int kRowChunks = kRowBytes / 16;
   static constexpr int kPlaneBytes = kTilePositions * kRowBytes;
   static constexpr int kScaleBytes = kScaled ? 2 * kTilePositions * 4 : 0;  // keys', then values'
   static constexpr int kStageBytes = 2 * kPlaneBytes + kScaleBytes;
-  // Tiles of 16 bits are read where they were copied to, those of 8 are widened first.
+  // Tiles of 16 bits are read where they were copied to; tiles of 8 bits are widened first.
   static constexpr int kWidenedBytes = kScaled ? 2 * TileLayout<kDim>::kBytes : 0;
   static constexpr int kPlacesBytes = kTileStages * kTilePositions * int{sizeof(CachePlace)};
   static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes + kPlacesBytes;
@@ -59,8 +58,8 @@ class TileCopier {
         value_policy_(hints_ ? ptx::CachePolicy(group.keep_values) : 0),
         shared_(shared) {}
 
-  // Looks up where positions [begin, min(begin + 64, end)) are, for an Ask after the next barrier.
-  // Reading the table takes as long as reading the cache: it is done a tile ahead.
+  // Looks up the places of positions [begin, min(begin + 64, end)), for an Ask after the next
+  // barrier. Reading the table takes as long as reading the cache, so it is done a tile ahead.
   __device__ __forceinline__ void Find(int32_t begin, int32_t end, int stage) {
     const int32_t position = begin + static_cast<int32_t>(threadIdx.x);
     if (threadIdx.x >= kTilePositions) return;
@@ -69,7 +68,7 @@ class TileCopier {
     Places(stage)[threadIdx.x] = place;
   }
 
-  // Asks for what was found, into stage `stage`; zeros where the context has ended.
+  // Starts copies of the places found, into stage `stage`; zeros after the end of the context.
   __device__ __forceinline__ void Ask(int stage) {
     std::byte* const to = shared_ + stage * kStageBytes;
     const int thread = ptx::Anew(static_cast<int>(threadIdx.x));
@@ -100,7 +99,8 @@ class TileCopier {
     }
   }
 
-  // 8 bits: makes bfloat16 tiles of a stage that is there. Others see them after a barrier.
+  // 8 bits: makes bfloat16 tiles of a stage that has arrived. Other threads see them after a
+  // barrier.
   __device__ __forceinline__ void Widen(int stage) {
     if constexpr (kScaled) {
       if (wants_keys_) WidenPlane(shared_ + stage * kStageBytes, Widened());
@@ -115,8 +115,7 @@ class TileCopier {
     return kScaled ? Widened() + TileLayout<kDim>::kBytes
                    : shared_ + stage * kStageBytes + kPlaneBytes;
   }
-  // What scores and weights of positions 2t and 2t + 1 of the tile are multiplied with; 8 bits
-  // only.
+  // Factors of the scores and weights of positions 2t and 2t + 1 of the tile; 8 bits only.
   __device__ __forceinline__ float2 KeyScales(int stage, int position) const {
     return *reinterpret_cast<const float2*>(Scales(stage) + position);
   }

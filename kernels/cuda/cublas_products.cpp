@@ -53,14 +53,14 @@ const CublasProducts::Plan& CublasProducts::PlanFor(const Shape& shape) {
   return plan;
 }
 
-// Rows one after the other are columns to cuBLASLt: out^T [outputs, rows] = w x^T, with w stored
-// transposed. Asks the library alone: an error is an answer, and none of the device's.
+// Consecutive rows are columns to cuBLASLt: out^T [outputs, rows] = w x^T, with w stored
+// transposed. Only asks the library: an error is an answer, not a failure of the device.
 cublasStatus_t CublasProducts::MakePlan(const Shape& shape, Plan* plan) const {
   const auto& [dtype, outputs, inputs, rows, out_stride, alignment] = shape;
   const cudaDataType_t type = TypeOf(dtype);
   const bool exact = dtype == DType::kI8;
   const cudaDataType_t sums = exact ? CUDA_R_32I : CUDA_R_32F;
-  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;  // the first that is none
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;  // the first failure, if any
   const auto check = [&status](cublasStatus_t step) {
     if (status == CUBLAS_STATUS_SUCCESS) status = step;
     return status == CUBLAS_STATUS_SUCCESS;
@@ -98,7 +98,7 @@ cublasStatus_t CublasProducts::MakePlan(const Shape& shape, Plan* plan) const {
   return status;
 }
 
-// One product, as often as it is wanted.
+// One product, which may run any number of times.
 class CublasProducts::Product final : public Work {
  public:
   Product(cublasLtHandle_t handle, const Plan* plan, bool exact, const void* w, const void* x,
@@ -144,7 +144,7 @@ class CublasProducts::Product final : public Work {
 
 bool CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
                               int64_t num_inputs, Rows out, bool add) {
-  // The largest power of two, up to 16, that every row of out stands on.
+  // The largest power of two, up to 16, that divides the address of every row of out.
   const auto address = reinterpret_cast<uintptr_t>(out.data) |
                        static_cast<uintptr_t>(out.stride) * sizeof(float) | 16;
   const auto alignment = static_cast<uint32_t>(address & (~address + 1));

@@ -12,8 +12,8 @@
 
 namespace strata::kernels::cuda {
 
-// Products by cuBLASLt. How it cuts a product depends on the number of rows, and so may the last
-// bits of a row. One thread.
+// Products by cuBLASLt. It cuts a product by the number of rows, so a row's last bits may depend on
+// that number. One thread.
 class CublasProducts {
  public:
   CublasProducts() = default;
@@ -25,14 +25,14 @@ class CublasProducts {
 
   // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
   // [out.num_rows, num_inputs] of one dtype, consecutive rows of whole 16 bytes. In int8 sums are
-  // i32 in out's memory, and none are added to; scales are the caller's affair. In 8 bits
-  // out.num_cols is a multiple of 16. False where the library has no way to compute it: nothing was
-  // done then, and never is for this shape.
+  // i32 in out's memory, and `add` is false; the caller applies scales. In 8 bits out.num_cols is a
+  // multiple of 16. Returns false and does nothing if the library has no plan for the product; this
+  // answer stays for its shape.
   bool Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
                 Rows out, bool add);
 
  private:
-  // What of a product decides how it is computed: dtype, outputs, inputs, rows, out's stride,
+  // Properties of a product that decide its plan: dtype, outputs, inputs, rows, out's stride,
   // alignment of out.
   using Shape = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, uint32_t>;
   struct Plan {

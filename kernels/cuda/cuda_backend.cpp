@@ -11,8 +11,7 @@ namespace strata::kernels::cuda {
 namespace {
 
 constexpr int32_t kMaxHeadDim = 256;
-// Above it a product that must not depend on the number of rows stops reading the matrix once for
-// every kFewRows rows.
+// With more rows a batch-invariant product stops reading the matrix once for every kFewRows rows.
 constexpr int64_t kManyRows = 32;
 
 class CudaBuffer final : public Buffer {
@@ -34,7 +33,7 @@ void CheckArena(const PagedArena& cache) {
                "a head fits a block of threads");
 }
 
-// Whether rows of x stand in the memory of rows of out.
+// Whether rows of x overlap rows of out in memory.
 bool Overlap(ConstRows x, Rows out) {
   const float* const x_end = x.data + x.num_rows * x.stride;
   const float* const out_end = out.data + out.num_rows * out.stride;
@@ -73,14 +72,13 @@ std::optional<DeviceMemory> CudaBackend::device_memory() {
   return memory;
 }
 
-// What the members below reserve, each in pieces of 2 MiB.
+// Bounds the memory that the members below reserve, each in pieces of 2 MiB.
 size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
   const int64_t inputs = limits.rows * (limits.inputs + kGroupBytes + 1) * 4;
   const int64_t sums = std::max(limits.rows * (limits.outputs + kOutputGroup),
                                 limits.logit_rows * (limits.vocab_size + kOutputGroup)) *
                        4;
-  // Lists that do not fit where those of a step stand: ids, gathered rows, positions, slots;
-  // tables.
+  // Lists too long for the room of a step's inputs: ids, gathered rows, positions, slots; tables.
   const int64_t rows = 2 * limits.rows * 20;
   const int64_t tables = limits.sequences * (2 * 2 * limits.table_entries * 4 + 2 * 64);
   constexpr int64_t kPieces = 16 * (int64_t{2} << 20);
@@ -90,7 +88,7 @@ size_t CudaBackend::WorkingBytes(const StepLimits& limits) const {
 
 absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
   auto buffer = std::make_unique<CudaBuffer>();
-  const size_t reserved = std::max<size_t>(bytes, 1);  // nothing has an address, too
+  const size_t reserved = std::max<size_t>(bytes, 1);  // an empty buffer has an address, too
   auto memory = ReserveOrExplain(buffer->memory, stream_, reserved, "a buffer");
   if (!memory.ok()) return memory.status();
   buffer->bytes = bytes;
@@ -125,7 +123,7 @@ void CudaBackend::BeginStep(bool repeats) {
   clock_.Begin(stream_);
 }
 
-// The tensor cores of Ada have e4m3 too; it is Hopper's that this is for.
+// Ada's tensor cores have e4m3 too, but fp8 weights are meant for Hopper.
 absl::Status CudaBackend::CheckWeights(DType stored) const {
   if (stored != DType::kF8 || info_.major >= 9) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat("weights in fp8: ", info_.name,
@@ -210,7 +208,7 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
   }
 }
 
-// Once for each matrix: the rows differ from step to step.
+// One note for each matrix: the rows differ from step to step.
 void CudaBackend::NoteMissingPlan(const Product& product) {
   const StoredRows& w = product.weights;
   if (!noted_.emplace(w.dtype, product.weight_rows, w.num_inputs).second) return;

@@ -25,14 +25,14 @@
 
 namespace strata::kernels::cuda {
 
-// The backend of one CUDA device. Operations are put into a stream and run in order; the host waits
-// for results in CopyToHost(), TakeChosen() and Synchronize() alone, else until a half of pinned
-// memory has been read (BeginStep(), staging), and where memory grows or is freed. Working memory
-// grows to what the largest call needed.
-// The first error of the device stays: nothing runs after it, and Synchronize() says it every time.
+// The backend of one CUDA device. Operations are put into a stream and run in order. The host waits
+// for results only in CopyToHost(), TakeChosen() and Synchronize(). It also waits until a half of
+// pinned memory has been read (BeginStep(), staging), and when memory grows or is freed. Working
+// memory grows to the need of the largest call.
+// The first error of the device stays: nothing runs after it, and every Synchronize() returns it.
 class CudaBackend final : public Backend {
  public:
-  // FAILED_PRECONDITION where there is no device that it can use.
+  // FAILED_PRECONDITION if there is no usable device.
   static absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const BackendOptions& options);
   ~CudaBackend() override;
 
@@ -81,7 +81,7 @@ class CudaBackend final : public Backend {
         batch_invariant_(options.batch_invariant),
         attention_(info_.multiprocessors, options.keep_shared_planes ? info_.kept_bytes : 0) {}
   void Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm, Rows out, bool add);
-  // False where cuBLASLt has no plan for it.
+  // Returns false if cuBLASLt has no plan for the product.
   bool MultiplyByCublas(const Product& product);
   void NoteMissingPlan(const Product& product);
   void RunTasks(const PagedArena& cache, const Projections& projections,
@@ -89,7 +89,7 @@ class CudaBackend final : public Backend {
 
   const DeviceInfo info_;
   const bool batch_invariant_;
-  // The stream goes last: whatever is freed may still be in use until it has ended.
+  // The stream goes last: freed memory may be in use until the stream has ended.
   Stream stream_;
   Staging staging_;
   StepInputs inputs_;
@@ -100,10 +100,10 @@ class CudaBackend final : public Backend {
   BackendCounters counters_;
   DeviceArray<std::byte> product_inputs_;  // of a product, as the matrix is stored
   DeviceArray<float> input_scales_;        // of their rows, in 8 bits
-  DeviceArray<float> sums_;                // of cuBLASLt, where something is left to do to them
+  DeviceArray<float> sums_;                // cuBLASLt's sums for FinishSums
   std::vector<ProjectionTask> tasks_;
   std::set<std::tuple<DType, int64_t, int64_t>>
-      noted_;                       // matrices whose missing plans were told of
+      noted_;                       // matrices whose missing plans are in a note
   std::vector<std::string> notes_;  // not taken yet
 };
 

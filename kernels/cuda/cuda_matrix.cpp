@@ -14,7 +14,7 @@ constexpr int64_t RoundUp(int64_t count, int64_t group) {
   return (count + group - 1) / group * group;
 }
 
-// Number `i` of numbers that stand anywhere.
+// Element `i` of `numbers`, which may have any alignment.
 float Widened(DType dtype, const std::byte* numbers, int64_t i) {
   const std::byte* from = numbers + static_cast<size_t>(i) * DTypeSize(dtype);
   if (dtype == DType::kF32) {
@@ -74,7 +74,7 @@ absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const Hos
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
   std::unique_ptr<CudaMatrix> matrix(new CudaMatrix);
   int64_t outputs = 0;
-  DType staged_dtype = stored;  // what differs goes to the device as f32 and is made there
+  DType staged_dtype = stored;  // other dtypes go to the device as f32 and are converted there
   for (const HostRows& part : parts) {
     STRATA_CHECK(part.num_cols == parts[0].num_cols, "parts are of one width");
     STRATA_CHECK(!HasScale(part.dtype), "no checkpoint holds it");

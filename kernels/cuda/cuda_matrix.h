@@ -12,9 +12,8 @@
 namespace strata::kernels::cuda {
 
 // A weight matrix on the device: [stored_rows, stride], both dimensions padded with zeros so that
-// kernels read whole vectors; in 8 bits a scale for each row. Of a gated matrix eight gates and
-// then their eight ups follow each other, so that whoever has the sums of 16 outputs has both.
-// Immutable.
+// kernels read whole vectors; in 8 bits a scale for each row. A gated matrix alternates eight gates
+// and their eight ups, so that the sums of 16 outputs hold both. Immutable.
 class CudaMatrix final : public Matrix {
  public:
   enum class Order : uint8_t { kStacked, kGated };

@@ -8,7 +8,7 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || count == 0) {
-    (void)cudaGetLastError();  // it is told here
+    (void)cudaGetLastError();  // clears the error that is returned here
     return absl::FailedPreconditionError(absl::StrCat(
         "device cuda: ", error == cudaSuccess ? "no device" : cudaGetErrorString(error),
         error == cudaErrorInsufficientDriver ? "; CUDA 13 needs NVIDIA's driver 580 or later" : ""));

@@ -10,22 +10,22 @@
 
 namespace strata::kernels::cuda {
 
-// What is known of the device that runs everything: the first that CUDA sees.
+// Properties of the device that runs everything: the first that CUDA sees.
 struct DeviceInfo {
   std::string name;
   int major = 0;  // of the compute capability
   int minor = 0;
   int multiprocessors = 0;
-  size_t kept_bytes = 0;  // that the second cache may be asked to keep
+  size_t kept_bytes = 0;  // most bytes that the second cache can be asked to keep
 };
 
-// FAILED_PRECONDITION, one line, where there is no driver or device, or one before 8.0.
+// FAILED_PRECONDITION in one line if there is no driver or device, or the device is older than 8.0.
 absl::StatusOr<DeviceInfo> OpenDevice();
 
-// OK, or INTERNAL with what was being done when the device failed.
+// OK, or INTERNAL with the call during which the device failed.
 absl::Status StatusOf(const Stream& stream);
 
-// Device memory, or RESOURCE_EXHAUSTED with how much was asked for and how much there is. Running
+// Device memory, or RESOURCE_EXHAUSTED with the bytes asked for and the bytes there are. Running
 // out of memory is no error of the device: the stream goes on.
 absl::StatusOr<std::byte*> ReserveOrExplain(DeviceArray<std::byte>& memory, Stream& stream,
                                             size_t bytes, const char* what);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A block a row.
+// One block for each row.
 template <class T>
 __global__ void EmbedKernel(StoredRows table, int64_t num_gates, const int32_t* ids,
                             const int32_t* chosen, Rows out) {
@@ -29,7 +29,7 @@ __global__ void EmbedKernel(StoredRows table, int64_t num_gates, const int32_t* 
   for (int64_t i = threadIdx.x; i < out.num_cols; i += kThreads) to[i] = ToFloat(from[i]) * scale;
 }
 
-// A block a row.
+// One block for each row.
 template <class T>
 __global__ void PrepareInputsKernel(ConstRows x, const float* weight, float epsilon, int64_t stride,
                                     T* out, float* scales) {
@@ -63,14 +63,15 @@ __global__ void PrepareInputsKernel(ConstRows x, const float* weight, float epsi
   }
 }
 
-// A block a row.
+// One block for each row.
 __global__ void GatherKernel(ConstRows x, const int32_t* rows, Rows out) {
   const float* const from = x.data + rows[blockIdx.x] * x.stride;
   float* const to = out.data + static_cast<int64_t>(blockIdx.x) * out.stride;
   for (int64_t i = threadIdx.x; i < out.num_cols; i += kThreads) to[i] = from[i];
 }
 
-// A thread a column, row after row: what a row is overwritten with was read from behind it.
+// One thread for each column, row after row: a row is overwritten only after it has been read,
+// since sources are at or after their destinations.
 __global__ void GatherInPlaceKernel(const float* x, int64_t x_stride, const int32_t* rows,
                                     Rows out) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -80,7 +81,7 @@ __global__ void GatherInPlaceKernel(const float* x, int64_t x_stride, const int3
   }
 }
 
-// (x[j], x[j + d/2]) turn by angle j.
+// Turns the pairs (x[j], x[j + d/2]) by angle j.
 __device__ void Rotate(float* row, int32_t dim, const float* angles, int lane) {
   const int32_t half = dim / 2;
   for (int32_t j = lane; j < half; j += kWarp) {
@@ -93,7 +94,7 @@ __device__ void Rotate(float* row, int32_t dim, const float* angles, int lane) {
   }
 }
 
-// A token of a plane; a row that is not finite has a scale of NaN.
+// Writes a token of a plane; a row that is not finite gets a scale of NaN.
 template <class T>
 __device__ void WriteToken(const float* row, int32_t dim, std::byte* plane, int32_t block_tokens,
                            int64_t token, int lane) {
@@ -110,7 +111,7 @@ __device__ void WriteToken(const float* row, int32_t dim, std::byte* plane, int3
   }
 }
 
-// A warp a row, blockIdx.y a task.
+// One warp for each row, blockIdx.y is the task.
 __global__ void ProjectionKernel(const __grid_constant__ ProjectionTasks tasks) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;

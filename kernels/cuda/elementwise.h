@@ -21,20 +21,20 @@ struct StoredRows {
   friend bool operator==(const StoredRows&, const StoredRows&) = default;
 };
 
-// out[i, :] = table[row of ids[i], :], of chosen[~ids[i]] where the id is below 0; of a gated table
-// id j is a gate below num_gates, else an up.
+// out[i, :] = table[row of ids[i], :], of chosen[~ids[i]] if the id is below 0. In a gated table id
+// j is a gate below num_gates, else an up.
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
                const int32_t* chosen, Rows out);
 
-// What a product reads: x, normalised where `weight` is not null, as `dtype` in rows of `stride`
+// Prepares a product's input: x, normalised unless `weight` is null, as `dtype` in rows of `stride`
 // numbers, the rest of a row zeros; in 8 bits `scales`, [num_rows], are written too.
 void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
                    int64_t stride, void* out, float* scales);
 
 // out[i, :] = x[rows[i], :]; `in_place`: out overlaps x, and rows ascend.
 void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place);
-
-// Some columns of the projections on their way: rotated or mixed in place, or neither, and then
+// Some columns of the projections on their way into the cache: optionally rotated or mixed in
+// place, then optionally written.
 // written to the cache, or not.
 struct ProjectionTask {
   float* data = nullptr;  // [num_rows, columns], rows `stride` floats apart
@@ -60,7 +60,7 @@ struct ProjectionTasks {
   const int32_t* positions = nullptr;  // [num_rows]
   const int64_t* slots = nullptr;      // [num_rows], below 0: nothing is written
   const float* rope_table = nullptr;
-  // The cache, of tasks that write.
+  // The cache, for tasks that write.
   std::byte* arena = nullptr;
   size_t block_bytes = 0;
   int32_t block_tokens = 1;

@@ -12,7 +12,7 @@ __device__ __forceinline__ float Gated(float gate, float up) {
   return gate / (1.0f + expf(-gate)) * up;
 }
 
-// What a sum over numbers of type T stands for; `stored` is its row of the matrix.
+// The value of a sum over numbers of type T; `stored` is the sum's row of the matrix.
 template <class T>
 __device__ __forceinline__ float Unscaled(const Product& product, int64_t row, int64_t stored,
                                           SumOf<T> sum) {
@@ -33,7 +33,7 @@ __device__ __forceinline__ void StoreSum(const Product& product, int64_t row, in
   const float value = Unscaled<T>(product, row, output, sum);
   *to = product.epilogue == Epilogue::kAdd ? *to + value : value;
 }
-// Stores what a gate and its up give; `stored` is the gate's row of the matrix.
+// Stores silu(gate) * up; `stored` is the gate's row of the matrix.
 template <class T>
 __device__ __forceinline__ void StoreGated(const Product& product, int64_t row, int64_t stored,
                                            SumOf<T> gate, SumOf<T> up) {

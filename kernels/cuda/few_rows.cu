@@ -1,10 +1,10 @@
-// Products of up to eight rows: all there is to do is to read the matrix.
+// Products of up to eight rows: reading the matrix is the whole cost.
 //
 // A block takes 16 outputs, each of its 8 warps a slice of the inputs. A lane's 16 bytes of a row
-// of the matrix are neighbouring inputs, and its 16 bytes of a row of x the same inputs: which
-// inputs an instruction multiplies with which is for us to say, so both go to the tensor cores as
-// they come from memory. Of 64 bytes, quarter t of a warp's lanes has 16t .. 16t + 15: the first
-// instruction takes 16t .. 16t + 7, the second the rest.
+// of the matrix are neighbouring inputs, and its 16 bytes of a row of x the same inputs. An
+// instruction may multiply the inputs in any order as long as both sides agree, so both go to the
+// tensor cores as they come from memory. Quarter t of a warp's lanes has bytes 16t .. 16t + 15 of
+// 64: the first instruction takes 16t .. 16t + 7, the second the rest.
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -13,7 +13,7 @@ namespace strata::kernels::cuda {
 namespace {
 
 constexpr int kThreads = kSlices * kWarp;
-constexpr int kBlocks = 2;  // on a multiprocessor, which registers must leave room for
+constexpr int kBlocks = 2;  // on a multiprocessor: registers must leave room for two
 constexpr int kTurn = 4;    // groups of 64 bytes that a turn of the loop loads
 constexpr int kRows = static_cast<int>(kFewRows);
 
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll
       for (int k = 0; k < kTurn; ++k) next[k] = load(i + kTurn + k);
     }
-    __syncwarp();  // the compiler moves no load behind it, to where the registers are free
+    __syncwarp();  // keeps the compiler from moving loads behind it, where registers are free
 #pragma unroll
     for (int k = 0; k < kTurn; ++k) MultiplyGroup<T>(now[k], sums);
 #pragma unroll
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 
 constexpr int kF32Threads = 128;
 
-// A warp an output (or a gate and its up), for kRows rows at a time.
+// One warp for each output (or a gate and its up), for kRows rows at a time.
 __global__ void __launch_bounds__(kF32Threads)
     F32Kernel(const __grid_constant__ Product product, int64_t first_row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;

@@ -1,4 +1,4 @@
-// What another library left to do of a product.
+// Finishes products whose sums another library made.
 #include "kernels/cuda/epilogue.cuh"
 
 namespace strata::kernels::cuda {
@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// A thread a result.
+// One thread for each result.
 template <class T>
 __global__ void FinishSumsKernel(const __grid_constant__ Product product, const SumOf<T>* sums) {
   const int64_t column = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;

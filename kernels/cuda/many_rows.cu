@@ -1,6 +1,6 @@
 // Products of many rows in the order of sums of few_rows.cu, so that a row's bits do not depend on
-// how many there are. A block takes 128 outputs times 64 rows, a warp 32 times 32 of them; 64
-// bytes of inputs at a time travel through shared memory, several groups ahead of the one that is
+// the number of rows. A block takes 128 outputs times 64 rows, a warp 32 times 32 of them. Inputs
+// travel through shared memory, 64 bytes at a time, several groups ahead of the group that is
 // multiplied.
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/ptx.cuh"
@@ -17,8 +17,8 @@ constexpr int kStageBytes = (kBlockOutputs + kBlockRows) * static_cast<int>(kGro
 constexpr int kOutputTiles = 2;  // of 16, a warp's
 constexpr int kRowTiles = 4;     // of 8
 
-// Asks for group `group` of the block's outputs and rows: 16 bytes of 768 for each thread, three
-// times. What stands outside is zeros.
+// Starts copies of group `group` of the block's outputs and rows: 16 bytes of 768 for each thread,
+// three times. Outputs and rows beyond the end are zeros.
 __device__ __forceinline__ void AskFor(const Product& product, int64_t row_bytes, int64_t group,
                                        int64_t first_output, int64_t first_row, std::byte* stage) {
   const int chunk = static_cast<int>(threadIdx.x) % 4;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (int64_t group = 0; group < groups; ++group) {
     ptx::WaitCopies<kStages - 2>();
-    __syncthreads();  // the group is there, and nobody reads the stage that is asked for next
+    __syncthreads();  // the group is there, and no thread reads the stage that is filled next
     const int64_t next = group + kStages - 1;
     AskFor(product, row_bytes, next, first_output, first_row,
            shared + next % kStages * kStageBytes);

@@ -8,8 +8,8 @@
 
 namespace strata::kernels::cuda {
 
-// Memory that grows to what the largest call needed and stays; its content goes when it grows.
-// Freeing waits for the device.
+// Memory that grows to the need of the largest call and stays. Growing loses the contents. Freeing
+// waits for the device.
 template <class T, class Memory>
 class GrowingArray {
  public:
@@ -23,7 +23,7 @@ class GrowingArray {
   // At least `count` elements, or null after an error.
   T* Reserve(Stream& stream, size_t count) {
     if (count <= size_) return data_;
-    stream.Flush();  // what was held back uses it
+    stream.Flush();  // work held back uses the old memory
     if (data_ != nullptr) stream.Check(Memory::Free(data_), "freeing memory");
     data_ = nullptr;
     size_ = 0;
@@ -32,7 +32,7 @@ class GrowingArray {
     size_ = count;
     return data_;
   }
-  // `count` elements the first time, or null where there is no room.
+  // `count` elements at first use, or null if there is no room.
   T* TryReserve(size_t count) {
     if (Memory::Allocate(&data_, count * sizeof(T)) != cudaSuccess) {
       (void)cudaGetLastError();  // no error of the device's
@@ -60,7 +60,7 @@ struct OnDevice {
 template <class T>
 using DeviceArray = GrowingArray<T, OnDevice>;
 
-// Of the host; when it grows nothing may be under way to it.
+// Pinned host memory. REQUIRES: no copy to or from it is under way when it grows.
 struct Pinned {
   static constexpr const char* kAllocating = "allocating pinned memory";
   template <class T>
@@ -72,8 +72,8 @@ struct Pinned {
 template <class T>
 using PinnedArray = GrowingArray<T, Pinned>;
 
-// Pinned host memory on its way to the device, used in turns: two halves, and a half is written
-// again only when the device has read what it held.
+// Pinned host memory on its way to the device, in two halves by turns. A half is written again only
+// when the device has read its contents.
 class Staging {
  public:
   static constexpr size_t kHalf = size_t{4} << 20;
@@ -83,7 +83,7 @@ class Staging {
     for (Event& event : read_) event.Open(stream);
   }
 
-  // `bytes` (at most kHalf) to be filled and then sent with Send, before anything else is taken.
+  // Returns `bytes` (at most kHalf) to fill and then Send, before the next Take.
   std::byte* Take(Stream& stream, size_t bytes) {
     if (used_ + bytes > kHalf) {
       stream.Check(cudaEventRecord(read_[half_].handle(), stream.handle()),

@@ -1,4 +1,4 @@
-// The one function that libstrata_cuda.so shows (kernels/cuda_module.h).
+// The one function that libstrata_cuda.so exports (kernels/cuda_module.h).
 
 #include <memory>
 #include <utility>

@@ -1,5 +1,5 @@
-// Numbers as weights, inputs of products and planes are kept: how each is made of a float, read
-// back, and multiplied by a whole warp.
+// Types of the numbers in weights, inputs of products and planes: conversion from and to float, and
+// multiplication by a whole warp.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ struct BF16 {
 struct F16 {
   uint16_t bits;
 };
-// 8 bits: a row of them has a scale beside it, the largest |x| over the largest number.
+// 8 bits: each row has a scale beside it, the largest |x| over the largest number.
 struct Int8 {
   uint8_t bits;
 };
@@ -40,12 +40,12 @@ __device__ __forceinline__ float ToFloat(F16 number) { return ptx::FloatFromF16(
 __device__ __forceinline__ float ToFloat(Int8 number) {
   return __uint_as_float(0x4b000000u | (number.bits ^ 0x80u)) - 8388736.0f;
 }
-// Exponents of a float stand 120 higher.
+// A float's exponent bias is 120 higher.
 __device__ __forceinline__ float ToFloat(E4M3 number) {
   return __uint_as_float((number.bits & 0x80u) << 24 | (number.bits & 0x7fu) << 20) * 0x1p120f;
 }
 
-// The nearest number, ties to even; of 8 bits the largest for what is beyond it.
+// The nearest number, ties to even; in 8 bits the largest number for values beyond it.
 template <class T>
 __device__ __forceinline__ T FromFloat(float value) {
   if constexpr (std::is_same_v<T, float>) {
@@ -76,7 +76,7 @@ __device__ __forceinline__ T FromFloat(float value) {
 __device__ __forceinline__ uint32_t Magnitude(float value) {
   return __float_as_uint(value) & 0x7fffffffu;
 }
-// The scale of a row with this largest magnitude: 0 for zeros, NaN where one is not finite.
+// The scale of a row with this largest magnitude: 0 for zeros, NaN if one is not finite.
 template <class T>
 __device__ __forceinline__ float ScaleOf(uint32_t largest) {
   return __uint_as_float(largest < 0x7f800000u ? largest : 0x7fc00000u) / kLargest<T>;

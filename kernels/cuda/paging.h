@@ -6,7 +6,7 @@
 #include "cuda_runtime.h"
 #include "kernels/tensor.h"
 
-// Where things stand in the paged cache, and how the parts of a context are put together again.
+// Places in the paged cache, and the merge of parts of a context.
 // Used by kernels and host alike. On the device a plane is [block_tokens][head_dim], keys as well
 // as values; in 8 bits a token's numbers are padded to whole words, and the block's f32 scales,
 // [block_tokens], follow them.
@@ -15,7 +15,7 @@ namespace strata::kernels::cuda {
 constexpr int kSpan =
     256;  // positions of a context whose softmax is one chain; Backend::kAttentionSpan
 
-// Bytes of a token's numbers in a plane, without its scale; `size`: of a number.
+// Bytes of a token's numbers in a plane, without its scale; `size`: bytes of a number.
 __host__ __device__ constexpr size_t TokenStride(size_t size, int32_t head_dim) {
   const size_t bytes = static_cast<size_t>(head_dim) * size;
   return size == 1 ? (bytes + 3) / 4 * 4 : bytes;
@@ -32,7 +32,7 @@ __host__ __device__ inline CachePlace PlaceOf(int32_t position, const int32_t* b
   return {block_table[p / tokens], static_cast<int32_t>(p % tokens)};
 }
 
-// Floats from the start of the score blocks.
+// Index in floats from the start of the score blocks.
 __host__ __device__ inline size_t ScoreIndex(CachePlace place, int32_t score_slots, int32_t slot,
                                              int32_t block_tokens) {
   return (static_cast<size_t>(place.block) * static_cast<size_t>(score_slots) +
@@ -57,8 +57,8 @@ __host__ __device__ inline SpanRun RunOf(int32_t run, int32_t spans_per_run, int
   return {begin < num_spans ? begin : num_spans, end < num_spans ? end : num_spans};
 }
 
-// How two parts of a context's softmax are weighed when they are put together: of the state so far
-// and of the next, whose maxima are `most` and `next`. A part that saw nothing has -infinity.
+// Weights for merging two parts of a context's softmax: the state so far and the next, whose maxima
+// are `most` and `next`. A part that saw nothing has a maximum of -infinity.
 struct MergeWeights {
   float most;
   float kept;

@@ -6,21 +6,21 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
-// Products of rows with a matrix that do not use cuBLASLt: for few rows, and, where answers must
-// not depend on the number of rows, for all.
+// Products of rows with a matrix without cuBLASLt: for few rows, and for all rows if answers must
+// not depend on their number.
 //
 // In 16 and 8 bits the inputs are cut into kSlices slices, by their number alone. A slice is one
 // chain of mma instructions (16 outputs x 8 rows x 32 bytes of inputs) over its inputs in order;
-// the slices' ends are added left to right. Which kernel computes a row, and beside which others,
-// changes no bit.
+// the slices' ends are added left to right. The choice of kernel for a row, and the other rows
+// beside it, change no bit.
 namespace strata::kernels::cuda {
 
-// Inputs of a matrix and of x are padded to a multiple of it with zeros.
+// Inputs of a matrix and of x are padded with zeros to a multiple of kGroupBytes bytes.
 constexpr int64_t kGroupBytes = 64;
-// Outputs of a matrix are padded to a multiple of it.
+// Outputs of a matrix are padded to a multiple of kOutputGroup.
 constexpr int64_t kOutputGroup = 16;
 constexpr int kSlices = 8;
-constexpr int64_t kFewRows = 8;  // that one warp instruction takes
+constexpr int64_t kFewRows = 8;  // rows of one matrix instruction
 
 enum class Epilogue : uint8_t {
   kSet,
@@ -29,7 +29,7 @@ enum class Epilogue : uint8_t {
 };
 
 struct Product {
-  StoredRows weights;               // `stride` and the rows there are: multiples of the groups
+  StoredRows weights;               // `stride` and number of rows are multiples of the groups
   int64_t weight_rows = 0;          // [num_outputs] and padding
   const void* x = nullptr;          // [num_rows, weights.stride], of the weights' dtype
   const float* x_scales = nullptr;  // [num_rows], in 8 bits
@@ -43,8 +43,8 @@ struct Product {
 void MultiplyFewRows(Stream& stream, const Product& product);
 // 16 or 8 bits, any number of rows: the same bits.
 void MultiplyManyRows(Stream& stream, const Product& product);
-// What is left to do to sums that another library made: scales, gates, the way to `out`.
-// sums: [num_rows, weight_rows], i32 where the weights are int8, else f32.
+// Finishes the sums that another library made: applies scales and gates, and stores them in `out`.
+// sums: [num_rows, weight_rows], i32 if the weights are int8, else f32.
 void FinishSums(Stream& stream, const Product& product, const void* sums);
 // f32, any number of rows: a lane's chain over every 32nd group of 4 inputs, then the lanes.
 void MultiplyF32(Stream& stream, const Product& product);

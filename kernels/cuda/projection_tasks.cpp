@@ -29,7 +29,7 @@ void CutProjections(const Projections& projections, int32_t head_dim,
                       .rotate = true});
   }
   for (const ValueMix& mix : projections.mixes) {
-    // Head by head, so that each can be written by who mixed it.
+    // Head by head, so that the task that mixes a head can also write it.
     const bool whole_heads = head_dim > 0 && mix.values.num_cols % head_dim == 0;
     const int64_t columns = whole_heads ? head_dim : mix.values.num_cols;
     for (int64_t column = 0; column < mix.values.num_cols; column += columns) {

@@ -2,13 +2,13 @@
 
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/attention_types.h"
 #include "kernels/cuda/elementwise.h"
 
 namespace strata::kernels::cuda {
 
-// Cuts what PrepareAttention does into tasks that can run at the same time, and those that have to
-// wait for them: writes of what a task before has not finished in one piece (`later`).
+// Cuts PrepareAttention into `tasks` that can run at the same time, and writes that must run after
+// them (`later`): their values are not finished in one piece by one task.
 void CutProjections(const Projections& projections, int32_t head_dim,
                     std::vector<ProjectionTask>* tasks, std::vector<ProjectionTask>* later);
 

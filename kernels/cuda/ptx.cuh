@@ -1,5 +1,5 @@
-// The instructions that C++ has no words for, each in a function of its own. Tests have a header of
-// the same name that says in plain C++ what each does (tests/support/cuda_on_cpu).
+// Instructions that C++ has no words for, each in a function of its own. Tests have a header of the
+// same name with the meaning of each in plain C++ (tests/support/cuda_on_cpu).
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ __device__ __forceinline__ T* SharedMemory() {
   return reinterpret_cast<T*>(strata_shared_memory);
 }
 
-// x itself. What is computed from it is computed there and then: it is not made before a loop and
-// kept in registers all through it.
+// Returns x. Values computed from the result are computed at that place: the compiler does not
+// compute them before a loop and keep them in registers all through it.
 __device__ __forceinline__ int Anew(int x) {
   asm volatile("" : "+r"(x));
   return x;
@@ -69,7 +69,7 @@ __device__ __forceinline__ void MmaF16(float (&c)[4], const uint32_t (&a)[4],
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// c[16][8] += a[16][32] * b[32][8] in bytes: where two 16-bit numbers stood, there are four.
+// c[16][8] += a[16][32] * b[32][8] in bytes: four bytes in place of two 16-bit numbers.
 __device__ __forceinline__ void MmaInt8(int32_t (&c)[4], const uint32_t (&a)[4],
                                         const uint32_t (&b)[2]) {
   asm volatile(
@@ -89,12 +89,13 @@ __device__ __forceinline__ void MmaE4M3([[maybe_unused]] float (&c)[4],
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif defined(__CUDA_ARCH__)
-  __trap();  // the backend refuses such weights there
+  __trap();  // the backend refuses fp8 weights on such devices
 #endif
 }
 
-// Four matrices of 8 rows of 16 bytes in shared memory, by a whole warp: lane i gives the address
-// of row i % 8 of matrix i / 8. Lane 4g + t gets of matrix m the elements 2t and 2t + 1 of row g.
+// Loads four matrices of 8 rows of 16 bytes from shared memory, by a whole warp: lane i gives the
+// address of row i % 8 of matrix i / 8. Lane 4g + t gets elements 2t and 2t + 1 of row g of matrix
+// m in r[m].
 __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], const void* row) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -102,7 +103,7 @@ __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], const void* row) 
                : "r"(address)
                : "memory");
 }
-// Of matrix m the elements 2t and 2t + 1 of column g.
+// The same transposed: lane 4g + t gets elements 2t and 2t + 1 of column g of matrix m in r[m].
 __device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -111,9 +112,10 @@ __device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&r)[4], const v
                : "memory");
 }
 
-// 16 bytes from global to shared memory, both 16-byte aligned, past the registers and the first
-// cache; zeros where not `valid` (global is then not read). Part of the group that CommitCopies
-// closes; WaitCopies<n> waits until at most the n latest groups are under way, this thread's only.
+// Copies 16 bytes from global to shared memory, both 16-byte aligned, past the registers and the
+// first cache. Writes zeros and does not read global if not `valid`. Part of the group that
+// CommitCopies closes; WaitCopies<n> waits until at most this thread's n latest groups are under
+// way.
 __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bool valid) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
@@ -121,7 +123,7 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                : "r"(address), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 }
-// How long the second cache is to hold what is read so: longer than all else, or less long.
+// How long the second cache holds data read with this policy: longer than other data, or less long.
 __device__ __forceinline__ uint64_t CachePolicy(bool keep) {
   uint64_t last;
   uint64_t first;
@@ -137,7 +139,7 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                : "r"(address), "l"(global), "r"(valid ? 16 : 0), "l"(policy)
                : "memory");
 }
-// The first for 4 bytes.
+// CopyAsync16 for 4 bytes, through the first cache.
 __device__ __forceinline__ void CopyAsync4(void* shared, const void* global, bool valid) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
@@ -153,7 +155,7 @@ __device__ __forceinline__ void WaitCopies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(kLeft) : "memory");
 }
 
-// 16 bytes that are read once: kept out of the first cache.
+// Loads 16 bytes that are read once: they stay out of the first cache.
 __device__ __forceinline__ uint4 LoadStreamed(const void* global) {
   uint4 value;
   asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -25,7 +25,7 @@ __device__ __forceinline__ T WarpMax(T value) {
 }
 
 // Over a block of kThreads, the same bits in every thread: each warp, then the warps in order.
-// `shared`: [kThreads / 32] that nobody else uses between two barriers.
+// `shared`: [kThreads / 32] that no other code uses between two barriers.
 template <int kThreads>
 __device__ __forceinline__ float BlockSum(float value, float* shared) {
   const float sum = WarpSum(value);

@@ -1,11 +1,11 @@
-// Tokens are chosen where the logits are: a block of threads for each choice.
+// Chooses tokens where the logits are: one block of threads for each choice.
 //
-// Tokens stand in order of likelihood, of equals the lower id first. Every cut is the first token
-// in that order up to which something sums to more than a target: a count for top-k, weights for
-// top-p and for the draw. Weights are whole multiples of 2^-40 of the likeliest's, so that their
-// sums depend on no order. The token's bin comes first, an eighth of a nat below the likeliest
-// wide; the tokens of the bin are listed, and the token is found among them byte by byte of its
-// key, a number that rises as likelihood falls.
+// Tokens are ordered by likelihood, of equals the lower id first. Every cut is the first token in
+// that order up to which a sum exceeds a target: a count for top-k, weights for top-p and for the
+// draw. Weights are whole multiples of 2^-40 of the likeliest token's weight, so that sums depend
+// on no order. A cut is found in steps: first the token's bin (a bin is an eighth of a nat wide,
+// counted from the likeliest), then the token among the listed tokens of that bin, byte by byte of
+// its key. A key is a number that rises as likelihood falls.
 #include <cmath>
 
 #include "kernels/cuda/ptx.cuh"
@@ -21,7 +21,7 @@ constexpr int kDigits = 256;  // also of bins
 constexpr int kDigitsOfLane = kDigits / kWarp;
 constexpr float kBinsPerNat = 8;
 constexpr uint32_t kMostListed = 4096;
-constexpr float kWhole = 0x1p40f;  // the likeliest's weight
+constexpr float kWhole = 0x1p40f;  // the likeliest token's weight
 constexpr uint64_t kEveryKey = ~uint64_t{0};
 constexpr uint64_t kNoKey = kEveryKey;
 
@@ -35,9 +35,9 @@ __device__ __forceinline__ uint64_t KeyOf(float logit, int64_t id) {
 }
 __device__ __forceinline__ int32_t IdOf(uint64_t key) { return static_cast<int32_t>(key); }
 
-// Sums of up to 64 bits, one for each digit, in pieces of 32 bits: shared memory adds those by
-// itself, sums of 64 bits by loops of compare and swap. A piece holds so few bits of what is added
-// that a row of tokens does not overflow it: the highest piece takes the rest.
+// Sums of up to 64 bits, one for each digit, in pieces of 32 bits: shared memory adds 32 bits in
+// one instruction, 64 bits in loops of compare and swap. A piece takes few enough bits of each
+// addend that a row of tokens does not overflow it; the highest piece takes the rest.
 struct DigitSums {
   static constexpr int kMostPieces = 5;
   uint32_t pieces[kMostPieces][kDigits];
@@ -54,7 +54,7 @@ struct Shared {
   DigitSums sums;
   uint64_t of_warp[kWarps];
   uint64_t total;   // of all digits
-  uint64_t target;  // left over before the digit that was found
+  uint64_t target;  // left over before the found digit
   uint32_t digit;
   uint32_t num_listed;
   int32_t num_top;
@@ -62,7 +62,7 @@ struct Shared {
   uint64_t listed[kMostListed];  // keys
 };
 
-// What tokens weigh: exp((logit - top) / temperature), nothing below the floor.
+// Weights of tokens: exp((logit - top) / temperature), 0 below the floor.
 struct Weighing {
   float top = 0;
   float inverse = 1;        // of the temperature
@@ -93,7 +93,7 @@ class Row {
 
   __device__ float logit(uint64_t key) const { return logits_[IdOf(key)]; }
 
-  // The sum of measure(logit) over the tokens with keys up to `limit` that `weighing` keeps.
+  // The sum of measure(logit) over tokens with keys up to `limit` that `weighing` keeps.
   template <class Measure>
   __device__ uint64_t Total(const Weighing& weighing, uint64_t limit, Measure measure) const {
     uint64_t sum = 0;
@@ -101,8 +101,8 @@ class Row {
     return BlockOf(sum, [](uint64_t a, uint64_t b) { return a + b; });
   }
 
-  // The key of the first of those tokens up to which the sum of measure(logit) exceeds
-  // target_of(the sum of all); every key, where that of all does not.
+  // The key of the first of these tokens up to which the sum of measure(logit) exceeds
+  // target_of(the sum of all); kEveryKey if the sum of all does not.
   template <class TargetOf, class Measure>
   __device__ uint64_t Find(const Weighing& weighing, uint64_t limit, TargetOf target_of,
                            Measure measure) const {
@@ -125,7 +125,7 @@ class Row {
 
     uint64_t prefix = 0;
     for (int shift = 56; shift >= 0; shift -= 8) {
-      if (shift < 32 && shift > 0 && vocab_ >> shift == 0) {  // ids are not so long
+      if (shift < 32 && shift > 0 && vocab_ >> shift == 0) {  // ids have no bits here
         prefix <<= 8;
         continue;
       }
@@ -157,7 +157,7 @@ class Row {
     return BlockOf(least, [](uint64_t a, uint64_t b) { return min(a, b); });
   }
 
-  // Calls visit(key, logit) for those tokens, each by one thread.
+  // Calls visit(key, logit) for these tokens, each by one thread.
   template <class Visit>
   __device__ __forceinline__ void ForEach(const Weighing& weighing, uint64_t limit,
                                           Visit visit) const {
@@ -209,8 +209,9 @@ class Row {
     return sum;
   }
 
-  // The first digit up to which the sums exceed target_of(their total), and what of the target is
-  // left before it; false, where they do not. By the first warp, for all.
+  // The first digit up to which the sums exceed target_of(their total), and the target less the
+  // sums
+  // before it. Returns false if they never exceed it. By the first warp, for all.
   template <class TargetOf>
   __device__ bool FindDigit(TargetOf target_of, uint32_t* digit, uint64_t* target) const {
     __syncthreads();
@@ -231,7 +232,7 @@ class Row {
         shared_.target = left;
       }
       __syncwarp();
-      if (left < upto && left >= upto - own) {  // one lane's, if anybody's
+      if (left < upto && left >= upto - own) {  // holds in at most one lane
         left -= upto - own;
         int i = first;
         while (SumOf(i) <= left) left -= SumOf(i++);
@@ -245,7 +246,7 @@ class Row {
     return shared_.target < shared_.total;
   }
 
-  // Over the whole block.
+  // Combines the values of the whole block.
   template <class Combine>
   __device__ uint64_t BlockOf(uint64_t value, Combine combine) const {
     for (int apart = kWarp / 2; apart > 0; apart /= 2) {
@@ -261,7 +262,7 @@ class Row {
 
   const float* const logits_;
   const int64_t vocab_;
-  const int64_t num_wide_;  // groups of four that are read at once
+  const int64_t num_wide_;  // groups of four logits that are read at once
   const PieceWidth width_;
   Shared& shared_;
 };
@@ -334,7 +335,7 @@ __device__ int32_t Draw(const Row& row, const TokenChoice& how, uint64_t likelie
   return IdOf(row.Find(weighing, limit, drawn, weight));
 }
 
-// Of the row as the model made it.
+// Log-probabilities of the row before penalties and biases.
 __device__ void TellLogprobs(const Row& row, int32_t num_top, Shared* shared, ChosenToken* chosen) {
   const uint64_t likeliest = row.Likeliest();
   if (likeliest == kNoKey) {

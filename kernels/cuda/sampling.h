@@ -15,10 +15,10 @@
 
 namespace strata::kernels::cuda {
 
-// TokenChoice as the device has it, its lists in two for all choices.
+// TokenChoice on the device; two lists hold `seen` and `biases` of all choices.
 struct ChoiceEntry {
-  TokenChoice how;   // its spans are the host's; row -1: there is no such choice
-  int64_t seen = 0;  // the first of its own
+  TokenChoice how;   // its spans are the host's; row -1: no choice
+  int64_t seen = 0;  // the first of its own in SamplingArgs::seen
   int64_t num_seen = 0;
   int64_t biases = 0;
   int64_t num_biases = 0;
@@ -39,28 +39,28 @@ struct SamplingArgs {
   friend bool operator==(const SamplingArgs&, const SamplingArgs&) = default;
 };
 
-// Chooses tokens on the device: choices go there, ids and the logprobs that were asked for come
-// back, in one copy, to pinned memory: two steps may be under way at a time.
+// Chooses tokens on the device: choices go there; ids and requested logprobs come back, in one
+// copy, to pinned memory. Two steps may be under way at a time.
 class TokenSampler {
  public:
   void Open(Stream& stream);
-  // Of device memory, for a choice of each sequence.
+  // Upper bound on device memory, for one choice per sequence.
   static size_t MostBytes(const StepLimits& limits);
 
   // Ends the stream's step; does not wait.
   void Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
               std::span<const TokenChoice> choices, StepClock& clock);
-  // Waits for the oldest that were not taken. [choices]
+  // Waits for the oldest choices that were not taken. [choices]
   void Take(Stream& stream, std::span<ChosenToken> chosen);
 
-  // What was chosen last, on the device: [num_tokens()].
+  // The ids chosen last, on the device: [num_tokens()].
   const int32_t* tokens() const { return tokens_.data(); }
   int64_t num_tokens() const { return num_tokens_; }
 
  private:
-  // What comes back of a step.
+  // Results of one step.
   struct Answer {
-    PinnedArray<std::byte> memory;  // ChosenTokens, or where no logprobs are wanted ids
+    PinnedArray<std::byte> memory;  // ChosenTokens, or ids if no logprobs are wanted
     bool ids_only = false;
     int64_t count = 0;
     Event there;
@@ -78,7 +78,7 @@ class TokenSampler {
   int64_t num_taken_ = 0;
 };
 
-// A choice of a row below 0 is none.
+// Skips choices of a row below 0.
 void SampleTokens(Stream& stream, const SamplingArgs& args, int64_t num_choices);
 
 }  // namespace strata::kernels::cuda

@@ -7,8 +7,8 @@
 
 namespace strata::kernels::cuda {
 
-// What steps take the device, by events in the stream: from the first work of a step, its inputs
-// being there, to the last. Does nothing unless it is opened. At most kMostUntaken steps are open.
+// Measures device time of steps by events in the stream: from the first work after a step's inputs
+// have arrived, to the last. Does nothing unless opened. At most kMostUntaken steps are open.
 class StepClock {
  public:
   void Open(Stream& stream) {
@@ -22,13 +22,13 @@ class StepClock {
   void Begin(Stream& stream) {
     if (is_open_) stream.set_begin(Latest().begin.handle());
   }
-  // Of the step that began last, when all of it is in the stream.
+  // Ends the step that began last. REQUIRES: all its work is in the stream.
   void End(Stream& stream) {
     if (!is_open_ || !stream.ok()) return;
     stream.Check(cudaEventRecord(Latest().end.handle(), stream.handle()), "timing");
     ++num_ended_;
   }
-  // Seconds of the oldest that was not taken. REQUIRES: it has been waited for.
+  // Seconds of the oldest step that was not taken. REQUIRES: the host has waited for that step.
   double Take(Stream& stream) {
     if (!is_open_ || !stream.ok()) return 0;
     const Events& events = events_[num_taken_++ % Backend::kMostUntaken];

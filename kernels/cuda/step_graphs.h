@@ -10,7 +10,7 @@
 
 namespace strata::kernels::cuda {
 
-// Something to be put into a stream. `what` is for errors.
+// Work to be put into a stream. `what` is for errors.
 class Work {
  public:
   explicit Work(const char* what) : what_(what) {}
@@ -25,24 +25,24 @@ class Work {
 };
 using WorkList = std::vector<std::unique_ptr<Work>>;
 
-// cudaSuccess, or the first error and what was being done.
+// cudaSuccess, or the first error and the work that gave it.
 struct WorkResult {
   cudaError_t error = cudaSuccess;
   const char* what = "";
 };
 
-// Rows that a decode step of so many sequences has: 1, 2, 4, a multiple of 8, from 256 on of 16. So
-// there are few kinds of steps, whoever comes and goes.
+// Rows of a decode step of `count` sequences: 1, 2, 4, a multiple of 8, from 256 on of 16. So there
+// are few kinds of steps, however sequences come and go.
 constexpr int64_t GraphRows(int64_t count) {
   if (count <= 2) return count;
   const int64_t step = count <= 4 ? 4 : count <= 256 ? 8 : 16;
   return (count + step - 1) / step * step;
 }
 
-// Decode steps do the same work on the same memory, where other numbers stand each time: while
+// Decode steps do the same work on the same memory, with other numbers in it each time: while
 // neither GraphRows nor the number of runs that contexts are cut into changes, nothing differs. A
-// list that comes for the second time becomes a graph; from then on it is one launch. The lists
-// that were used last are known.
+// list that comes for the second time becomes a graph; from then on it is one launch. The most
+// recently used lists are remembered.
 class StepGraphs {
  public:
   StepGraphs() = default;
@@ -50,11 +50,11 @@ class StepGraphs {
   StepGraphs& operator=(const StepGraphs&) = delete;
   ~StepGraphs();
 
-  // Takes what it has to remember out of `works`, where they are likely to come again.
+  // Puts `works` into the stream. If `repeats`, may move them into the list of known works.
   WorkResult Run(cudaStream_t stream, bool repeats, WorkList* works);
 
  private:
-  static constexpr size_t kFewWorks = 16;  // are put into the stream one by one
+  static constexpr size_t kFewWorks = 16;  // shorter lists are put into the stream one by one
   static constexpr size_t kMostKnown = 64;
   struct Known {
     WorkList works;

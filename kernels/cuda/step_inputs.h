@@ -10,10 +10,10 @@
 
 namespace strata::kernels::cuda {
 
-// Lists that calls hand over in host memory and kernels read in device memory. They are gathered in
-// pinned memory and go to the same places of a mirror on the device when work goes there: those of
-// a step that is held back in one copy. A list has room for a power of two of bytes, so that it
-// stands where that of the step before stood, however its length changes a little.
+// Lists that calls hand over in host memory and kernels read in device memory. Lists are gathered
+// in pinned memory and copied to the same places of a mirror on the device, before the work that
+// reads them; the lists of a step that is held back go in one copy. A list has room for a power of
+// two of bytes, so it usually keeps its place from step to step when its length changes a little.
 //
 //   step n     [ids|positions|slots|sequences|tables|...]  half 0 ─┐
 //                                                                  ├─ one copy each ─► mirror
@@ -23,9 +23,9 @@ namespace strata::kernels::cuda {
 // order.
 class StepInputs {
  public:
-  static constexpr size_t kRoom = size_t{4} << 20;  // of a half; a list beyond goes by itself
+  static constexpr size_t kRoom = size_t{4} << 20;  // of a half; longer lists go by themselves
 
-  // A list that is what the last of its kind was is not sent again within a step.
+  // A list equal to the last of its kind is not sent again within a step.
   enum Kind : uint8_t {
     kIds,
     kPositions,
@@ -41,14 +41,13 @@ class StepInputs {
 
   // `stream` and `staging` outlive it.
   void Open(Stream* stream, Staging* staging);
-  // What was put is forgotten, and what comes stands in the other half. REQUIRES: no work is held
-  // back.
+  // Forgets the lists so far and turns to the other half. REQUIRES: no work is held back.
   void Begin();
-  // Changes when what was put is no longer there.
+  // Changes when the lists put so far are no longer there.
   int64_t generation() const { return generation_; }
 
-  // `values` on the device, for work that is put into the stream up to the next Begin(); null where
-  // there are none. They may be changed when this returns.
+  // `values` on the device, for work put into the stream up to the next Begin(); null if empty. The
+  // caller may change `values` when this returns.
   template <class T>
   const T* Put(Kind kind, std::span<const T> values) {
     return reinterpret_cast<const T*>(PutBytes(kind, std::as_bytes(values)));

@@ -55,8 +55,8 @@ class KernelLaunch final : public Work {
   const std::tuple<Parameters...> arguments_;
 };
 
-// The stream that all work goes into, in order, and the first error that a call gave. After one
-// nothing more is launched: the device's state is not to be trusted.
+// The stream that all work goes into, in order, and the first error that a call gave. Nothing is
+// launched after an error: the state of the device is unreliable.
 class Stream {
  public:
   Stream() = default;
@@ -78,11 +78,11 @@ class Stream {
   }
   bool ok() const { return error_ == cudaSuccess; }
   cudaError_t error() const { return error_; }
-  const char* what() const { return what_; }  // was being done when the error came
+  const char* what() const { return what_; }  // the call that gave the error
 
-  // From here to EndStep or the next Wait work is held back, up to what cannot be (a copy, memory
-  // that is freed); what `repeats` goes to the device at once where it was there before, work for
-  // work (StepGraphs).
+  // Holds work back from here to EndStep or the next Wait, except before a copy or a free, which
+  // flush it. If `repeats`, a list of work that came before, item for item, goes to the device as
+  // one graph (StepGraphs).
   void BeginStep(bool repeats) {
     Flush();
     holding_ = true;
@@ -97,15 +97,15 @@ class Stream {
     EndStep();
     if (ok()) Check(cudaStreamSynchronize(handle_), "waiting for the device");
   }
-  // Recorded once, before the first work that goes to the device from now on.
+  // Records `event` once, before the next work that goes to the device.
   void set_begin(cudaEvent_t event) { begin_ = event; }
-  // Called before work goes to the device: puts what the work reads into the stream.
+  // Called before work goes to the device: puts copies of the work's inputs into the stream.
   void set_before_work(std::function<void()> hook) { before_work_ = std::move(hook); }
   void Copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     Flush();
     if (ok() && bytes > 0) Check(cudaMemcpyAsync(to, from, bytes, kind, handle_), "a copy");
   }
-  // Hands over what was held back.
+  // Hands over the work held back.
   void Flush() {
     if (held_.empty()) return;
     if (before_work_) before_work_();
@@ -167,8 +167,8 @@ class Event {
   cudaEvent_t handle_ = nullptr;
 };
 
-// Lets a kernel have more shared memory than the 48 KiB that every kernel may have. Once for each
-// kernel, before its first launch.
+// Lets a kernel have more shared memory than the default 48 KiB. Called once for each kernel,
+// before its first launch.
 template <class... Parameters>
 bool AllowShared(Stream& stream, void (*kernel)(Parameters...), size_t bytes) {
   stream.Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

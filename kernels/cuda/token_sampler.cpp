@@ -36,7 +36,7 @@ void TokenSampler::Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
     seen_.insert(seen_.end(), choice.seen.begin(), choice.seen.end());
     biases_.insert(biases_.end(), choice.biases.begin(), choice.biases.end());
   }
-  // As many as in other steps of about so many, for the sake of their graph.
+  // Pads to the number of choices of other steps of a similar size, for the sake of their graph.
   entries_.resize(static_cast<size_t>(GraphRows(std::ssize(choices))), {.how = {.row = -1}});
   const size_t count = std::bit_ceil(entries_.size());
   SamplingArgs args = {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kvcache {
 
@@ -19,8 +20,8 @@ BlockHolding& BlockHolding::operator=(BlockHolding&& other) noexcept {
   return *this;
 }
 
-// The last block first: cached blocks are evicted in the order in which they came back, and none
-// may go before those that continue it.
+// Gives back the last block first: cached blocks are evicted in the order of their return, and no
+// block may be evicted before its continuations.
 void BlockHolding::Clear() {
   while (!blocks_.empty()) blocks_.pop_back();
   ids_.clear();
@@ -75,7 +76,7 @@ bool BlockAccount::Grow(BlockHolding& holding, int32_t num_blocks,
 }
 
 absl::Status BlockAccount::CheckIntegrity(std::span<const BlockHolding* const> holdings) const {
-  if (absl::Status status = pool_.CheckIntegrity(); !status.ok()) return status;
+  RETURN_IF_ERROR(pool_.CheckIntegrity());
   std::vector<int32_t> holds(static_cast<size_t>(pool_.num_blocks()));
   int32_t promised = 0;
   for (const BlockHolding* holding : holdings) {

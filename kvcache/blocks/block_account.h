@@ -10,8 +10,8 @@
 
 namespace strata::kvcache {
 
-// What one sequence has of one account: blocks in position order, and a promise of more. Move-only:
-// both go back when it does.
+// A sequence's part of one account: blocks in position order, and a promise of more. Move-only: its
+// destruction gives both back.
 class BlockHolding {
  public:
   BlockHolding() = default;
@@ -36,7 +36,7 @@ class BlockHolding {
   int32_t* promised_ = nullptr;  // the account's; null: nothing was ever promised
 };
 
-// A pool of blocks and how many of them are promised to holdings. One thread.
+// A pool of blocks and the number of them promised to holdings. One thread.
 class BlockAccount {
  public:
   explicit BlockAccount(int32_t num_blocks) : pool_(num_blocks) {}
@@ -44,20 +44,20 @@ class BlockAccount {
   BlockPool& pool() { return pool_; }
   const BlockPool& pool() const { return pool_; }
 
-  // Blocks that may be had without a promise.
+  // Blocks that can be drawn without a promise.
   int32_t available() const { return pool_.num_free() + pool_.num_idle() - promised_; }
   // REQUIRES: 0 <= blocks <= available().
   void Promise(BlockHolding& holding, int32_t blocks);
-  // Hands `blocks` of one's promise to another. REQUIRES: it has as many.
+  // Moves `blocks` of the promise of `from` to `to`. REQUIRES: `from` has as many promised.
   void MovePromise(BlockHolding& from, BlockHolding& to, int32_t blocks);
-  // Gives up what is promised and not drawn beyond `blocks`.
+  // Gives up promised blocks that are not drawn, beyond the first `blocks`.
   void TrimPromise(BlockHolding& holding, int32_t blocks);
-  // Grows the holding to `num_blocks`, out of its promise first. Where only idle blocks are left,
-  // `evict` is called to make one free. False, and nothing changed, when too few are available.
+  // Grows the holding to `num_blocks`, out of its promise first. If only idle blocks are left,
+  // calls `evict` to make one free. Returns false and changes nothing if too few are available.
   bool Grow(BlockHolding& holding, int32_t num_blocks, absl::FunctionRef<void()> evict);
 
-  // INTERNAL unless the pool is sound, and exactly the blocks of `holdings` are held and what was
-  // promised to them is promised.
+  // INTERNAL unless the pool is sound, the blocks of `holdings` and no others are held, and their
+  // promises add up to the account's.
   absl::Status CheckIntegrity(std::span<const BlockHolding* const> holdings) const;
 
  private:

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kvcache {
 
@@ -85,7 +86,7 @@ void BlockPool::Release(int32_t id) {
   }
 }
 
-// As the youngest.
+// Links the block as the youngest.
 void BlockPool::LinkIdle(int32_t id) {
   const int32_t youngest = previous_[Anchor()];
   next_[Place(id)] = -1;
@@ -115,11 +116,11 @@ absl::Status BlockPool::CheckIntegrity() const {
     return absl::OkStatus();
   };
   for (int32_t id : free_) {
-    if (absl::Status status = mark(id, State::kFree, "free"); !status.ok()) return status;
+    RETURN_IF_ERROR(mark(id, State::kFree, "free"));
   }
   int32_t idle = 0;
   for (int32_t id = oldest_idle(); id != -1; id = next_[Place(id)], ++idle) {
-    if (absl::Status status = mark(id, State::kIdle, "idle"); !status.ok()) return status;
+    RETURN_IF_ERROR(mark(id, State::kIdle, "idle"));
   }
   if (idle != num_idle_) {
     return absl::InternalError(absl::StrCat(idle, " blocks are idle, counted ", num_idle_));

@@ -32,7 +32,7 @@ class BlockRef {
   int32_t id_ = -1;
 };
 
-// Ids [0, num_blocks) and how many hold each. A block is
+// Ids [0, num_blocks) and the count of holds on each. A block is
 //
 //   free ── Allocate ──► held ── last hold goes ──► free
 //                         │ ▲                         ▲
@@ -46,17 +46,17 @@ class BlockPool {
   explicit BlockPool(int32_t num_blocks);
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
-  ~BlockPool();  // nobody may hold a block
+  ~BlockPool();  // REQUIRES: no block is held
 
   // nullopt when no block is free. Ids freed last are given first (their memory is warm).
   std::optional<BlockRef> Allocate();
-  // Another hold on a held or idle block.
+  // Returns another hold on a held or idle block.
   BlockRef Share(int32_t id);
   // REQUIRES: held. From now on the block goes idle, not free, when its last hold goes.
   void Keep(int32_t id);
-  // Undoes Keep: an idle block is free now, a held one when its last hold goes.
+  // Undoes Keep: an idle block becomes free now, a held one when its last hold goes.
   void Forget(int32_t id);
-  // The block that has been idle longest; -1: none is.
+  // The block that has been idle longest; -1 if none is idle.
   int32_t oldest_idle() const { return next_[Anchor()]; }
 
   int32_t num_blocks() const { return static_cast<int32_t>(counts_.size()); }
@@ -66,7 +66,7 @@ class BlockPool {
   int32_t count(int32_t id) const { return counts_[static_cast<size_t>(id)]; }
   bool kept(int32_t id) const { return kept_[static_cast<size_t>(id)]; }
 
-  // INTERNAL naming the block where lists, marks and counts disagree.
+  // INTERNAL naming a block on which lists, marks and counts disagree.
   absl::Status CheckIntegrity() const;
 
  private:
@@ -81,7 +81,7 @@ class BlockPool {
   std::vector<int32_t> counts_;
   std::vector<bool> kept_;
   std::vector<int32_t> free_;  // a stack
-  // The idle blocks as a ring, oldest first; the last place is its anchor, -1 stands for it.
+  // The idle blocks as a ring, oldest first; its anchor is the last element, written as -1.
   std::vector<int32_t> next_;
   std::vector<int32_t> previous_;
   int32_t num_idle_ = 0;

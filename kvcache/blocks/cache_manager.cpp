@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kvcache {
 namespace {
@@ -54,16 +55,14 @@ absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Back
         absl::Status(arena.status().code(),
                      absl::StrCat("cache of ", num_blocks, " blocks: ", arena.status().message())));
   };
-  auto arena = allocate(planes.block_bytes());
-  if (!arena.ok()) return arena.status();
+  ASSIGN_OR_RETURN(auto arena, allocate(planes.block_bytes()));
   std::unique_ptr<kernels::Buffer> score_arena;
   if (score_bytes > 0) {
-    auto scores = allocate(score_bytes);
-    if (!scores.ok()) return scores.status();
-    score_arena = *std::move(scores);
+    ASSIGN_OR_RETURN(auto scores, allocate(score_bytes));
+    score_arena = std::move(scores);
   }
   return std::unique_ptr<CacheManager>(new CacheManager(backend, std::move(planes), num_blocks,
-                                                        *std::move(arena), std::move(score_arena)));
+                                                        std::move(arena), std::move(score_arena)));
 }
 
 CacheManager::CacheManager(kernels::Backend* backend, PlaneMap planes, int32_t num_blocks,
@@ -147,7 +146,7 @@ void CacheManager::EvictOldest() {
 }
 
 bool CacheManager::Grow(BlockTable& table, int64_t num_tokens) {
-  // Most calls need nothing: they cost no division.
+  // Most calls need no block, and so cost no division.
   if (num_tokens <= int64_t{table.num_blocks()} * planes_.block_tokens()) return true;
   return blocks_.Grow(table.planes_, BlocksFor(num_tokens), [this] { EvictOldest(); });
 }
@@ -192,7 +191,7 @@ int64_t CacheManager::Slot(const BlockTable& table, int64_t position) const {
   const int64_t block_tokens = planes_.block_tokens();
   STRATA_CHECK(position >= 0 && position < table.num_blocks() * block_tokens,
                "a position that the table covers");
-  // Of 32 bits: a division of 64 takes as long as all the rest.
+  // Divides in 32 bits: a division in 64 takes as long as all the rest.
   const auto place = static_cast<uint32_t>(position);
   const uint32_t block = place / static_cast<uint32_t>(block_tokens);
   return int64_t{table.ids()[block]} * block_tokens + place % static_cast<uint32_t>(block_tokens);
@@ -231,7 +230,7 @@ absl::Status CacheManager::CheckIntegrity(std::span<const BlockTable* const> tab
     planes.push_back(&table->planes_);
     scores.push_back(&table->scores_);
   }
-  if (absl::Status status = blocks_.CheckIntegrity(planes); !status.ok()) return status;
+  RETURN_IF_ERROR(blocks_.CheckIntegrity(planes));
   if (absl::Status status = score_blocks_.CheckIntegrity(scores); !status.ok()) {
     return absl::InternalError(absl::StrCat("scores: ", status.message()));
   }
@@ -239,7 +238,7 @@ absl::Status CacheManager::CheckIntegrity(std::span<const BlockTable* const> tab
     if (score_blocks_.pool().count(id) <= 1) continue;
     return absl::InternalError(absl::StrCat("scores: block ", id, " is shared"));
   }
-  if (absl::Status status = prefixes_.CheckIntegrity(); !status.ok()) return status;
+  RETURN_IF_ERROR(prefixes_.CheckIntegrity());
   for (int32_t id = 0; id < blocks_.pool().num_blocks(); ++id) {
     const bool kept = blocks_.pool().kept(id);
     if (prefixes_.contains(id) == kept) continue;

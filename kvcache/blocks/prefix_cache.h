@@ -12,10 +12,10 @@
 
 namespace strata::kvcache {
 
-// Which blocks hold which tokens: a tree of full blocks. An entry is named by the entry before it
-// and its own tokens, compared one by one; the hash only finds candidates. An entry's number is
-// never given twice, so equal names mean equal tokens from the sequence's first on, and equal
-// salts. Knows ids of blocks, not who holds them. One thread.
+// A tree of full blocks by their tokens. An entry is named by the entry before it and its own
+// tokens, compared one by one; the hash only finds candidates. An entry's number is never given
+// twice, so equal names mean equal tokens from the sequence's first on, and equal salts. Knows ids
+// of blocks, not their holders. One thread.
 class PrefixCache {
  public:
   static constexpr int32_t kNone = -1;
@@ -24,9 +24,9 @@ class PrefixCache {
   PrefixCache(const PrefixCache&) = delete;  // the index points back
   PrefixCache& operator=(const PrefixCache&) = delete;
 
-  // The block that holds `tokens` after the block `parent` (kNone: at a sequence's start); kNone:
-  // there is none. tokens: [block_tokens]. `salt` counts at the start alone.
-  // REQUIRES: `parent` has an entry.
+  // The block that holds `tokens` after the block `parent` (kNone: at a sequence's start); kNone if
+  // there is none. tokens: [block_tokens]. `salt` counts only at the start. REQUIRES: `parent` has
+  // an entry.
   int32_t Find(int32_t parent, std::string_view salt, std::span<const int32_t> tokens) const;
   // REQUIRES: Find gives kNone, and `block` has no entry.
   void Insert(int32_t parent, std::string_view salt, std::span<const int32_t> tokens,
@@ -54,7 +54,7 @@ class PrefixCache {
   const Entry& entry(int32_t block) const { return entries_[static_cast<size_t>(block)]; }
   Name MakeName(int32_t parent, std::string_view salt, std::span<const int32_t> tokens) const;
   Name NameOf(int32_t block) const;
-  // Of a block by its entry, or of a name: the index is searched without an entry in hand.
+  // Hashes a block by its entry's name, or a name: lookups have no entry in hand.
   struct Hash {
     using is_transparent = void;
     const PrefixCache* cache;
@@ -76,7 +76,7 @@ class PrefixCache {
   uint64_t last_number_ = 0;
   std::vector<Entry> entries_;                       // [num_blocks]
   std::vector<int32_t> tokens_;                      // [num_blocks, block_tokens]
-  absl::flat_hash_map<int32_t, std::string> salts_;  // of first blocks that have one
+  absl::flat_hash_map<int32_t, std::string> salts_;  // of first blocks that have a salt
   absl::flat_hash_set<int32_t, Hash, Equal> index_;  // blocks, by name
 };
 

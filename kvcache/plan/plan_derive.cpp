@@ -1,4 +1,4 @@
-// What follows from a sharing plan's sources: planes, runs, and how long scores live.
+// Derives planes, runs and lifetimes of scores from a sharing plan's sources.
 
 #include <algorithm>
 #include <map>
@@ -65,14 +65,14 @@ void SharingPlan::DeriveRuns() {
       const HeadSources& from = sources(layer, head);
       const HeadRef self = {layer, head};
       const HeadRef owner = first.try_emplace({from.scores, from.values}, self).first->second;
-      // An owner of scores computes, even where a lower head of its layer already applied them.
+      // An owner of scores computes, even if a lower head of its layer already applied them.
       output_owners_[Index(layer)].push_back(from.scores == self ? self : owner);
     }
   }
 }
 
 void SharingPlan::DeriveScoreLives() {
-  std::map<HeadRef, int32_t> last_reader;  // of the scores of each head that others reuse
+  std::map<HeadRef, int32_t> last_reader;  // of the scores of each reused head
   for (int32_t layer = 0; layer < shape_.num_layers; ++layer) {
     last_score_readers_.push_back(layer);
     for (int32_t head = 0; head < shape_.num_query_heads; ++head) {

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_draft.h"
 #include "kvcache/plan/plan_json.h"
 #include "kvcache/plan/plan_parser.h"
@@ -41,13 +42,11 @@ json LayersUpTo(int32_t num_layers, int32_t step) {
 
 absl::StatusOr<SharingPlan> DetectPlan(const std::vector<ProjectionsPresent>& layers,
                                        const AttentionShape& shape) {
-  absl::Status status = CheckShape(shape);
-  if (!status.ok()) return status;
-  status = CheckProjections(layers, shape);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckShape(shape));
+  RETURN_IF_ERROR(CheckProjections(layers, shape));
 
   PlanDraft draft = PlanDraft::Plain(shape);
-  int32_t queries = 0;  // the nearest layer at or below that has them
+  int32_t queries = 0;  // the nearest layer at or below with queries
   int32_t keys = 0;
   int32_t values = 0;
   for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
@@ -56,7 +55,7 @@ absl::StatusOr<SharingPlan> DetectPlan(const std::vector<ProjectionsPresent>& la
     if (present.key) keys = layer;
     if (present.value) values = layer;
     for (int32_t head = 0; head < shape.num_query_heads; ++head) {
-      // Without queries there are no keys either: the scores of the layer below that had them.
+      // A layer without queries has no keys: its heads take scores of the layer in `queries`.
       draft.at(layer, head) = {.scores = {queries, head},
                                .keys = draft.PlaneIn(keys, head),
                                .values = draft.PlaneIn(values, head)};
@@ -66,8 +65,7 @@ absl::StatusOr<SharingPlan> DetectPlan(const std::vector<ProjectionsPresent>& la
 }
 
 absl::StatusOr<json> NamedPlan(std::string_view name, const AttentionShape& shape) {
-  absl::Status status = CheckShape(shape);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckShape(shape));
   const json svformer = {{"preset", "svformer"}};
   const json reuse = {{"preset", "reuse"}, {"compute_layers", LayersUpTo(shape.num_layers, 4)}};
   if (name == "plain") return json{{"preset", "plain"}};

@@ -9,12 +9,12 @@
 #include "kvcache/plan/sharing_plan.h"
 #include "nlohmann/json_fwd.hpp"
 
-// The inside of plan_parser.h, shared by its source files only.
+// Internals of plan_parser.h, for its source files only.
 
 namespace strata::kvcache {
 
-// A plan while presets change it. Score sources are as named, not resolved; `keys` is the plane
-// that the head would read if it computed its own scores, and counts for nothing while it does not.
+// A plan while presets change it. Score sources are as named, not resolved. `keys` is the plane
+// that the head would read if it computed its own scores; unused while it does not.
 struct PlanDraft {
   AttentionShape shape;
   std::vector<std::vector<HeadSources>> sources;            // [layer][query head]
@@ -34,10 +34,10 @@ struct PlanDraft {
   absl::StatusOr<SharingPlan> Finish() &&;
 };
 
-// Applies one preset object: {"preset":NAME, ...}. `path` stands before every refusal.
+// Applies one preset object: {"preset":NAME, ...}. Refusals begin with `path`.
 absl::Status ApplyPreset(const nlohmann::json& object, absl::string_view path, PlanDraft& draft);
 
-// Applies one object of explicit lists; what it leaves out or gives as null stays as it was.
+// Applies one object of explicit lists; missing entries and nulls leave the draft as it is.
 absl::Status ApplyExplicit(const nlohmann::json& object, absl::string_view path, PlanDraft& draft);
 
 }  // namespace strata::kvcache

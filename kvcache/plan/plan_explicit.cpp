@@ -1,6 +1,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_draft.h"
 #include "kvcache/plan/plan_json.h"
 #include "nlohmann/json.hpp"
@@ -10,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-// Which of a head's sources a list names.
+// The source of a head that a list names.
 struct Field {
   const char* name;
   HeadRef HeadSources::*source;
@@ -43,7 +44,7 @@ absl::StatusOr<int32_t> ReadSourceLayer(const json& value, absl::string_view pat
   return layer;
 }
 
-// One head's entry: null keeps what stands there, a layer, or [layer, head].
+// One head's entry: null keeps the source; otherwise a layer, or [layer, head].
 absl::Status ApplyHeadEntry(const json& entry, absl::string_view path, const Field& field,
                             HeadRef reader, PlanDraft& draft) {
   if (entry.is_null()) return absl::OkStatus();
@@ -55,35 +56,31 @@ absl::Status ApplyHeadEntry(const json& entry, absl::string_view path, const Fie
   }
   const int32_t same_head = field.names_kv_heads ? draft.shape.KvHeadOf(reader.head) : reader.head;
   if (!entry.is_array()) {
-    absl::StatusOr<int32_t> layer = ReadSourceLayer(entry, path, reader);
-    if (!layer.ok()) return layer.status();
-    from.*field.source = {*layer, same_head};
+    ASSIGN_OR_RETURN(int32_t layer, ReadSourceLayer(entry, path, reader));
+    from.*field.source = {layer, same_head};
     return absl::OkStatus();
   }
   if (entry.size() != 2) {
     return RefuseAt(path, "a list of ", entry.size(), " is not [layer, head]");
   }
-  absl::StatusOr<int32_t> layer = ReadSourceLayer(entry[0], Element(path, 0), reader);
-  if (!layer.ok()) return layer.status();
+  ASSIGN_OR_RETURN(int32_t layer, ReadSourceLayer(entry[0], Element(path, 0), reader));
   const int32_t heads =
       field.names_kv_heads ? draft.shape.num_kv_heads : draft.shape.num_query_heads;
-  absl::StatusOr<int32_t> head =
-      ReadInt(entry[1], Element(path, 1), field.names_kv_heads ? "a kv head" : "a query head", 0,
-              heads - 1);
-  if (!head.ok()) return head.status();
-  from.*field.source = {*layer, *head};
+  ASSIGN_OR_RETURN(int32_t head,
+                   ReadInt(entry[1], Element(path, 1),
+                           field.names_kv_heads ? "a kv head" : "a query head", 0, heads - 1));
+  from.*field.source = {layer, head};
   return absl::OkStatus();
 }
 
 absl::Status ApplySourceList(const json& object, absl::string_view path, const Field& field,
                              PlanDraft& draft) {
-  absl::StatusOr<const json*> list =
-      FindLayerList(object, path, field.name, draft.shape.num_layers);
-  if (!list.ok()) return list.status();
-  if (*list == nullptr) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const json* list,
+                   FindLayerList(object, path, field.name, draft.shape.num_layers));
+  if (list == nullptr) return absl::OkStatus();
   const auto num_heads = static_cast<size_t>(draft.shape.num_query_heads);
-  for (size_t layer = 0; layer < (*list)->size(); ++layer) {
-    const json& entry = (**list)[layer];
+  for (size_t layer = 0; layer < list->size(); ++layer) {
+    const json& entry = (*list)[layer];
     const std::string layer_path = Element(Member(path, field.name), layer);
     if (entry.is_array() && entry.size() != num_heads) {
       return RefuseAt(layer_path, "a list of ", entry.size(), " is not one entry for each of ",
@@ -91,11 +88,9 @@ absl::Status ApplySourceList(const json& object, absl::string_view path, const F
     }
     for (size_t head = 0; head < num_heads; ++head) {
       const HeadRef reader = {static_cast<int32_t>(layer), static_cast<int32_t>(head)};
-      absl::Status status =
-          entry.is_array()
-              ? ApplyHeadEntry(entry[head], Element(layer_path, head), field, reader, draft)
-              : ApplyHeadEntry(entry, layer_path, field, reader, draft);
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(entry.is_array() ? ApplyHeadEntry(entry[head], Element(layer_path, head),
+                                                        field, reader, draft)
+                                       : ApplyHeadEntry(entry, layer_path, field, reader, draft));
     }
   }
   return absl::OkStatus();
@@ -106,14 +101,13 @@ absl::StatusOr<ValueMix> ReadPair(const json& pair, absl::string_view path) {
     return RefuseAt(path, pair.is_array() ? absl::StrCat("a list of ", pair.size()) : Shown(pair),
                     " is not [own, first]");
   }
-  absl::StatusOr<float> own = ReadFloat(pair[0], Element(path, 0));
-  if (!own.ok()) return own.status();
-  absl::StatusOr<float> first = ReadFloat(pair[1], Element(path, 1));
-  if (!first.ok()) return first.status();
-  return ValueMix{.own = *own, .first = *first};
+  ASSIGN_OR_RETURN(float own, ReadFloat(pair[0], Element(path, 0)));
+  ASSIGN_OR_RETURN(float first, ReadFloat(pair[1], Element(path, 1)));
+  return ValueMix{.own = own, .first = first};
 }
 
-// One layer's entry: [own, first] for all kv heads, or a list of those and nulls, one a kv head.
+// One layer's entry: [own, first] for all kv heads, or a list of such pairs and nulls, one a kv
+// head.
 absl::Status ApplyMixEntry(const json& entry, absl::string_view path, int32_t layer,
                            PlanDraft& draft) {
   if (entry.is_null()) return absl::OkStatus();
@@ -129,10 +123,9 @@ absl::Status ApplyMixEntry(const json& entry, absl::string_view path, int32_t la
       if (!draft.learnable_mix[static_cast<size_t>(layer)]) continue;
       return RefuseAt(path, "layer ", layer, " has a learnable mix: name every kv head or none");
     }
-    absl::StatusOr<ValueMix> mix =
-        a_head_each ? ReadPair(entry[head], Element(path, head)) : ReadPair(entry, path);
-    if (!mix.ok()) return mix.status();
-    heads[head] = *mix;
+    ASSIGN_OR_RETURN(ValueMix mix, a_head_each ? ReadPair(entry[head], Element(path, head))
+                                               : ReadPair(entry, path));
+    heads[head] = mix;
   }
   draft.learnable_mix[static_cast<size_t>(layer)] = false;
   return absl::OkStatus();
@@ -148,12 +141,11 @@ absl::Status ApplyExplicit(const json& object, absl::string_view path, PlanDraft
     status = ApplySourceList(object, path, *field, draft);
     if (!status.ok()) return status;
   }
-  absl::StatusOr<const json*> mixes =
-      FindLayerList(object, path, "value_mix", draft.shape.num_layers);
-  if (!mixes.ok()) return mixes.status();
-  if (*mixes == nullptr) return absl::OkStatus();
-  for (size_t layer = 0; layer < (*mixes)->size(); ++layer) {
-    status = ApplyMixEntry((**mixes)[layer], Element(Member(path, "value_mix"), layer),
+  ASSIGN_OR_RETURN(const json* mixes,
+                   FindLayerList(object, path, "value_mix", draft.shape.num_layers));
+  if (mixes == nullptr) return absl::OkStatus();
+  for (size_t layer = 0; layer < mixes->size(); ++layer) {
+    status = ApplyMixEntry((*mixes)[layer], Element(Member(path, "value_mix"), layer),
                            static_cast<int32_t>(layer), draft);
     if (!status.ok()) return status;
   }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/escaping.h"
+#include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::kvcache {
@@ -97,12 +98,11 @@ absl::StatusOr<std::vector<int32_t>> ReadLayers(const json& value, absl::string_
   if (!value.is_array()) return RefuseAt(path, Shown(value), " is not a list of layers");
   std::vector<int32_t> layers;
   for (const json& element : value) {
-    absl::StatusOr<int32_t> layer = ReadInt(element, path, "a layer", low, num_layers - 1);
-    if (!layer.ok()) return layer.status();
-    if (!layers.empty() && *layer <= layers.back()) {
-      return RefuseAt(path, *layer, " after ", layers.back(), ", layers must ascend");
+    ASSIGN_OR_RETURN(int32_t layer, ReadInt(element, path, "a layer", low, num_layers - 1));
+    if (!layers.empty() && layer <= layers.back()) {
+      return RefuseAt(path, layer, " after ", layers.back(), ", layers must ascend");
     }
-    layers.push_back(*layer);
+    layers.push_back(layer);
   }
   return layers;
 }

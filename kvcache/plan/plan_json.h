@@ -12,7 +12,7 @@
 #include "nlohmann/json_fwd.hpp"
 
 // Checked reads of JSON from outside: nothing here throws, and every refusal is INVALID_ARGUMENT in
-// one line, "path: what was found, what was wanted".
+// one line, "path: value found, value wanted".
 
 namespace strata::kvcache {
 

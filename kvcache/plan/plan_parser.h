@@ -25,18 +25,17 @@ namespace strata::kvcache {
 //   {"scores":[...],"keys":[...],"values":[...],"value_mix":[...]}
 // In the explicit form each list has at most one entry a layer, missing ones are self; an entry is
 // null (self), a layer (for all heads, each from the same head), or a list with one entry a query
-// head: null, a layer, or [layer, head]. `keys` and `values` name kv heads. A head whose scores are
-// another's has no keys of its own: naming them is an error. An entry of value_mix is null,
-// [own, first], or a list of those, one a kv head.
+// head: null, a layer, or [layer, head]. `keys` and `values` name kv heads. A head that reuses
+// scores has no keys of its own: naming them is an error. An entry of value_mix is null, [own,
+// first], or a list of such entries, one a kv head.
 //
-// Explicit lists may follow presets in a list: what they leave out then stays as the presets left
-// it.
+// Explicit lists may follow presets in a list; a list that is missing leaves the presets' sources.
 //
 // Errors: INVALID_ARGUMENT, one line that names the field, the layer and the head.
 absl::StatusOr<SharingPlan> ParsePlan(const nlohmann::json& cross_layer,
                                       const AttentionShape& shape);
 
-// Which projections of a layer a checkpoint holds.
+// The projections of a layer that a checkpoint holds.
 struct ProjectionsPresent {
   bool query = false;
   bool key = false;
@@ -45,8 +44,8 @@ struct ProjectionsPresent {
 
 // The plan that a checkpoint without "cross_layer" must have: a missing projection is taken from
 // the nearest layer below that has it (values: SVFormer; queries and keys: Reuse; keys and values:
-// CLA; all three: SVFormer + Reuse). INVALID_ARGUMENT where layer 0 lacks one, or a layer has keys
-// but no queries.
+// CLA; all three: SVFormer + Reuse). INVALID_ARGUMENT if layer 0 lacks one, or a layer has keys but
+// no queries.
 absl::StatusOr<SharingPlan> DetectPlan(const std::vector<ProjectionsPresent>& layers,
                                        const AttentionShape& shape);
 

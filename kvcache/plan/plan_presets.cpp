@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_draft.h"
 #include "kvcache/plan/plan_json.h"
 #include "nlohmann/json.hpp"
@@ -14,8 +15,7 @@ namespace {
 using nlohmann::json;
 
 absl::Status ApplyPlain(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset"}));
   draft = PlanDraft::Plain(draft.shape);
   return absl::OkStatus();
 }
@@ -27,13 +27,12 @@ absl::Status ApplySvformer(const json& object, absl::string_view path, PlanDraft
   std::vector<int32_t> anchors = {0};
   if (const json* given = FindMember(object, "anchors")) {
     const std::string field = Member(path, "anchors");
-    absl::StatusOr<std::vector<int32_t>> layers =
-        ReadLayers(*given, field, 0, draft.shape.num_layers);
-    if (!layers.ok()) return layers.status();
-    if (layers->empty() || layers->front() != 0) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> layers,
+                     ReadLayers(*given, field, 0, draft.shape.num_layers));
+    if (layers.empty() || layers.front() != 0) {
       return RefuseAt(field, "the first anchor must be layer 0");
     }
-    anchors = *std::move(layers);
+    anchors = std::move(layers);
   }
   for (int32_t layer = 0; layer < draft.shape.num_layers; ++layer) {
     const int32_t anchor = *(std::upper_bound(anchors.begin(), anchors.end(), layer) - 1);
@@ -69,9 +68,8 @@ absl::StatusOr<MixSpec> ReadMix(const json& object, absl::string_view path) {
     const std::string field = Member(path, key);
     if (name != "constant")
       return RefuseAt(field, "goes with mix \"constant\", not \"", name, "\"");
-    absl::StatusOr<float> value = ReadFloat(*given, field);
-    if (!value.ok()) return value.status();
-    *weight = *value;
+    ASSIGN_OR_RETURN(float value, ReadFloat(*given, field));
+    *weight = value;
   }
   return spec;
 }
@@ -80,26 +78,24 @@ absl::StatusOr<MixSpec> ReadMix(const json& object, absl::string_view path) {
 absl::Status ApplyResformer(const json& object, absl::string_view path, PlanDraft& draft) {
   absl::Status status = CheckMembers(object, path, {"preset", "mix", "own", "first", "layers"});
   if (!status.ok()) return status;
-  absl::StatusOr<MixSpec> spec = ReadMix(object, path);
-  if (!spec.ok()) return spec.status();
+  ASSIGN_OR_RETURN(MixSpec spec, ReadMix(object, path));
   std::vector<int32_t> layers(static_cast<size_t>(draft.shape.num_layers - 1));
   std::iota(layers.begin(), layers.end(), 1);
   if (const json* given = FindMember(object, "layers")) {
-    absl::StatusOr<std::vector<int32_t>> some =
-        ReadLayers(*given, Member(path, "layers"), 1, draft.shape.num_layers);
-    if (!some.ok()) return some.status();
-    layers = *std::move(some);
+    ASSIGN_OR_RETURN(std::vector<int32_t> some,
+                     ReadLayers(*given, Member(path, "layers"), 1, draft.shape.num_layers));
+    layers = std::move(some);
   }
   for (int32_t layer : layers) {
     auto& heads = draft.mixes[static_cast<size_t>(layer)];
-    std::fill(heads.begin(), heads.end(), spec->mix);
-    draft.learnable_mix[static_cast<size_t>(layer)] = spec->learnable;
+    std::fill(heads.begin(), heads.end(), spec.mix);
+    draft.learnable_mix[static_cast<size_t>(layer)] = spec.learnable;
   }
   return absl::OkStatus();
 }
 
-// Reuse Transformer, arXiv 2110.06821. Every layer hands a list of heads to the next: those it
-// computed, then those it reused.
+// Reuse Transformer, arXiv 2110.06821. Every layer hands a list of heads to the next: first the
+// heads it computed, then the heads it reused.
 absl::Status ApplyReuse(const json& object, absl::string_view path, PlanDraft& draft) {
   absl::Status status = CheckMembers(object, path, {"preset", "compute_layers", "heads"});
   if (!status.ok()) return status;
@@ -107,22 +103,20 @@ absl::Status ApplyReuse(const json& object, absl::string_view path, PlanDraft& d
   const std::string field = Member(path, "compute_layers");
   const json* given = FindMember(object, "compute_layers");
   if (given == nullptr) return RefuseAt(field, "missing");
-  absl::StatusOr<std::vector<int32_t>> compute =
-      ReadLayers(*given, field, 0, draft.shape.num_layers);
-  if (!compute.ok()) return compute.status();
-  if (compute->empty() || compute->front() != 0) {
+  ASSIGN_OR_RETURN(std::vector<int32_t> compute,
+                   ReadLayers(*given, field, 0, draft.shape.num_layers));
+  if (compute.empty() || compute.front() != 0) {
     return RefuseAt(field, "the first must be layer 0, it has no layer below to reuse");
   }
   int32_t reused = num_heads;
   if (const json* heads = FindMember(object, "heads")) {
-    absl::StatusOr<int32_t> count =
-        ReadInt(*heads, Member(path, "heads"), "a number of query heads", 0, num_heads);
-    if (!count.ok()) return count.status();
-    reused = *count;
+    ASSIGN_OR_RETURN(int32_t count, ReadInt(*heads, Member(path, "heads"),
+                                            "a number of query heads", 0, num_heads));
+    reused = count;
   }
   std::vector<HeadRef> handed_on;
   for (int32_t layer = 0; layer < draft.shape.num_layers; ++layer) {
-    const bool computes = std::binary_search(compute->begin(), compute->end(), layer);
+    const bool computes = std::binary_search(compute.begin(), compute.end(), layer);
     const int32_t first_own = computes ? 0 : reused;
     std::vector<HeadRef> list;
     for (int32_t head = first_own; head < num_heads; ++head) {
@@ -144,21 +138,21 @@ absl::Status ApplySla(const json& object, absl::string_view path, PlanDraft& dra
   absl::Status status = CheckMembers(object, path, {"preset", "skip_layers", "skip_heads"});
   if (!status.ok()) return status;
   const AttentionShape& shape = draft.shape;
-  absl::StatusOr<int32_t> skip = ReadIntMember(
-      object, path, "skip_layers", "a distance to a non-adjacent layer", 2, shape.num_layers - 1);
-  if (!skip.ok()) return skip.status();
-  absl::StatusOr<int32_t> heads = ReadIntMember(
-      object, path, "skip_heads", "a number of query heads", 1, shape.num_query_heads);
-  if (!heads.ok()) return heads.status();
+  ASSIGN_OR_RETURN(int32_t skip,
+                   ReadIntMember(object, path, "skip_layers", "a distance to a non-adjacent layer",
+                                 2, shape.num_layers - 1));
+  ASSIGN_OR_RETURN(int32_t heads,
+                   ReadIntMember(object, path, "skip_heads", "a number of query heads", 1,
+                                 shape.num_query_heads));
   const int32_t group = shape.num_query_heads / shape.num_kv_heads;
-  if (*heads % group != 0) {
-    return RefuseAt(Member(path, "skip_heads"), *heads, " is not a multiple of ", group,
+  if (heads % group != 0) {
+    return RefuseAt(Member(path, "skip_heads"), heads, " is not a multiple of ", group,
                     ", the query heads that share a kv head");
   }
-  for (int32_t layer = *skip; layer < shape.num_layers; ++layer) {
-    for (int32_t head = shape.num_query_heads - *heads; head < shape.num_query_heads; ++head) {
+  for (int32_t layer = skip; layer < shape.num_layers; ++layer) {
+    for (int32_t head = shape.num_query_heads - heads; head < shape.num_query_heads; ++head) {
       HeadSources& from = draft.at(layer, head);
-      from.keys = from.values = draft.PlaneIn(layer - *skip, head);
+      from.keys = from.values = draft.PlaneIn(layer - skip, head);
     }
   }
   return absl::OkStatus();
@@ -176,11 +170,10 @@ void ShareKeysAndValues(PlanDraft& draft, int32_t layer, int32_t source) {
 absl::Status ApplyCla(const json& object, absl::string_view path, PlanDraft& draft) {
   absl::Status status = CheckMembers(object, path, {"preset", "factor"});
   if (!status.ok()) return status;
-  absl::StatusOr<int32_t> factor =
-      ReadIntMember(object, path, "factor", "a number of layers", 1, draft.shape.num_layers);
-  if (!factor.ok()) return factor.status();
+  ASSIGN_OR_RETURN(int32_t factor, ReadIntMember(object, path, "factor", "a number of layers", 1,
+                                                 draft.shape.num_layers));
   for (int32_t layer = 0; layer < draft.shape.num_layers; ++layer) {
-    ShareKeysAndValues(draft, layer, layer - layer % *factor);
+    ShareKeysAndValues(draft, layer, layer - layer % factor);
   }
   return absl::OkStatus();
 }
@@ -195,16 +188,15 @@ absl::Status ApplyKvGroups(const json& object, absl::string_view path, PlanDraft
   std::vector<bool> taken(static_cast<size_t>(draft.shape.num_layers));
   for (size_t i = 0; i < groups->size(); ++i) {
     const std::string element = Element(field, i);
-    absl::StatusOr<std::vector<int32_t>> group =
-        ReadLayers((*groups)[i], element, 0, draft.shape.num_layers);
-    if (!group.ok()) return group.status();
-    if (group->empty()) return RefuseAt(element, "a group needs a layer");
-    for (int32_t layer : *group) {
+    ASSIGN_OR_RETURN(std::vector<int32_t> group,
+                     ReadLayers((*groups)[i], element, 0, draft.shape.num_layers));
+    if (group.empty()) return RefuseAt(element, "a group needs a layer");
+    for (int32_t layer : group) {
       if (taken[static_cast<size_t>(layer)]) {
         return RefuseAt(element, "layer ", layer, " is in another group already");
       }
       taken[static_cast<size_t>(layer)] = true;
-      ShareKeysAndValues(draft, layer, group->front());
+      ShareKeysAndValues(draft, layer, group.front());
     }
   }
   return absl::OkStatus();
@@ -212,8 +204,7 @@ absl::Status ApplyKvGroups(const json& object, absl::string_view path, PlanDraft
 
 // The upper half of the kv heads reads layer 0's values.
 absl::Status ApplySkipV1(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset"}));
   const AttentionShape& shape = draft.shape;
   if (shape.num_kv_heads % 2 != 0) {
     return RefuseAt(path, "skipv1 halves the kv heads (query head h reads kv head h * ",
@@ -232,12 +223,11 @@ absl::Status ApplySkipV1(const json& object, absl::string_view path, PlanDraft& 
 absl::Status ApplyFusedKvLite(const json& object, absl::string_view path, PlanDraft& draft) {
   absl::Status status = CheckMembers(object, path, {"preset", "layer"});
   if (!status.ok()) return status;
-  absl::StatusOr<int32_t> last_own =
-      ReadIntMember(object, path, "layer", "a layer", 0, draft.shape.num_layers - 1);
-  if (!last_own.ok()) return last_own.status();
-  for (int32_t layer = *last_own + 1; layer < draft.shape.num_layers; ++layer) {
+  ASSIGN_OR_RETURN(int32_t last_own,
+                   ReadIntMember(object, path, "layer", "a layer", 0, draft.shape.num_layers - 1));
+  for (int32_t layer = last_own + 1; layer < draft.shape.num_layers; ++layer) {
     for (int32_t head = 0; head < draft.shape.num_query_heads; ++head) {
-      draft.at(layer, head).keys = draft.PlaneIn(*last_own, head);
+      draft.at(layer, head).keys = draft.PlaneIn(last_own, head);
       draft.at(layer, head).values = draft.PlaneIn(0, head);
     }
   }

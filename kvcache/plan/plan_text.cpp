@@ -12,14 +12,14 @@ std::string Range(int32_t first, int32_t last) {
   return first == last ? absl::StrCat(first) : absl::StrCat(first, "-", last);
 }
 
-// Heads [begin, end), alike in where they read.
+// Heads [begin, end) whose sources are alike.
 struct Group {
   size_t begin = 0;
   size_t end = 0;
 };
 
-// The longest group that starts at `begin`: one source layer, and source heads that are the
-// readers' own, or else run along with the readers', or else are one and the same.
+// The longest group from `begin` on: one source layer, and source heads that are the readers' own,
+// or run along with the readers, or are all the same.
 Group GroupAt(std::span<const HeadRef> from, std::span<const HeadRef> same, size_t begin) {
   const auto extend = [&](auto alike) {
     size_t end = begin + 1;

@@ -14,7 +14,7 @@ size_t IndexOf(const AttentionShape& shape, HeadRef kv_head) {
          static_cast<size_t>(kv_head.head);
 }
 
-// Bytes a context token of the key planes that reusing heads would read.
+// Bytes a context token of the key planes that reusing heads read when scores are computed again.
 size_t RoutedBytes(const SharingPlan& plan, size_t plane_row_bytes) {
   const AttentionShape& shape = plan.shape();
   size_t rows = 0;
@@ -29,8 +29,8 @@ size_t RoutedBytes(const SharingPlan& plan, size_t plane_row_bytes) {
   return rows * plane_row_bytes;
 }
 
-// Bytes a context token of scores: read by each head that applies them, written once by each that
-// others need; a write takes its line from memory and back.
+// Bytes a context token of stored scores: one read for each head that reuses them, one write for
+// each owner with a slot. A write moves its line from memory and back, so it counts twice.
 size_t StoredBytes(const SharingPlan& plan) {
   const AttentionShape& shape = plan.shape();
   size_t scores = 0;

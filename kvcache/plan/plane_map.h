@@ -5,12 +5,12 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/attention_types.h"
 #include "kvcache/plan/sharing_plan.h"
 
 namespace strata::kvcache {
 
-// What keys and values are kept in, each as it likes.
+// Dtypes of keys and of values, chosen separately.
 struct CacheDTypes {
   kernels::DType keys = kernels::DType::kF32;
   kernels::DType values = kernels::DType::kF32;
@@ -26,13 +26,13 @@ struct Plane {
   size_t offset = 0;
 };
 
-// From plan to bytes. The only place that knows how large a token's cache entry is; pool,
-// admission, metrics and kernels all take it from here. Immutable.
+// Maps a plan to bytes. Only this class knows the size of a token's cache entry; pool, admission,
+// metrics and kernels all take the size from here. Immutable.
 class PlaneMap {
  public:
   PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens);
 
-  // Planes in offset order; those that one layer reads stand together.
+  // Planes in offset order; the planes of one reading layer are next to each other.
   const std::vector<Plane>& planes() const { return planes_; }
   // REQUIRES: the plan has that plane.
   size_t KeyOffset(HeadRef kv_head) const;
@@ -46,17 +46,16 @@ class PlaneMap {
   size_t key_bytes_per_token() const;
   size_t value_bytes_per_token() const;
   size_t plain_bytes_per_token() const;  // of L * G key planes and as many value planes
-  // What stored decode takes beside them: S f32 logits a context token.
+  // Bytes of stored scores beside the planes: S f32 logits a context token.
   size_t score_bytes_per_token() const;
   int32_t score_slots() const { return stored_score_heads_; }  // S
   size_t score_block_bytes() const;                            // of block_tokens tokens
   // Whether a decode step moves fewer bytes when it keeps scores than when it computes them again.
-  // It does not where all query heads together read one narrow key plane; nor where no score is
-  // reused.
+  // It does not if all query heads together read one narrow key plane, or if no score is reused.
   bool storing_scores_pays() const { return storing_scores_pays_; }
 
  private:
-  // Of one plane.
+  // Bytes of a token in one plane.
   size_t key_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.keys, head_dim()); }
   size_t value_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.values, head_dim()); }
 

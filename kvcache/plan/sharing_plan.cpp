@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "kernels/check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::kvcache {
 namespace {
@@ -31,7 +32,7 @@ absl::Status CheckRange(absl::string_view field, int32_t value, int32_t limit) {
   return Refuse(field, ": ", value, " is out of range (1..", limit, ")");
 }
 
-// `heads` is how many heads a layer has that could be a source of `what`.
+// `heads`: the number of heads of a layer that could be a source of `what`.
 absl::Status CheckSource(const AttentionShape& shape, HeadRef reader, absl::string_view what,
                          HeadRef source, int32_t heads) {
   if (source.layer < 0 || source.layer >= shape.num_layers) {
@@ -61,13 +62,9 @@ absl::Status CheckSources(const AttentionShape& shape, const Sources& sources) {
     for (int32_t head = 0; head < shape.num_query_heads; ++head) {
       const HeadRef reader = {layer, head};
       const HeadSources& from = heads[Index(head)];
-      absl::Status status =
-          CheckSource(shape, reader, "scores", from.scores, shape.num_query_heads);
-      if (!status.ok()) return status;
-      status = CheckSource(shape, reader, "keys", from.keys, shape.num_kv_heads);
-      if (!status.ok()) return status;
-      status = CheckSource(shape, reader, "values", from.values, shape.num_kv_heads);
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(CheckSource(shape, reader, "scores", from.scores, shape.num_query_heads));
+      RETURN_IF_ERROR(CheckSource(shape, reader, "keys", from.keys, shape.num_kv_heads));
+      RETURN_IF_ERROR(CheckSource(shape, reader, "values", from.values, shape.num_kv_heads));
     }
   }
   return absl::OkStatus();
@@ -106,8 +103,8 @@ absl::Status CheckMixes(const AttentionShape& shape, const Mixes& mixes,
 }
 
 // Replaces every score source by the head at the end of its chain. Chains never rise, and layers
-// below are resolved already: a chain takes at most H - 1 hops inside its layer, one down, and one
-// to the owner. A longer one is a ring.
+// below are resolved already: a chain takes at most H - 1 hops inside its layer, one hop down, and
+// one to the owner. A longer chain is a ring.
 absl::Status ResolveScores(const AttentionShape& shape, Sources& sources) {
   const auto scores_of = [&](HeadRef head) -> HeadRef& {
     return sources[Index(head.layer)][Index(head.head)].scores;
@@ -150,12 +147,9 @@ absl::Status ResolveKeys(const AttentionShape& shape, Sources& sources) {
 }  // namespace
 
 absl::Status CheckShape(const AttentionShape& shape) {
-  absl::Status status = CheckRange("num_layers", shape.num_layers, kMaxLayers);
-  if (!status.ok()) return status;
-  status = CheckRange("num_query_heads", shape.num_query_heads, kMaxHeads);
-  if (!status.ok()) return status;
-  status = CheckRange("num_kv_heads", shape.num_kv_heads, shape.num_query_heads);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckRange("num_layers", shape.num_layers, kMaxLayers));
+  RETURN_IF_ERROR(CheckRange("num_query_heads", shape.num_query_heads, kMaxHeads));
+  RETURN_IF_ERROR(CheckRange("num_kv_heads", shape.num_kv_heads, shape.num_query_heads));
   if (shape.num_query_heads % shape.num_kv_heads != 0) {
     return Refuse("num_kv_heads: ", shape.num_kv_heads, " does not divide the ",
                   shape.num_query_heads, " query heads");
@@ -182,16 +176,11 @@ SharingPlan SharingPlan::Plain(const AttentionShape& shape) {
 
 absl::StatusOr<SharingPlan> SharingPlan::Make(const AttentionShape& shape, Sources sources,
                                               Mixes mixes, std::vector<bool> learnable_mix) {
-  absl::Status status = CheckShape(shape);
-  if (!status.ok()) return status;
-  status = CheckSources(shape, sources);
-  if (!status.ok()) return status;
-  status = CheckMixes(shape, mixes, learnable_mix);
-  if (!status.ok()) return status;
-  status = ResolveScores(shape, sources);
-  if (!status.ok()) return status;
-  status = ResolveKeys(shape, sources);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckShape(shape));
+  RETURN_IF_ERROR(CheckSources(shape, sources));
+  RETURN_IF_ERROR(CheckMixes(shape, mixes, learnable_mix));
+  RETURN_IF_ERROR(ResolveScores(shape, sources));
+  RETURN_IF_ERROR(ResolveKeys(shape, sources));
 
   SharingPlan plan;
   plan.shape_ = shape;

@@ -27,17 +27,17 @@ struct AttentionShape {
 // the query heads, 1..65536 elements a head.
 absl::Status CheckShape(const AttentionShape& shape);
 
-// A head of a layer. `head` is a query head where scores are meant, a kv head for keys and values.
+// A head of a layer. `head` is a query head for scores, a kv head for keys and values.
 struct HeadRef {
   int32_t layer = 0;
   int32_t head = 0;
   friend auto operator<=>(const HeadRef&, const HeadRef&) = default;
 };
 
-// What one query head attends with.
+// Sources of one query head's attention.
 //   scores: the (layer, query head) whose softmax it applies; itself when it computes its own.
-//   keys:   the key plane the owner of the scores reads.
-//   values: the value plane the probabilities are applied to.
+//   keys:   the key plane that the owner of the scores reads.
+//   values: the value plane that the probabilities are applied to.
 struct HeadSources {
   HeadRef scores;
   HeadRef keys;
@@ -45,15 +45,15 @@ struct HeadSources {
   friend bool operator==(const HeadSources&, const HeadSources&) = default;
 };
 
-// ResFormer (arXiv 2410.17897): what is written to the value plane of a kv head is
-// own * V_layer + first * V_0, V_0 being layer 0's projection of the same kv head before any mix.
+// ResFormer (arXiv 2410.17897): a kv head's value plane is written as own * V_layer + first * V_0,
+// V_0 being layer 0's projection of the same kv head before any mix.
 struct ValueMix {
   float own = 1;
   float first = 0;
   friend bool operator==(const ValueMix&, const ValueMix&) = default;
 };
 
-// How a query head comes to its output, derived from its sources.
+// How a query head gets its output, derived from its sources.
 enum class HeadRun : uint8_t {
   kComputeScores,  // own queries, own softmax
   kReuseScores,    // another head's probabilities over other values
@@ -72,14 +72,14 @@ class SharingPlan {
   // Every source is self, no mix. REQUIRES: CheckShape(shape) is OK.
   static SharingPlan Plain(const AttentionShape& shape);
 
-  // sources[layer][query head], mixes[layer][kv head], learnable_mix[layer]. `keys` of a head whose
-  // scores are another's may be left at the head's own plane.
+  // sources[layer][query head], mixes[layer][kv head], learnable_mix[layer]. A head that reuses
+  // scores may leave `keys` at its own plane.
   //
   // INVALID_ARGUMENT with one line naming layer and head for: a source above its reader, a head
   // that does not exist, scores that end at no owner, keys that are not the owner's, a non-finite
-  // mix, a mix in layer 0 (nothing lies below it). Resolves every score source to the head that
-  // computes, and `keys` to what that head reads. Drops the mix of a value plane that nobody reads:
-  // it is never run, nor its tensor asked for.
+  // mix, a mix in layer 0 (nothing lies below it). Resolves every score source to its owner, and
+  // `keys` to the owner's keys. Drops the mix of a value plane that no head reads: the mix is never
+  // run, nor its tensor asked for.
   static absl::StatusOr<SharingPlan> Make(const AttentionShape& shape,
                                           std::vector<std::vector<HeadSources>> sources,
                                           std::vector<std::vector<std::optional<ValueMix>>> mixes,
@@ -89,12 +89,12 @@ class SharingPlan {
   const HeadSources& sources(int32_t layer, int32_t query_head) const {
     return sources_[static_cast<size_t>(layer)][static_cast<size_t>(query_head)];
   }
-  // The mix of a kv head's written values; nullopt where they are written as projected.
+  // The mix of a kv head's written values; nullopt if they are written as projected.
   const std::optional<ValueMix>& mix(int32_t layer, int32_t kv_head) const {
     return mixes_[static_cast<size_t>(layer)][static_cast<size_t>(kv_head)];
   }
-  // True where the checkpoint's `self_attn.value_mix` tensor = [own, first] replaces the layer's
-  // mixes; mix() then has a value, the one the tensor starts training from.
+  // Whether the checkpoint's `self_attn.value_mix` tensor = [own, first] replaces the layer's
+  // mixes; mix() then has a value, the start of the tensor's training.
   bool learnable_mix(int32_t layer) const { return learnable_mix_[static_cast<size_t>(layer)]; }
 
   // Derived. Lists are in head order.
@@ -102,26 +102,25 @@ class SharingPlan {
   HeadRun Run(int32_t layer, int32_t query_head) const;
   // The earlier head whose finished output equals this one's; for kReuseOutput only.
   HeadRef OutputOwner(int32_t layer, int32_t query_head) const;
-  std::vector<int32_t> QueryHeads(int32_t layer) const;  // rows of q_proj that live: score owners
-  std::vector<int32_t> KeyHeads(int32_t layer) const;    // rows of k_proj that live: key planes
-  std::vector<int32_t> ValuePlaneHeads(int32_t layer) const;  // value planes some head reads
-  // Rows of v_proj that live: ValuePlaneHeads, and in layer 0 those that a mix above takes.
+  std::vector<int32_t> QueryHeads(int32_t layer) const;       // live rows of q_proj: score owners
+  std::vector<int32_t> KeyHeads(int32_t layer) const;         // live rows of k_proj: key planes
+  std::vector<int32_t> ValuePlaneHeads(int32_t layer) const;  // value planes that some head reads
+  // Live rows of v_proj: ValuePlaneHeads, and in layer 0 also the heads that a mix above takes.
   std::vector<int32_t> ValueHeads(int32_t layer) const;
-  // The last layer with a kReuseScores head whose scores are this layer's: until then its queries
-  // and log-sum-exp are kept. The layer itself if there is none.
+  // The last layer with a kReuseScores head whose scores are this layer's: this layer's queries and
+  // log-sum-exp are kept until then. The layer itself if there is none.
   int32_t LastReaderOfScores(int32_t layer) const;
-  // Most score heads alive at once when decode stores scores (0 where every reuse is of outputs): a
-  // row of S f32 logits for every context token.
+  // S: most score heads alive at once when decode stores scores, in rows of S f32 logits for every
+  // context token. 0 if every reuse is of outputs.
   int32_t StoredScoreHeads() const { return stored_score_heads_; }
-  // The place of an owner's scores in that row, [0, S): its own from its layer to the last layer
-  // with a kReuseScores head whose scores these are. -1 where there is none.
+  // The place of an owner's scores in such a row, [0, S), reserved from its layer to the last layer
+  // with a kReuseScores head of these scores. -1 if there is no such head.
   int32_t ScoreSlot(int32_t layer, int32_t query_head) const {
     return score_slots_[static_cast<size_t>(layer)][static_cast<size_t>(query_head)];
   }
 
-  // One line a layer, for people: "layer 3: scores 0, keys 0, values own"; where heads differ,
-  // "layer 3: scores (heads 0-1 from layer 2, 2-3 own), ..."; with a mix, ", mix 0.5 own + 0.5
-  // first".
+  // One line a layer, for people: "layer 3: scores 0, keys 0, values own"; if heads differ, "layer
+  // 3: scores (heads 0-1 from layer 2, 2-3 own), ..."; with a mix, ", mix 0.5 own + 0.5 first".
   std::vector<std::string> DescribeLayers() const;
 
   friend bool operator==(const SharingPlan&, const SharingPlan&) = default;
@@ -140,7 +139,7 @@ class SharingPlan {
   // Derived from the above once, when the plan is made.
   std::vector<std::vector<int32_t>> key_heads_;          // [layer], kv heads with a key plane
   std::vector<std::vector<int32_t>> value_plane_heads_;  // [layer], kv heads with a value plane
-  std::vector<int32_t> first_value_heads_;               // rows of layer 0's v_proj that live
+  std::vector<int32_t> first_value_heads_;               // live rows of layer 0's v_proj
   std::vector<std::vector<HeadRef>> output_owners_;      // [layer][query head], self if it has none
   std::vector<int32_t> last_score_readers_;              // [layer]
   std::vector<std::vector<int32_t>> score_slots_;        // [layer][query head], -1 if it has none

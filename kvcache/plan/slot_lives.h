@@ -10,13 +10,13 @@
 
 namespace strata::kvcache {
 
-// Places for what heads make and later layers take. `last_reader`: for each head whose product is
-// kept, the last layer that takes it. Each head gets the lowest slot that is free from its own
-// layer to that one; returns the slots, and how many there are in all.
+// Assigns slots to products of heads that later layers take. `last_reader`: for each head whose
+// product is kept, the last layer that takes it. Each head gets the lowest slot that is free from
+// its own layer to that layer. Returns the slots and their total number.
 inline std::pair<std::map<HeadRef, int32_t>, int32_t> AssignSlots(
     const std::map<HeadRef, int32_t>& last_reader) {
   std::map<HeadRef, int32_t> slots;
-  std::vector<int32_t> busy_until;  // [slot]: the last layer that takes what is in it
+  std::vector<int32_t> busy_until;                 // [slot]: the last layer that takes its content
   for (const auto& [owner, last] : last_reader) {  // in order of layers
     const int32_t layer = owner.layer;
     const auto free = std::find_if(busy_until.begin(), busy_until.end(),

@@ -11,12 +11,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/base/listen_address.h"
 
 namespace strata::server {
 namespace {
 
-// Out of file descriptors: how long until the next try.
+// Pause until the next try when the process is out of file descriptors.
 constexpr std::chrono::milliseconds kPause{20};
 
 absl::Status SystemError(const std::string& address) {
@@ -37,7 +38,7 @@ void SetOption(int socket, int level, int name) {
   setsockopt(socket, level, name, &on, sizeof(on));
 }
 
-// Of a name with several addresses that of IPv4, which is what clients of localhost try.
+// The IPv4 address of a name with several addresses: clients of localhost try IPv4.
 const addrinfo* Choose(const addrinfo* list) {
   for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
     if (entry->ai_family == AF_INET) return entry;
@@ -49,15 +50,14 @@ const addrinfo* Choose(const addrinfo* list) {
 
 absl::StatusOr<std::unique_ptr<AcceptLoop>> AcceptLoop::Start(const std::string& address, Mode mode,
                                                               Take take) {
-  const auto parsed = ListenAddress::Parse(address);
-  if (!parsed.ok()) return parsed.status();
-  std::string host = parsed->host;
+  ASSIGN_OR_RETURN(const auto parsed, ListenAddress::Parse(address));
+  std::string host = parsed.host;
   if (host.front() == '[') host = host.substr(1, host.size() - 2);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
   addrinfo* list = nullptr;
-  const int failed = getaddrinfo(host.c_str(), absl::StrCat(parsed->port).c_str(), &hints, &list);
+  const int failed = getaddrinfo(host.c_str(), absl::StrCat(parsed.port).c_str(), &hints, &list);
   if (failed != 0) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", address, ": ", gai_strerror(failed)));
@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<AcceptLoop>> AcceptLoop::Start(const std::string&
     return status;
   }
   return std::unique_ptr<AcceptLoop>(
-      new AcceptLoop(fd, absl::StrCat(parsed->host, ":", PortOf(fd)), mode, std::move(take)));
+      new AcceptLoop(fd, absl::StrCat(parsed.host, ":", PortOf(fd)), mode, std::move(take)));
 }
 
 AcceptLoop::AcceptLoop(int socket, std::string address, Mode mode, Take take)

@@ -11,17 +11,16 @@
 
 namespace strata::server {
 
-// A listening TCP socket and the thread that accepts its connections. It outlives a time without
-// file descriptors: then connections wait in the system's queue.
+// A listening TCP socket and the thread that accepts its connections. While the process has no file
+// descriptors left, connections wait in the system's queue.
 class AcceptLoop {
  public:
-  // Takes a socket that is connected, non-blocking only where asked for; called on the loop's
-  // thread.
+  // Takes a connected socket, non-blocking in that mode only; called on the loop's thread.
   using Take = std::function<void(int socket)>;
   enum class Mode { kBlocking, kNonBlocking };
 
   // `address` is HOST:PORT; port 0 picks a free one. UNAVAILABLE, one line with the system's
-  // reason, where the address cannot be listened on.
+  // reason, if the address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<AcceptLoop>> Start(const std::string& address, Mode mode,
                                                            Take take);
   ~AcceptLoop();  // Stop()
@@ -29,8 +28,8 @@ class AcceptLoop {
   // HOST:PORT with the port in use.
   const std::string& address() const { return address_; }
 
-  // Closes the port; returns when nothing is taken any more. May be called again, from any thread
-  // but the loop's.
+  // Closes the port; no Take runs after it returns. May be called again, from any thread but the
+  // loop's.
   void Stop();
 
  private:
@@ -44,7 +43,7 @@ class AcceptLoop {
   Mutex mutex_;
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
   Mutex join_mutex_;    // held while thread_ is joined
-  std::thread thread_;  // last: starts when the rest stands
+  std::thread thread_;  // last: starts when all the rest is made
 };
 
 }  // namespace strata::server

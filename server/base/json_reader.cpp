@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/base/error_details.h"
 #include "engine/base/json_file.h"
 #include "server/base/string_util.h"
 
@@ -19,7 +20,8 @@ const json& NullJson() {
   return null;
 }
 
-// A field's name for a message: the client's own bytes, so one line of a readable length.
+// A field's name for a message. The name is the client's own bytes, so one line of a readable
+// length.
 std::string DescribeName(const std::string& name) {
   const bool plain =
       !name.empty() && name.size() <= kMaxDescription &&
@@ -132,7 +134,7 @@ void JsonReader::RefuseOthers(std::span<const std::string_view> known) {
 
 const absl::Status& JsonReader::Fail(std::string_view name, std::string_view message) {
   if (status_->ok()) {
-    *status_ = absl::InvalidArgumentError(Concat(PathOf(name), ": ", message));
+    *status_ = engine::InvalidField(PathOf(name), message);
   }
   return *status_;
 }
@@ -145,8 +147,8 @@ const absl::Status& JsonReader::FailExpected(std::string_view name, std::string_
 absl::StatusOr<json> ParseBody(std::string_view body) {
   absl::StatusOr<json> document = engine::ParseJson("the body", body);
   if (!document.ok() || document->is_object()) return document;
-  return absl::InvalidArgumentError(  // perhaps the prompt itself
-      Concat("document: expected an object, got ", KindOfJson(*document)));
+  // The value may be the prompt itself.
+  return engine::InvalidField("document", "expected an object, got ", KindOfJson(*document));
 }
 
 bool AsksForNothing(const json& value) {

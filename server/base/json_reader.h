@@ -14,9 +14,8 @@
 namespace strata::server {
 
 // Reads the fields of one JSON object without exceptions. All readers of a document share one
-// status, which keeps the first thing that is wrong, "path: expected a string, got 3"; after that
-// reads give defaults. So a parser reads what it needs and looks at the status before it relies on
-// what it read.
+// status, which keeps the first error, "path: expected a string, got 3"; later reads give defaults.
+// So a parser reads the fields it needs and checks the status before it uses them.
 //
 //   absl::Status status;
 //   JsonReader root(document, "", &status);
@@ -38,7 +37,7 @@ class JsonReader {
   // Whether the field is there and not null.
   bool Has(std::string_view name) const;
 
-  // A field that must be there, unless a default is given for when it is absent or null.
+  // A required field; with a default, a field that may be absent or null.
   std::string String(std::string_view name);
   std::string String(std::string_view name, std::string_view fallback);
   bool Bool(std::string_view name, bool fallback);
@@ -48,18 +47,18 @@ class JsonReader {
   std::optional<float> OptionalFloat(std::string_view name);
 
   JsonReader Object(std::string_view name);
-  // The elements of an array of objects; none where the field is absent or null.
+  // The elements of an array of objects; none if the field is absent or null.
   std::vector<JsonReader> Objects(std::string_view name);
-  // The value itself, null where the field is absent.
+  // The value itself, null if the field is absent.
   const nlohmann::json& Value(std::string_view name) const;
 
-  // Fails: nobody reads a field of this name.
+  // Fails because no field of this name is read.
   void FailUnknown(const std::string& name);
-  // Fails at the first field, in alphabetical order, that asks for something and is not among
-  // `known`.
+  // Fails at the first field, in alphabetical order, that is not among `known` and asks for
+  // something.
   void RefuseOthers(std::span<const std::string_view> known);
 
-  // Keeps INVALID_ARGUMENT "path.name: message", unless something was wrong before; `name` may be
+  // Keeps INVALID_ARGUMENT "path.name: message" unless there was an error before; `name` may be
   // empty for the object itself. Returns the status kept.
   const absl::Status& Fail(std::string_view name, std::string_view message);
   // As Fail, for a field whose value is of the wrong kind or out of range.
@@ -73,18 +72,18 @@ class JsonReader {
   absl::Status* status_;
 };
 
-// The JSON object that a client sent: INVALID_ARGUMENT as engine::ParseJson, and where it is no
-// object; nothing of what it holds is repeated but a key that stands there twice.
+// The JSON object that a client sent. INVALID_ARGUMENT as engine::ParseJson, or if it is no object.
+// Errors repeat nothing of the body but a key that is there twice.
 absl::StatusOr<nlohmann::json> ParseBody(std::string_view body);
 
-// A field that holds null, [] or {} asks for nothing, whatever its name.
+// Whether a field's value is null, [] or {}: such a field asks for nothing.
 bool AsksForNothing(const nlohmann::json& value);
-// A whole number, also written as 16.0; absent for any other value.
+// A whole number, also written as 16.0; nullopt for any other value.
 std::optional<int64_t> WholeNumber(const nlohmann::json& value);
 
 // A value for a message: one line, cut to a readable length, never recursive.
 std::string DescribeJson(const nlohmann::json& value);
-// "a string", "an object", "null" and so on, of a value that is nobody's to read.
+// The kind of a value that must not be repeated: "a string", "an object", "null" and so on.
 const char* KindOfJson(const nlohmann::json& value);
 
 }  // namespace strata::server

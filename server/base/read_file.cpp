@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/file_marks.h"
+#include "kernels/status_macros.h"
 
 namespace strata::server {
 
@@ -25,8 +26,7 @@ absl::StatusOr<std::string> ReadFile(const char* option, const std::string& path
 absl::StatusOr<std::string> ReadCredentials(const char* option, const std::string& path) {
   auto text = ReadFile(option, path);
   if (!text.ok()) return text.status();
-  absl::Status status = engine::RefuseByteOrderMark(absl::StrCat(option, ": ", path), *text);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(engine::RefuseByteOrderMark(absl::StrCat(option, ": ", path), *text));
   return text;
 }
 

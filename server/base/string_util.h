@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
-// Abseil may be built with a string_view of its own, as Debian's is; these take the standard's.
+// Abseil may be built with a string_view of its own, as in Debian; these take the standard's.
 namespace strata::server {
 
 template <typename T>
@@ -22,13 +22,13 @@ auto ToAbsl(const T& part) {
   }
 }
 
-// absl::StrCat: texts and numbers, put together.
+// absl::StrCat for texts and numbers.
 template <typename... Parts>
 std::string Concat(const Parts&... parts) {
   return absl::StrCat(ToAbsl(parts)...);
 }
 
-// For hash maps by std::string that are asked by std::string_view.
+// For hash maps by std::string that are searched by std::string_view.
 struct StringHash {
   using is_transparent = void;
   size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }

@@ -40,7 +40,8 @@ bool IsAscii(std::string_view text) {
 
 int CombiningClass(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
 
-// utf8proc's own reordering is quadratic in the length of a run of marks; this is not.
+// Linear apart from sorting; utf8proc's own reordering is quadratic in the length of a run of
+// marks.
 void SortMarks(std::vector<utf8proc_int32_t>* chars) {
   for (auto begin = chars->begin(); begin != chars->end();) {
     if (CombiningClass(*begin) == 0) {
@@ -199,7 +200,7 @@ std::string Lowercase(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   ForEachChar(text, [&](char32_t c, size_t, size_t) {
-    if (c == 0x130) {  // the one character whose lower case is two
+    if (c == 0x130) {  // the only character whose lower case is two characters
       out.append("i\xCC\x87");
     } else {
       AppendUtf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), &out);

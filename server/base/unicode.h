@@ -11,7 +11,7 @@ namespace strata::server {
 
 inline constexpr char32_t kReplacementCharacter = 0xFFFD;
 
-// What stands at one position of a UTF-8 text.
+// The bytes at one position of a UTF-8 text.
 struct Utf8Char {
   enum class Kind {
     kValid,
@@ -20,7 +20,7 @@ struct Utf8Char {
   };
   Kind kind = Kind::kInvalid;
   char32_t code_point = kReplacementCharacter;  // U+FFFD unless valid
-  size_t size = 1;  // bytes; of what is not valid, the longest start of some valid character
+  size_t size = 1;  // bytes; if not valid, of the longest start of some valid character
 };
 
 // REQUIRES: position < text.size().
@@ -32,9 +32,9 @@ void AppendUtf8(char32_t code_point, std::string* out);
 // Offset of the first byte that is not part of a valid character.
 std::optional<size_t> FindInvalidUtf8(std::string_view text);
 
-// Moves the longest prefix of `*bytes` whose meaning is settled to the end of `*out`, U+FFFD
-// standing for each invalid sequence. What stays is the start of a character that later bytes may
-// complete, at most three bytes; with `at_end` it becomes U+FFFD too.
+// Moves the settled prefix of `*bytes` to the end of `*out`, with U+FFFD for each invalid sequence.
+// The rest is the start of a character that later bytes may complete, at most three bytes; with
+// `at_end` it becomes U+FFFD too.
 //
 //   std::string bytes = "caf\xC3", text;
 //   TakeValidUtf8(/*at_end=*/false, &bytes, &text);  // text "caf", bytes "\xC3"
@@ -61,7 +61,7 @@ bool IsMark(char32_t c);         // categories M*
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 
-// Linear but for a sort of each run of combining marks. REQUIRES: valid UTF-8.
+// Linear except for a sort of each run of combining marks. REQUIRES: valid UTF-8.
 std::string Normalize(NormalForm form, std::string_view text);
 
 // Each character's full lower case, without regard to its neighbours. REQUIRES: valid UTF-8.

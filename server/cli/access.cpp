@@ -6,12 +6,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "grpc/grpc_security_constants.h"
+#include "kernels/status_macros.h"
 #include "server/base/read_file.h"
 
 namespace strata::server {
 namespace {
 
-// Metadata takes nothing else, and says no more than that a call failed.
+// Metadata takes nothing else; a call would fail without saying why.
 bool IsPrintable(const std::string& text) {
   for (const char c : text) {
     if (c <= ' ' || c > '~') return false;
@@ -22,9 +23,8 @@ bool IsPrintable(const std::string& text) {
 absl::StatusOr<std::string> ReadKey(const std::string& path) {
   std::string key;
   if (!path.empty()) {
-    auto text = ReadCredentials("api-key-file", path);
-    if (!text.ok()) return text.status();
-    key = std::string(absl::StripAsciiWhitespace(*text));
+    ASSIGN_OR_RETURN(auto text, ReadCredentials("api-key-file", path));
+    key = std::string(absl::StripAsciiWhitespace(text));
   } else if (const char* variable = std::getenv("STRATA_API_KEY")) {
     key = variable;
   }
@@ -42,9 +42,8 @@ Access::Access() : credentials_(grpc::InsecureChannelCredentials()) {}
 absl::StatusOr<Access> Access::Open(const AccessOptions& options) {
   Access access;
   access.server_name_ = options.tls_server_name;
-  auto key = ReadKey(options.api_key_file);
-  if (!key.ok()) return key.status();
-  if (!key->empty()) access.authorization_ = absl::StrCat("Bearer ", *key);
+  ASSIGN_OR_RETURN(auto key, ReadKey(options.api_key_file));
+  if (!key.empty()) access.authorization_ = absl::StrCat("Bearer ", key);
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("tls-cert: needs tls-key, and tls-key needs tls-cert");
   }
@@ -63,9 +62,8 @@ absl::StatusOr<Access> Access::Open(const AccessOptions& options) {
                {"tls-key", options.tls_key, &ssl.pem_private_key}};
   for (const auto& [option, path, text] : files) {
     if (path.empty()) continue;
-    auto read = ReadCredentials(option, path);
-    if (!read.ok()) return read.status();
-    *text = *std::move(read);
+    ASSIGN_OR_RETURN(auto read, ReadCredentials(option, path));
+    *text = std::move(read);
   }
   access.credentials_ = grpc::SslCredentials(ssl);
   access.over_tls_ = true;

@@ -9,19 +9,19 @@
 
 namespace strata::server {
 
-// What a client shows a server, and what it asks to see. Files but for the name.
+// A client's credentials, and its requirements of a server. Files except for the name.
 struct AccessOptions {
-  std::string tls_ca;           // who may vouch for the server; empty: no TLS
-  std::string tls_cert;         // the client's, where the server asks for one; with tls_key
+  std::string tls_ca;           // authorities that may vouch for the server; empty: no TLS
+  std::string tls_cert;         // the client's, if the server asks for one; with tls_key
   std::string tls_key;          //
-  std::string tls_server_name;  // what its certificate says; empty: the host of its address
+  std::string tls_server_name;  // name in its certificate; empty: the host of its address
   std::string api_key_file;     // empty: the key is in STRATA_API_KEY, or there is none
 };
 
-// The same, read and ready for calls. Copies share.
+// These options, read and ready for calls. Copies share.
 class Access {
  public:
-  // One line naming option and file for what cannot be read or does not fit together.
+  // One line naming option and file if a file cannot be read or does not fit the others.
   static absl::StatusOr<Access> Open(const AccessOptions& options);
   Access();  // plain, without a key
 
@@ -29,7 +29,7 @@ class Access {
   std::shared_ptr<grpc::Channel> Dial(const std::string& address,
                                       grpc::ChannelArguments arguments) const;
   bool over_tls() const { return over_tls_; }
-  // Before the call is made.
+  // Adds the key to a call that has not begun.
   void Authorize(grpc::ClientContext* call) const;
 
  private:

@@ -17,7 +17,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& addres
                                                        const Access& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // a server of one's own network
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // the server is in one's own network
   auto channel = access.Dial(address, arguments);
   const auto deadline = std::chrono::system_clock::now() + kConnectTimeout;
   for (auto state = channel->GetState(/*try_to_connect=*/true); state != GRPC_CHANNEL_READY;

@@ -8,11 +8,11 @@
 #include "grpcpp/grpcpp.h"
 #include "server/cli/access.h"
 
-// What the subcommands that call a server share.
+// Common parts of the subcommands that call a server.
 namespace strata::server {
 
-// A channel to HOST:PORT that is connected. UNAVAILABLE, one line, when there is no server or it
-// does not answer within seconds.
+// A connected channel to HOST:PORT. UNAVAILABLE, one line, if there is no server or it does not
+// answer within seconds.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const std::string& address,
                                                        const Access& access);
 

@@ -3,7 +3,7 @@
 #include "absl/status/status.h"
 #include "server/cli/options.h"
 
-// The subcommands of `strata`, one file each. What they return is printed as "strata: message" and
+// The subcommands of `strata`, one file each. A returned error is printed as "strata: message" and
 // ends the process with code 1; an empty message prints nothing.
 namespace strata::server {
 

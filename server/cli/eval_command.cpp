@@ -12,6 +12,7 @@
 #include "engine/base/file_marks.h"
 #include "engine/base/mutex.h"
 #include "engine/serve/engine.h"
+#include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/base/read_file.h"
 #include "server/cli/commands.h"
@@ -24,7 +25,7 @@ namespace {
 
 constexpr int32_t kInFlight = 16;  // windows that the engine has at a time
 
-// What the windows come to, and how many are under way. Told on the engine's thread.
+// Sums the windows' results, and counts windows under way. The engine's thread calls Add and End.
 class Tally {
  public:
   // Waits for its turn. Returns the window's number.
@@ -46,7 +47,8 @@ class Tally {
     --in_flight_;
     changed_.NotifyAll();
   }
-  // When none is under way: the sum in nats, in order of windows, and the tokens it is over.
+  // Waits until no window is under way. Returns the sum in nats, in order of windows, and its
+  // tokens.
   absl::StatusOr<std::pair<double, int64_t>> Wait() {
     const MutexLock lock(mutex_);
     while (in_flight_ > 0) changed_.Wait(mutex_);
@@ -91,54 +93,47 @@ absl::StatusOr<int32_t> WindowOf(const EvalOptions& options, const engine::Model
 }  // namespace
 
 absl::Status RunEval(const EvalOptions& options) {
-  const auto model_dir = FindModelDir(options.model_dir);
-  if (!model_dir.ok()) return model_dir.status();
-  const auto text = ReadFile("--text", options.text);
-  if (!text.ok()) return text.status();
-  absl::Status pointer = engine::RefuseLfsPointer(absl::StrCat("--text: ", options.text), *text);
-  if (!pointer.ok()) return pointer;
-  if (text->empty()) {
+  ASSIGN_OR_RETURN(const auto model_dir, FindModelDir(options.model_dir));
+  ASSIGN_OR_RETURN(const auto text, ReadFile("--text", options.text));
+  RETURN_IF_ERROR(engine::RefuseLfsPointer(absl::StrCat("--text: ", options.text), text));
+  if (text.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--text: ", options.text, " is empty"));
   }
-  const auto tokenizer = Tokenizer::Load(*model_dir);
-  if (!tokenizer.ok()) return tokenizer.status();
-  auto ids = (*tokenizer)->Encode(*text, {.add_special_tokens = false, .parse_special = true});
-  if (!ids.ok()) return ids.status();
-  if (options.tokens > 0 && std::ssize(*ids) > options.tokens) {
-    ids->resize(static_cast<size_t>(options.tokens));
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(model_dir));
+  ASSIGN_OR_RETURN(auto ids,
+                   tokenizer->Encode(text, {.add_special_tokens = false, .parse_special = true}));
+  if (options.tokens > 0 && std::ssize(ids) > options.tokens) {
+    ids.resize(static_cast<size_t>(options.tokens));
   }
-  Tally tally;  // outlives the engine, which tells it
+  Tally tally;  // outlives the engine, which updates it
   engine::EngineOptions engine_options = options.engine;
-  engine_options.model_dir = *model_dir;
+  engine_options.model_dir = model_dir;
   engine_options.prefix_cache = false;
   const auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
-  const auto window = WindowOf(options, (*engine)->model());
-  if (!window.ok()) return window.status();
+  ASSIGN_OR_RETURN(const auto window, WindowOf(options, (*engine)->model()));
 
   const auto begin = std::chrono::steady_clock::now();
-  size_t bytes = 0;  // of the tokens that are predicted
-  for (size_t at = 0; at + 1 < ids->size(); at += static_cast<size_t>(*window)) {
-    const size_t end = std::min(ids->size(), at + static_cast<size_t>(*window));
+  size_t bytes = 0;  // of the predicted tokens
+  for (size_t at = 0; at + 1 < ids.size(); at += static_cast<size_t>(window)) {
+    const size_t end = std::min(ids.size(), at + static_cast<size_t>(window));
     engine::Request request;
     request.id = absl::StrCat(at);
-    request.prompt.assign(ids->begin() + static_cast<std::ptrdiff_t>(at),
-                          ids->begin() + static_cast<std::ptrdiff_t>(end));
+    request.prompt.assign(ids.begin() + static_cast<std::ptrdiff_t>(at),
+                          ids.begin() + static_cast<std::ptrdiff_t>(end));
     request.sampling.max_tokens = 1;
     request.prompt_logprobs = 0;
-    const auto predicted = (*tokenizer)->Decode(std::span(request.prompt).subspan(1), false);
-    if (!predicted.ok()) return predicted.status();
-    bytes += predicted->size();
+    ASSIGN_OR_RETURN(const auto predicted,
+                     tokenizer->Decode(std::span(request.prompt).subspan(1), false));
+    bytes += predicted.size();
     const size_t number = tally.Begin();
-    absl::Status status =
-        (*engine)->Submit(std::move(request), std::make_shared<WindowSink>(&tally, number));
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(
+        (*engine)->Submit(std::move(request), std::make_shared<WindowSink>(&tally, number)));
   }
-  const auto sum = tally.Wait();
-  if (!sum.ok()) return sum.status();
+  ASSIGN_OR_RETURN(const auto sum, tally.Wait());
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  const auto& [nats, tokens] = *sum;
+  const auto& [nats, tokens] = sum;
   if (tokens == 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("--text: ", options.text, ": fewer than two tokens"));
@@ -151,7 +146,7 @@ absl::Status RunEval(const EvalOptions& options) {
                                                 {"cache_dtype", (*engine)->model().plan.dtype},
                                                 {"tokens", tokens},
                                                 {"bytes", bytes},
-                                                {"window", *window},
+                                                {"window", window},
                                                 {"nats_per_token", per_token},
                                                 {"perplexity", std::exp(per_token)},
                                                 {"bits_per_byte", bits_per_byte},
@@ -163,7 +158,7 @@ absl::Status RunEval(const EvalOptions& options) {
       "%s, weights in %s, cache in %s: perplexity %.4f, %.4f nats a token, %.4f bits a byte\n"
       "%d tokens in windows of %d, %.0f tokens/s\n",
       (*engine)->model().name, (*engine)->model().dtype, (*engine)->model().plan.dtype,
-      std::exp(per_token), per_token, bits_per_byte, tokens, *window,
+      std::exp(per_token), per_token, bits_per_byte, tokens, window,
       static_cast<double>(tokens) / seconds));
 }
 

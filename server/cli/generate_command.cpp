@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 #include "server/base/read_file.h"
 #include "server/base/unicode.h"
 #include "server/cli/client.h"
@@ -64,7 +65,7 @@ v1::GenerateRequest MakeRequest(const GenerateOptions& options, std::string prom
   return request;
 }
 
-// gRPC would refuse what is not UTF-8 without a reason.
+// gRPC would refuse text that is not UTF-8 without a reason.
 absl::Status CheckUtf8(const v1::GenerateRequest& request) {
   const auto check = [](const char* field, const std::string& text) {
     const auto offset = FindInvalidUtf8(text);
@@ -106,8 +107,8 @@ void Collect(const v1::GenerateEvent& event, GenerateResult* result) {
 }
 
 // Reads the stream of `n` sequences to its end. With `show` the text of a single one goes to stdout
-// as it comes. What is wrong with stdout cancels the call, and comes before the server's words
-// about that.
+// as it comes. An error of stdout cancels the call, and is returned in place of the server's error
+// for that cancel.
 absl::StatusOr<GenerateResult> Stream(grpc::ClientContext* context,
                                       grpc::ClientReader<v1::GenerateEvent>* reader, int32_t n,
                                       bool show) {
@@ -134,7 +135,7 @@ absl::StatusOr<GenerateResult> Stream(grpc::ClientContext* context,
   return result;
 }
 
-// What stands after the streamed text; of several sequences, their texts too.
+// Text after the streamed text; for several sequences, including their texts.
 std::string Ending(const GenerateResult& result, bool metrics) {
   std::string text;
   const bool several = result.sequences.size() > 1;
@@ -150,23 +151,20 @@ std::string Ending(const GenerateResult& result, bool metrics) {
 }  // namespace
 
 absl::Status RunGenerate(const GenerateOptions& options) {
-  auto prompt = ReadPrompt(options);
-  if (!prompt.ok()) return prompt.status();
-  const v1::GenerateRequest request = MakeRequest(options, *std::move(prompt));
-  if (absl::Status status = CheckUtf8(request); !status.ok()) return status;
+  ASSIGN_OR_RETURN(auto prompt, ReadPrompt(options));
+  const v1::GenerateRequest request = MakeRequest(options, std::move(prompt));
+  RETURN_IF_ERROR(CheckUtf8(request));
   RouteLibraryLogs();
   grpc::ClientContext context;
   const SignalWatch signals([&context] { context.TryCancel(); });  // before gRPC has threads
-  const auto access = Access::Open(options.access);
-  if (!access.ok()) return access.status();
-  access->Authorize(&context);
-  const auto channel = Connect(options.server, *access);
-  if (!channel.ok()) return channel.status();
-  const auto stub = v1::Inference::NewStub(*channel);
+  ASSIGN_OR_RETURN(const auto access, Access::Open(options.access));
+  access.Authorize(&context);
+  ASSIGN_OR_RETURN(const auto channel, Connect(options.server, access));
+  const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
-  const auto result = Stream(&context, reader.get(), options.n.value_or(1), /*show=*/!options.json);
-  if (!result.ok()) return result.status();
-  return WriteToStdout(options.json ? ResultJson(*result) : Ending(*result, options.metrics));
+  ASSIGN_OR_RETURN(const auto result,
+                   Stream(&context, reader.get(), options.n.value_or(1), /*show=*/!options.json));
+  return WriteToStdout(options.json ? ResultJson(result) : Ending(result, options.metrics));
 }
 
 }  // namespace strata::server

@@ -53,7 +53,7 @@ nlohmann::ordered_json LogprobsJson(const std::vector<v1::TokenLogprobs>& logpro
   return list;
 }
 
-// Into `json`, beside what may stand there.
+// Adds the sequence's fields to `json`.
 void AddSequence(const SequenceResult& sequence, nlohmann::ordered_json* json) {
   (*json)["text"] = sequence.text;
   (*json)["token_ids"] = sequence.token_ids;

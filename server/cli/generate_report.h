@@ -7,7 +7,7 @@
 
 #include "strata/v1/inference.pb.h"
 
-// What `strata generate` prints beside the text. Pure functions.
+// Output of `strata generate` beside the text. Pure functions.
 namespace strata::server {
 
 struct SequenceResult {
@@ -30,8 +30,8 @@ struct GenerateResult {
   std::vector<SequenceResult> sequences;  // by index
 };
 
-// One JSON object and a newline; metrics under the names of inference.proto. Several sequences
-// stand in an array "sequences", a single one in the object itself.
+// One JSON object and a newline; metrics under the names of inference.proto. Several sequences are
+// an array "sequences", a single one is in the object itself.
 std::string ResultJson(const GenerateResult& result);
 // A short table for a person.
 std::string MetricsText(const v1::RequestMetrics& metrics);

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "kernels/status_macros.h"
 #include "server/cli/client.h"
 #include "server/cli/commands.h"
 #include "server/cli/standard_output.h"
@@ -18,11 +19,9 @@ constexpr std::chrono::seconds kAnswerTimeout{3};
 
 absl::Status RunHealth(const HealthOptions& options) {
   RouteLibraryLogs();
-  const auto access = Access::Open(options.access);
-  if (!access.ok()) return access.status();
-  const auto channel = Connect(options.server, *access);
-  if (!channel.ok()) return channel.status();
-  const auto stub = health::Health::NewStub(*channel);
+  ASSIGN_OR_RETURN(const auto access, Access::Open(options.access));
+  ASSIGN_OR_RETURN(const auto channel, Connect(options.server, access));
+  const auto stub = health::Health::NewStub(channel);
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kAnswerTimeout);
   health::HealthCheckRequest request;

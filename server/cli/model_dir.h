@@ -7,8 +7,8 @@
 
 namespace strata::server {
 
-// The directory that --model names; without one the model that ships with Strata: that of the
-// source tree around build/bin, else of the installation around bin. NOT_FOUND naming both places.
+// The directory named by --model; without one the model that ships with Strata, in the source tree
+// around build/bin, else in the installation around bin. NOT_FOUND naming both places.
 absl::StatusOr<std::filesystem::path> FindModelDir(const std::string& flag);
 
 }  // namespace strata::server

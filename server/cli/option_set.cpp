@@ -12,12 +12,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/status_macros.h"
 #include "server/base/listen_address.h"
 #include "server/cli/option_values.h"
 #include "server/cli/variables.h"
 
 namespace strata::server {
 namespace {
+
+constexpr const char* kHidden = "";  // CLI11 shows no group of this name
 
 absl::Status NotA(const std::string& text, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat("'", text, "' is not ", what));
@@ -31,8 +34,8 @@ absl::Status Store(const absl::StatusOr<T>& parsed, T* value) {
 
 }  // namespace
 
-// The callback has CLI11 read the variables of a subcommand only when it is the one called.
-OptionSet::OptionSet(CLI::App* app) : app_(app) {
+// The callback makes CLI11 read the variables of a subcommand only when that subcommand is called.
+OptionSet::OptionSet(CLI::App* app, bool shown) : app_(app), shown_(shown) {
   app_->parse_complete_callback([] {});
 }
 
@@ -42,7 +45,9 @@ CLI::Option* OptionSet::Add(const std::string& flag, const std::string& type,
     const absl::Status status = read(text);
     if (!status.ok()) throw CLI::ValidationError(flag, std::string(status.message()));
   };
-  return app_->add_option_function<std::string>(flag, checked, help)->type_name(type);
+  CLI::Option* const option =
+      app_->add_option_function<std::string>(flag, checked, help)->type_name(type);
+  return shown_ ? option : option->group(kHidden);
 }
 
 CLI::Option* OptionSet::AddDeployed(const std::string& flag, const std::string& type,
@@ -59,16 +64,22 @@ void OptionSet::Text(const std::string& flag, const std::string& type, std::stri
   });
 }
 
+void OptionSet::Pick(const std::string& flag, const std::vector<std::string>& names,
+                     const std::string& fallback, const std::string& help,
+                     std::function<void(size_t place)> take) {
+  const std::string listed = absl::StrJoin(names, "|");
+  AddDeployed(flag, listed, fallback, help,
+              [names, listed, take = std::move(take)](const std::string& text) {
+                const auto found = std::find(names.begin(), names.end(), text);
+                if (found == names.end()) return NotA(text, listed.c_str());
+                take(static_cast<size_t>(found - names.begin()));
+                return absl::OkStatus();
+              });
+}
+
 void OptionSet::Choice(const std::string& flag, const std::vector<std::string>& choices,
                        std::string* value, const std::string& help) {
-  const std::string listed = absl::StrJoin(choices, "|");
-  AddDeployed(flag, listed, *value, help, [choices, listed, value](const std::string& text) {
-    if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
-      return NotA(text, listed.c_str());
-    }
-    *value = text;
-    return absl::OkStatus();
-  });
+  Pick(flag, choices, *value, help, [choices, value](size_t place) { *value = choices[place]; });
 }
 
 void OptionSet::Count(const std::string& flag, int32_t min, int32_t* value,
@@ -128,7 +139,7 @@ void OptionSet::List(const std::string& flag, const std::string& type,
     if (text.empty()) return absl::OkStatus();
     for (const absl::string_view part : absl::StrSplit(text, ',')) {
       std::string value(absl::StripAsciiWhitespace(part));
-      if (absl::Status status = check(value); !status.ok()) return status;
+      RETURN_IF_ERROR(check(value));
       if (std::ranges::find(*values, value) != values->end()) {
         return absl::InvalidArgumentError(absl::StrCat("'", value, "' is given twice"));
       }
@@ -205,6 +216,14 @@ void OptionSet::Parameter(const std::string& flag, std::vector<engine::LogitBias
 
 void OptionSet::Switch(const std::string& flag, bool* value, const std::string& help) {
   app_->add_flag(flag, *value, help);
+}
+
+void ShowAll(CLI::App* app) {
+  for (CLI::App* const command : app->get_subcommands(/*filter=*/{})) {
+    for (CLI::Option* const option : command->get_options()) {
+      if (option->get_group() == kHidden) option->group("For developers");
+    }
+  }
 }
 
 }  // namespace strata::server

@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 
-// How sizes and times are written on the command line. Pure functions.
+// Sizes and times on the command line. Pure functions.
 namespace strata::server {
 
 // "64MiB", "1GiB", "500MB", "4096": bytes, with a unit of 1000 or 1024. INVALID_ARGUMENT naming the

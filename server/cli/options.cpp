@@ -21,24 +21,29 @@ constexpr std::chrono::milliseconds kLeastTimeout{1};
 constexpr size_t kLeastHeaders = size_t{1} << 10;  // bytes
 constexpr size_t kMostHeaders = size_t{16} << 20;
 
-// What serve and plan both take.
+// Options of serve and plan.
 void AddModelOptions(OptionSet* set, std::string* model_dir, std::string* cross_layer,
-                     std::string* cache_dtype, std::string* score_reuse, size_t* cache_bytes,
+                     std::string* cache_dtype, engine::ScoreReuse* score_reuse, size_t* cache_bytes,
                      int32_t* block_tokens) {
+  OptionSet developers = set->ForDevelopers();
   set->Text("--model", "DIR", model_dir, "Model directory; the shipped model if not given");
   set->Text("--cross-layer", "PLAN", cross_layer,
             "JSON, or a name such as svformer, in place of the model's own plan");
   set->Text("--cache-dtype", "auto|f32|bf16|f16|int8|fp8", cache_dtype,
             "Of the cache; auto: as the weights, where those have 8 bits as the checkpoint; "
             "k=int8,v=bf16: of its keys and of its values");
-  set->Choice("--score-reuse", {"auto", "store", "route"}, score_reuse,
-              "Reused attention scores: kept for later layers, or computed again; auto: what "
-              "moves fewer bytes");
   set->Bytes("--cache-bytes", cache_bytes, "Room for the cache, stored scores included");
-  set->Count("--block-tokens", 1, block_tokens, "Tokens in a block of the cache");
+  using engine::ScoreReuse;
+  developers.Choice<ScoreReuse>(
+      "--score-reuse",
+      {{"auto", ScoreReuse::kAuto}, {"store", ScoreReuse::kStore}, {"route", ScoreReuse::kRoute}},
+      score_reuse,
+      "Reused attention scores: kept for later layers, or computed again; auto: what moves fewer "
+      "bytes");
+  developers.Count("--block-tokens", 1, block_tokens, "Tokens in a block of the cache");
 }
 
-// What serve and eval both take.
+// Options of serve and eval.
 void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOptions* engine) {
   AddModelOptions(set, model_dir, &engine->cross_layer, &engine->cache_dtype, &engine->score_reuse,
                   &engine->cache_bytes, &engine->block_tokens);
@@ -47,7 +52,7 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
              "On CUDA, in place of --cache-bytes: of the device's memory, for weights, working "
              "memory and cache together; 0: --cache-bytes says");
   set->Count("--threads", 0, &engine->threads, "On the CPU; 0: one for each core");
-  set->Bytes(
+  set->ForDevelopers().Bytes(
       "--memory-limit", &engine->memory_limit,
       "On the CPU: refuses to start where weights, cache and workspace are more; 0: what the "
       "cgroup allows");
@@ -56,7 +61,7 @@ void AddEngineOptions(OptionSet* set, std::string* model_dir, engine::EngineOpti
               "f16 and fp8 are CUDA's");
 }
 
-// Who is served, and how much of the server one client may take.
+// Options for callers' credentials, and for limits on one client.
 void AddSecurity(OptionSet* set, ServeOptions* options) {
   set->Text("--tls-cert", "FILE", &options->tls.cert,
             "PEM: the certificate of both fronts and those above it; no TLS if not given");
@@ -69,25 +74,28 @@ void AddSecurity(OptionSet* set, ServeOptions* options) {
             "Whose pages may read HTTP's answers in a browser, such as https://chat.example.com; * "
             "for any; none if not given");
   LimitOptions& limits = options->limits;
+  OptionSet developers = set->ForDevelopers();
   set->Bytes("--max-message-bytes", &limits.message_bytes,
              "A request's body; 0: ten bytes for each position of the model and 1 MiB");
-  set->Bytes("--max-header-bytes", &limits.header_bytes, "A request's headers", kLeastHeaders,
-             kMostHeaders);
+  developers.Bytes("--max-header-bytes", &limits.header_bytes, "A request's headers", kLeastHeaders,
+                   kMostHeaders);
   set->Count("--max-prompt-tokens", 0, &limits.prompt_tokens, "0: what model and cache take");
-  set->Count("--max-streams", 1, &limits.streams, "Calls at a time of one gRPC connection");
-  set->Bytes("--grpc-memory", &limits.grpc_memory,
-             "For gRPC's connections and messages; idle ones are closed when it is short");
+  developers.Count("--max-streams", 1, &limits.streams, "Calls at a time of one gRPC connection");
+  developers.Bytes("--grpc-memory", &limits.grpc_memory,
+                   "For gRPC's connections and messages; idle ones are closed when it is short");
   set->Duration("--request-timeout", &limits.request_timeout,
                 "An HTTP request has come whole by then, or is given up", kLeastTimeout);
-  set->Duration("--handshake-timeout", &limits.handshake_timeout,
-                "A connection has agreed on TLS and HTTP/2 by then, or is closed", kLeastTimeout);
+  developers.Duration("--handshake-timeout", &limits.handshake_timeout,
+                      "A connection has agreed on TLS and HTTP/2 by then, or is closed",
+                      kLeastTimeout);
   set->Duration("--idle-timeout", &limits.idle_timeout,
                 "Closes a connection without a request; 0s: never");
-  set->Duration("--max-connection-age", &limits.connection_age,
-                "Then a connection takes no more requests, and ends with those it has; 0s: never");
+  developers.Duration(
+      "--max-connection-age", &limits.connection_age,
+      "Then a connection takes no more requests, and ends with those it has; 0s: never");
 }
 
-// What a client of a server takes.
+// Options of clients of a server.
 void AddAccess(OptionSet* set, std::string* server, AccessOptions* access) {
   set->Text("--server", "HOST:PORT", server, "Where the server listens");
   set->Text("--tls-ca", "FILE", &access->tls_ca,
@@ -102,12 +110,14 @@ void AddAccess(OptionSet* set, std::string* server, AccessOptions* access) {
 
 void AddServe(CLI::App* app, ServeOptions* options) {
   OptionSet set(app);
+  OptionSet developers = set.ForDevelopers();
   engine::EngineOptions& engine = options->engine;
   AddEngineOptions(&set, &options->model_dir, &engine);
   set.Text("--shape", "NAME", &engine.shape,
            "In place of --model a published shape, such as smollm-135m, with random weights");
-  set.Choice("--generation-config", {"auto", "none"}, &engine.generation_config,
-             "auto: generation_config.json says what a request that says nothing gets");
+  set.Choice<bool>("--generation-config", {{"auto", true}, {"none", false}},
+                   &engine.generation_config,
+                   "auto: generation_config.json says what a request that says nothing gets");
   set.ListenAddress("--grpc-address", &options->grpc_address,
                     "Where to listen; port 0 picks a free one");
   set.OptionalListenAddress("--http-address", &options->http_address,
@@ -118,8 +128,8 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   AddSecurity(&set, options);
   set.Count("--max-batch-tokens", 0, &engine.max_batch_tokens,
             "Tokens in one step; 0: 512 on the CPU, 8192 on CUDA");
-  set.Count("--max-prefill-chunk", 0, &engine.max_prefill_chunk,
-            "Of one prompt in one step; 0: the same");
+  developers.Count("--max-prefill-chunk", 0, &engine.max_prefill_chunk,
+                   "Of one prompt in one step; 0: the same");
   set.Duration(
       "--max-step-time", &engine.max_step_time,
       "Of a step while answers are written: prompts get what fits, or as many rows; 0s: no "
@@ -127,28 +137,27 @@ void AddServe(CLI::App* app, ServeOptions* options) {
   set.Count("--max-running", 1, &engine.max_running,
             "Sequences in the batch; no more than --max-batch-tokens in any case");
   set.Count("--max-queue", 1, &engine.max_queue, "Requests waiting to be admitted");
-  set.Choice(
-      "--pin-threads", {"on", "off"}, &options->pin_threads,
+  developers.OnOff(
+      "--pin-threads", &engine.pin_threads,
       "On the CPU each thread stays on a core of its own; for a machine that does nothing else");
-  set.Choice(
-      "--batch-invariant", {"on", "off"}, &options->batch_invariant,
-      "On CUDA an answer's bits do not depend on what else is in its steps; they never do on "
-      "the CPU");
-  set.Choice("--prefix-cache", {"on", "off"}, &options->prefix_cache,
-             "Keep what was computed for prompts that begin alike");
-  set.Duration("--priority-ageing", &engine.priority_ageing,
-               "How much waiting a level of priority is worth");
+  set.OnOff("--batch-invariant", &engine.batch_invariant,
+            "On CUDA an answer's bits do not depend on what else is in its steps; they never do on "
+            "the CPU");
+  set.OnOff("--prefix-cache", &engine.prefix_cache,
+            "Keep what was computed for prompts that begin alike");
+  developers.Duration("--priority-ageing", &engine.priority_ageing,
+                      "How much waiting a level of priority is worth");
   set.Duration("--drain-timeout", &options->drain_timeout,
                "What running requests get to finish at SIGTERM");
   set.Duration("--write-timeout", &options->write_timeout,
                "Ends a request whose client reads nothing for this long", kLeastTimeout);
-  set.Duration("--watchdog", &options->watchdog,
-               "Health says NOT_SERVING when work waits and no step ends for this long",
-               kLeastTimeout);
+  developers.Duration("--watchdog", &options->watchdog,
+                      "Health says NOT_SERVING when work waits and no step ends for this long",
+                      kLeastTimeout);
   set.Text("--access-log", "FILE", &options->access_log,
            "A line of JSON for each request; - is stdout; none if not given");
-  set.Text("--trace", "FILE", &options->trace,
-           "A timeline of steps and requests that Perfetto opens; none if not given");
+  developers.Text("--trace", "FILE", &options->trace,
+                  "A timeline of steps and requests that Perfetto opens; none if not given");
   set.Choice("--log-level", {"trace", "debug", "info", "warn", "error", "off"}, &options->log_level,
              "Of the lines on stderr");
 }
@@ -242,7 +251,7 @@ void AddKey(CLI::App* app, KeyOptions* options) {
                 "Requests of it that may run at a time; any number if not given");
 }
 
-// What the options are together. Empty where they are right.
+// Checks the options together. Returns the first error; empty if there is none.
 std::string CheckServe(const ServeOptions& serve) {
   if (!serve.engine.shape.empty() && !serve.model_dir.empty()) {
     return "--shape: not together with --model";
@@ -289,6 +298,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
       "variable STRATA_CACHE_BYTES.",
       "strata");
   app.require_subcommand(0, 1);
+  app.set_help_all_flag("--help-all", "As --help, with the options for developers");
   app.set_version_flag("--version", absl::StrCat("strata ", Version()));
   CLI::App* serve_app = app.add_subcommand("serve", "Serve a model over gRPC and HTTP");
   CLI::App* generate_app = app.add_subcommand("generate", "Continue a prompt on a server");
@@ -311,6 +321,9 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
+    return Answer{.exit_code = 0, .text = app.help()};
+  } catch (const CLI::CallForAllHelp&) {
+    ShowAll(&app);
     return Answer{.exit_code = 0, .text = app.help()};
   } catch (const CLI::CallForVersion& version) {
     return Answer{.exit_code = 0, .text = std::string(version.what()) + "\n"};

@@ -10,48 +10,12 @@
 
 #include "engine/serve/engine.h"
 #include "server/cli/access.h"
-#include "server/security/tls.h"
+#include "server/serve_options.h"
 
-// The command line. Each option stands once: the flag --cache-bytes is the environment variable
-// STRATA_CACHE_BYTES, the flag wins. What describes one request (a prompt, its parameters) and how
-// to print has no variable.
+// The command line. Each option exists once: the flag --cache-bytes is the environment variable
+// STRATA_CACHE_BYTES, the flag wins. Options of one request (a prompt, its parameters) and of
+// printing have no variable.
 namespace strata::server {
-
-// What clients may take of a server, beside its queue and its cache.
-struct LimitOptions {
-  size_t message_bytes = 0;  // of a request; 0: ten bytes for each position of the model and 1 MiB
-  size_t header_bytes = size_t{16} << 10;            // of a request's headers
-  int32_t prompt_tokens = 0;                         // 0: what model and cache take
-  int32_t streams = 1024;                            // calls at a time of one gRPC connection
-  size_t grpc_memory = size_t{1} << 30;              // for connections, and messages on their way
-  std::chrono::milliseconds request_timeout{30000};  // until an HTTP request is there whole
-  std::chrono::milliseconds handshake_timeout{10000};
-  std::chrono::milliseconds idle_timeout{300000};  // of a connection; 0: none
-  std::chrono::milliseconds connection_age{};      // 0: any
-};
-
-struct ServeOptions {
-  std::string model_dir;  // empty: the default model
-  // But its model_dir. Somebody reads along: a step has a limit.
-  engine::EngineOptions engine = {.model_dir = {}, .max_step_time = std::chrono::milliseconds(100)};
-  std::string grpc_address = "127.0.0.1:50051";
-  std::string http_address = "127.0.0.1:8000";       // empty: no HTTP
-  std::vector<std::string> served_model_names = {};  // the first in answers; none: the engine's
-  TlsFiles tls = {};
-  std::string api_keys = {};                   // a file; empty: everybody may ask
-  std::vector<std::string> cors_origins = {};  // as server/http/cors.h has them
-  LimitOptions limits = {};
-  std::string prefix_cache = "on";      // on, off
-  std::string pin_threads = "off";      // on, off
-  std::string batch_invariant = "off";  // on, off
-  std::chrono::milliseconds drain_timeout{30000};
-  std::chrono::milliseconds write_timeout{60000};
-  std::chrono::milliseconds watchdog{60000};
-  std::string access_log = {};  // a file, "-" for stdout; empty: none
-  std::string trace = {};       // a file; empty: none
-  std::string log_level = "info";
-  std::vector<std::string> unknown_variables = {};  // STRATA_ something that no option has
-};
 
 struct GenerateOptions {
   std::string server = "127.0.0.1:50051";
@@ -91,19 +55,19 @@ struct GenerateOptions {
 struct PlanOptions {
   std::string model_dir;  // empty: the default model
   std::string cross_layer;
-  std::string score_reuse = "auto";
+  engine::ScoreReuse score_reuse = engine::ScoreReuse::kAuto;
   std::string cache_dtype = "auto";
   size_t cache_bytes = engine::EngineOptions{}.cache_bytes;
   int32_t block_tokens = engine::EngineOptions{}.block_tokens;
   bool json = false;
 };
 
-// How well a model predicts a text, in windows that each begin anew.
+// Measures how well a model predicts a text, in windows that each begin anew.
 struct EvalOptions {
   std::string model_dir;         // empty: the default model
-  engine::EngineOptions engine;  // but its model_dir
+  engine::EngineOptions engine;  // without its model_dir
   std::string text;              // a file
-  int32_t window = 0;            // tokens; 0: what the model takes, at most 2048
+  int32_t window = 0;            // tokens; 0: the model's limit, at most 2048
   int32_t tokens = 0;            // of the text; 0: all
   bool json = false;
 };
@@ -121,9 +85,9 @@ struct KeyOptions {
   std::optional<int32_t> concurrent;
 };
 
-// The command line asks for nothing more than this: help, a version, or what is wrong with it.
+// Reply to a command line that runs nothing: help, a version, or an error.
 struct Answer {
-  int exit_code = 0;  // 2 when something is wrong
+  int exit_code = 0;  // 2 on an error
   std::string text;   // for stdout, or for stderr as "strata: text"
 };
 

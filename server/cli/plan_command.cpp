@@ -1,5 +1,6 @@
 #include "engine/serve/engine.h"
 #include "engine/serve/plan_report.h"
+#include "kernels/status_macros.h"
 #include "server/cli/commands.h"
 #include "server/cli/model_dir.h"
 #include "server/cli/standard_output.h"
@@ -7,13 +8,12 @@
 namespace strata::server {
 
 absl::Status RunPlan(const PlanOptions& options) {
-  const auto model_dir = FindModelDir(options.model_dir);
-  if (!model_dir.ok()) return model_dir.status();
-  const auto report = engine::ExplainPlan(*model_dir, options.cross_layer, options.cache_dtype,
-                                          options.score_reuse);
-  if (!report.ok()) return report.status();
-  if (options.json) return WriteToStdout(engine::PlanReportJson(*report) + "\n");
-  return WriteToStdout(engine::PlanReportText(*report, options.cache_bytes, options.block_tokens));
+  ASSIGN_OR_RETURN(const auto model_dir, FindModelDir(options.model_dir));
+  ASSIGN_OR_RETURN(const auto report,
+                   engine::ExplainPlan(model_dir, options.cross_layer, options.cache_dtype,
+                                       options.score_reuse));
+  if (options.json) return WriteToStdout(engine::PlanReportJson(report) + "\n");
+  return WriteToStdout(engine::PlanReportText(report, options.cache_bytes, options.block_tokens));
 }
 
 }  // namespace strata::server

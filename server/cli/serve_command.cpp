@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "engine/base/mutex.h"
+#include "kernels/status_macros.h"
 #include "server/cli/commands.h"
 #include "server/cli/model_dir.h"
 #include "server/cli/signal_watch.h"
@@ -23,7 +24,7 @@ class Event {
     }
     changed_.NotifyAll();
   }
-  // Whether it was set before so much time had passed.
+  // Waits up to `time`; returns whether it has been set.
   bool WaitFor(std::chrono::seconds time) {
     const auto limit = std::chrono::steady_clock::now() + time;
     const MutexLock lock(mutex_);
@@ -43,8 +44,8 @@ void LogToStderr(const std::string& level) {
   spdlog::set_level(spdlog::level::from_str(level));
 }
 
-// Each connection is a file, and one that generates over HTTP two: more than the 1,024 that a shell
-// often gives, and less than what it lets a program take.
+// Each connection is a file, and one that generates over HTTP two: together more than the 1,024 of
+// a usual shell, and less than a program may ask for.
 void RaiseFileLimit() {
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
@@ -66,21 +67,19 @@ absl::Status RunServe(const ServeOptions& options) {
   });
   ServeOptions found = options;
   if (options.engine.shape.empty()) {
-    const auto model_dir = FindModelDir(options.model_dir);
-    if (!model_dir.ok()) return model_dir.status();
-    found.model_dir = model_dir->string();
+    ASSIGN_OR_RETURN(const auto model_dir, FindModelDir(options.model_dir));
+    found.model_dir = model_dir.string();
   }
   for (const std::string& name : options.unknown_variables) {
     spdlog::warn("environment: {} is set, but no option is called so", name);
   }
-  const auto server = Server::Start(found, [&stop] { stop.Set(); });
-  if (!server.ok()) return server.status();
-  if (!(*server)->http_address().empty()) spdlog::info("http at {}", (*server)->http_address());
-  spdlog::info("listening on {}", (*server)->address());
+  ASSIGN_OR_RETURN(const auto server, Server::Start(found, [&stop] { stop.Set(); }));
+  if (!server->http_address().empty()) spdlog::info("http at {}", server->http_address());
+  spdlog::info("listening on {}", server->address());
   while (!stop.WaitFor(std::chrono::seconds(10))) free_memory.Return();
-  (*server)->Drain(options.drain_timeout);
-  // The process ends with an error: whoever watches over it starts it again.
-  if (absl::Status failure = (*server)->engine().failure(); !failure.ok()) return failure;
+  server->Drain(options.drain_timeout);
+  // The process ends with an error, so that its supervisor starts it again.
+  RETURN_IF_ERROR(server->engine().failure());
   spdlog::info("drained");
   return absl::OkStatus();
 }

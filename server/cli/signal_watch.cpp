@@ -7,7 +7,7 @@
 namespace strata::server {
 namespace {
 
-constexpr timespec kPoll{.tv_sec = 0, .tv_nsec = 50'000'000};  // how soon the thread can be joined
+constexpr timespec kPoll{.tv_sec = 0, .tv_nsec = 50'000'000};  // bounds the wait for the join
 
 sigset_t BlockSignals() {
   sigset_t signals;

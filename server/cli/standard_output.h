@@ -6,9 +6,9 @@
 
 namespace strata::server {
 
-// Writes all of `text` to standard output at once, past any buffer. An error with one line naming
-// the system's reason (a full disk); with an empty message where the reader has closed the pipe,
-// which needs no words. A closed pipe must not kill the process: SIGPIPE is ignored from then on.
+// Writes all of `text` to standard output at once, without a buffer. An error with one line naming
+// the system's reason (a full disk); with an empty message if the reader has closed the pipe. A
+// closed pipe must not kill the process: SIGPIPE is ignored from then on.
 absl::Status WriteToStdout(const std::string& text);
 
 }  // namespace strata::server

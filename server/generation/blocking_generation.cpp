@@ -9,7 +9,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::server {
 
@@ -17,16 +19,14 @@ absl::StatusOr<std::unique_ptr<BlockingGeneration>> BlockingGeneration::Start(
     const GenerationContext& context, std::vector<GenerationRequest> requests) {
   const int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake < 0) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("eventfd: ", std::generic_category().message(errno)));
+    return engine::InField("eventfd",
+                           absl::ResourceExhaustedError(std::generic_category().message(errno)));
   }
   std::unique_ptr<BlockingGeneration> all(new BlockingGeneration(wake));
-  absl::Status status = all->Create(context, std::move(requests));
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(all->Create(context, std::move(requests)));
   std::vector<std::shared_ptr<Generation>> generations;
   for (const auto& member : all->members_) generations.push_back(member->generation);
-  status = Generation::StartAll(context, generations);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(Generation::StartAll(context, generations));
   all->open_ = all->members_.size();
   return all;
 }
@@ -58,7 +58,7 @@ void BlockingGeneration::Cancel() {
 }
 
 void BlockingGeneration::Push(Event event) {
-  const MutexLock lock(mutex_);  // to the end: after the last event the owner may be gone
+  const MutexLock lock(mutex_);  // held to the end: after the last event the owner may be gone
   events_.push_back(std::move(event));
   eventfd_write(wake_, 1);
 }
@@ -96,7 +96,7 @@ void BlockingGeneration::Wait(int socket) {
   Cancel();
 }
 
-// One of them has ended; whether it was the last.
+// Records that a generation has ended; returns whether it was the last.
 bool BlockingGeneration::Close(const absl::Status& status) {
   --open_;
   if (!status.ok() && status_.ok()) {

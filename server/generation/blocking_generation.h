@@ -14,33 +14,34 @@
 
 namespace strata::server {
 
-// One generation for each of a request's prompts, for a front whose threads may block: what the
-// pump tells is taken with Next, one thing at a time, and what is made meanwhile is merged into the
-// next. They begin together, and where one fails all end. Threads: one.
+// One generation for each of a request's prompts, for a front whose threads may block. Next takes
+// the pump's events one at a time; output made meanwhile is merged into the next event. Generations
+// begin together, and if one fails all end. Threads: one.
 class BlockingGeneration {
  public:
   using PromptLogprobs = std::vector<engine::TokenLogprobs>;
-  // A status is always the last event: OK after every GenerationFinished, else why it ended.
+  // A status is always the last event: OK after every GenerationFinished, otherwise the error.
   using Content = std::variant<GenerationStarted, PromptLogprobs, GenerationDelta,
                                GenerationFinished, absl::Status>;
   struct Event {
-    size_t prompt = 0;  // whose it is; of the status: nobody's
+    size_t prompt = 0;  // the prompt's number; unused in the status
     Content content;
   };
 
-  // Creates and starts them: all or none. Errors are those of Generation::Create and StartAll; with
-  // several requests they name the prompt as "prompt[3]". REQUIRES: at least one request.
+  // Creates and starts all generations or none. Errors are those of Generation::Create and
+  // StartAll; with several requests they name the prompt as "prompt[3]". REQUIRES: at least one
+  // request.
   static absl::StatusOr<std::unique_ptr<BlockingGeneration>> Start(
       const GenerationContext& context, std::vector<GenerationRequest> requests);
-  // Cancels what still runs, and waits until it has ended.
+  // Cancels running generations, and waits until they have ended.
   ~BlockingGeneration();
   BlockingGeneration(const BlockingGeneration&) = delete;
   BlockingGeneration& operator=(const BlockingGeneration&) = delete;
 
-  // Waits for the next event. When the peer of `socket` hangs up meanwhile, or closes its side, all
-  // is cancelled and soon ends. REQUIRES: the status has not come yet.
+  // Waits for the next event. If the peer of `socket` hangs up meanwhile, or closes its side, all
+  // generations are cancelled and soon end. REQUIRES: the status has not come yet.
   Event Next(int socket);
-  // The client cannot be reached; Next goes on until the status.
+  // Call when the client cannot be reached; Next continues until the status.
   void Cancel();
 
  private:
@@ -72,7 +73,7 @@ class BlockingGeneration {
 
   const int wake_;  // an eventfd: readable while an event is there
   std::vector<std::unique_ptr<Member>> members_;
-  size_t open_ = 0;         // members that run: were started, and their status was not taken
+  size_t open_ = 0;         // members that were started and whose status was not taken
   Member* busy_ = nullptr;  // its event was taken, and Resume has not been called for it
   bool hung_up_ = false;
   absl::Status status_;  // of the first that failed

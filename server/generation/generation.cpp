@@ -4,14 +4,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_code.h"
+#include "engine/base/error_details.h"
+#include "kernels/status_macros.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
 namespace {
 
 constexpr std::chrono::milliseconds kLastMoment{20};  // before a deadline
-constexpr size_t kMostLogged = 256;  // bytes of what a refused request said, or was told
+constexpr size_t kMostLogged = 256;  // bytes of a refused request's text or message
 
 std::string Cut(std::string text) {
   if (text.size() <= kMostLogged) return text;
@@ -31,8 +32,8 @@ absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens)
     return absl::OkStatus();
   }
   return engine::WithErrorCode(
-      absl::InvalidArgumentError(absl::StrCat(
-          "prompt: ", tokens, " tokens; this server takes at most ", context.max_prompt_tokens)),
+      engine::InvalidField("prompt", tokens, " tokens; this server takes at most ",
+                           context.max_prompt_tokens),
       engine::kContextLengthExceeded);
 }
 
@@ -48,23 +49,29 @@ void RecordRefusal(const GenerationContext& context, const std::string& request_
        .metrics = {}});
 }
 
+absl::Status CheckKey(const GenerationContext& context, const std::string& request_id,
+                      std::string_view authorization) {
+  absl::Status status = context.keys->Check(authorization);
+  if (!status.ok()) RecordRefusal(context, request_id, status, /*key=*/"");
+  return status;
+}
+
 absl::StatusOr<std::shared_ptr<Generation>> Generation::Create(const GenerationContext& context,
                                                                GenerationRequest request,
                                                                GenerationClient* client) {
-  auto stop_strings = StopStrings::Create(std::move(request.stop), request.include_stop_string);
-  if (!stop_strings.ok()) return stop_strings.status();
-  if (request.skip_special_tokens) stop_strings->AddSpecialTokens(*context.tokenizer);
-  TextOptions options = {.stop_strings = *std::move(stop_strings),
+  ASSIGN_OR_RETURN(auto stop_strings,
+                   StopStrings::Create(std::move(request.stop), request.include_stop_string));
+  if (request.skip_special_tokens) stop_strings.AddSpecialTokens(*context.tokenizer);
+  TextOptions options = {.stop_strings = std::move(stop_strings),
                          .skip_special = request.skip_special_tokens,
                          .log_id = std::move(request.log_id),
                          .caller = std::move(request.caller)};
-  auto work = MakeEngineRequest(std::move(request), context.engine->model(), *context.tokenizer);
-  if (!work.ok()) return work.status();
-  if (options.log_id.empty()) options.log_id = work->id;
-  absl::Status status = CheckPromptTokens(context, std::ssize(work->prompt));
-  if (!status.ok()) return status;
+  ASSIGN_OR_RETURN(auto work, MakeEngineRequest(std::move(request), context.engine->model(),
+                                                *context.tokenizer));
+  if (options.log_id.empty()) options.log_id = work.id;
+  RETURN_IF_ERROR(CheckPromptTokens(context, std::ssize(work.prompt)));
   return std::shared_ptr<Generation>(
-      new Generation(context, *std::move(work), std::move(options), client));
+      new Generation(context, std::move(work), std::move(options), client));
 }
 
 Generation::Generation(const GenerationContext& context, engine::Request request,
@@ -108,7 +115,7 @@ void Generation::Cancel() {
     cancelled_ = true;
     if (outbox_.num_finished == n_) return;
   }
-  // At its deadline a client hangs up too. Whichever is heard first, the engine says why it ended.
+  // At its deadline a client hangs up too. In either order the engine gives the reason of the end.
   const bool expires = deadline_ && *deadline_ - engine::Request::Time::clock::now() < kLastMoment;
   if (!expires) context_.engine->Cancel(id_);
 }
@@ -128,7 +135,7 @@ void Generation::OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) {
 void Generation::OnToken(engine::TokenEvent event) {
   const MutexLock lock(mutex_);
   OutboxOf(event.index).tokens.push_back(std::move(event));
-  if (!busy_since_) Wake();  // else Resume does
+  if (!busy_since_) Wake();  // otherwise Resume wakes
 }
 
 void Generation::OnFinished(engine::FinishedEvent event) {
@@ -154,7 +161,7 @@ void Generation::SetBusy() {
   busy_since_ = StreamPump::Clock::now();
 }
 
-// Not before the engine has taken the request: until then n may be anything.
+// Called after the engine has taken the request: before that n may be any number.
 void Generation::MakeSequences() {
   SequenceText text(context_.tokenizer, skip_special_, &stop_strings_, min_tokens_);
   text.Prime(prompt_);
@@ -179,7 +186,7 @@ bool Generation::Pump() {
   return true;
 }
 
-// Takes what the client may be told next; false if there is nothing.
+// Takes the next output for the client; false if there is none.
 bool Generation::Take(Parcel* parcel) {
   if (TakeStarted(parcel)) return true;
   for (size_t turn = 0; turn < sequences_.size(); ++turn) {
@@ -203,7 +210,7 @@ bool Generation::TakeStarted(Parcel* parcel) {
   return parcel->prompt_logprobs.has_value();
 }
 
-// Tells the client what the parcel comes to; false if that is nothing.
+// Hands the parcel's output to the client; false if it has none.
 bool Generation::Deliver(Parcel parcel) {
   if (parcel.started) {
     SetBusy();
@@ -272,7 +279,7 @@ void Generation::Close() {
   {
     const MutexLock lock(mutex_);
     metrics = outbox_.sequences[0].finished->metrics;
-    if (cancelled_) {  // the ends that were not delivered count too
+    if (cancelled_) {  // ends that were not delivered count too
       for (const SequenceOutbox& box : outbox_.sequences) {
         if (status.ok()) status = box.finished->status;
       }
@@ -283,7 +290,7 @@ void Generation::Close() {
                 status.ok() ? "done" : status.ToString(), metrics.prompt_tokens, num_tokens,
                 metrics.time_to_first_token_seconds, metrics.decode_seconds);
   LogEnd(status, metrics, num_tokens);
-  caller_.reset();  // its client may ask again as soon as it hears
+  caller_.reset();  // the client may ask again as soon as OnClosed is called
   client_->OnClosed(status);
 }
 

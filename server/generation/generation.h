@@ -42,33 +42,33 @@ struct GenerationFinished {
   int32_t index = 0;
   engine::FinishReason reason = engine::FinishReason::kNone;
   engine::RequestMetrics metrics;
-  // The end-of-sequence or stop id that ended it; it was in no delta.
+  // The end-of-sequence or stop id that ended the sequence; it was in no delta.
   std::optional<engine::TokenEvent> end_token = {};
-  std::string stop_string = {};  // the one that ended it
+  std::string stop_string = {};  // the stop string that ended it
 };
 
 // A front's side of one generation, called on the pump's thread, one call at a time; must not
-// block. In order: OnStarted, OnPromptLogprobs if asked for, then of each sequence any number of
-// OnDelta and, if all went well, OnFinished, those of several mixed; and always, last, OnClosed.
-// After each but OnClosed nothing more comes until the front calls Generation::Resume(): what the
-// engine makes meanwhile is merged into the sequences' next deltas.
+// block. In order: OnStarted, OnPromptLogprobs if asked for, then for each sequence any number of
+// OnDelta and, if all went well, OnFinished, mixed for several sequences; and always, last,
+// OnClosed. After each call but OnClosed nothing more comes until the front calls
+// Generation::Resume(): output made meanwhile is merged into the sequences' next deltas.
 class GenerationClient {
  public:
   virtual ~GenerationClient() = default;
   virtual void OnStarted(GenerationStarted started) = 0;
-  // [prompt tokens - 1], of the second and so on.
+  // [prompt tokens - 1], for the second prompt token and so on.
   virtual void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) = 0;
   virtual void OnDelta(GenerationDelta delta) = 0;
   virtual void OnFinished(GenerationFinished finished) = 0;
-  // The front has not called Resume for the write timeout. The generation is cancelled already; the
-  // front gives up its write and calls Resume. At most once.
+  // Called when the front has not called Resume for the write timeout. The generation is already
+  // cancelled; the front gives up its write and calls Resume. At most once.
   virtual void OnStalled() = 0;
-  // OK after an OnFinished of each sequence, else why it ended. The client may be gone when this
+  // OK after an OnFinished of each sequence, otherwise the error. The client may be gone when this
   // returns.
   virtual void OnClosed(const absl::Status& status) = 0;
 };
 
-// What every generation of a server works with, and what outlives them.
+// Parts that every generation of a server uses; they outlive the generations.
 struct GenerationContext {
   engine::Engine* engine = nullptr;
   const Tokenizer* tokenizer = nullptr;
@@ -77,24 +77,29 @@ struct GenerationContext {
   const char* front = "";           // "grpc", "http": for the log
   Metrics* metrics = nullptr;       // may be null
   AccessLog* access_log = nullptr;  // may be null
-  const ApiKeys* keys = nullptr;    // null: everybody may ask
-  int32_t max_prompt_tokens = 0;    // 0: what model and cache take
+  const ApiKeys* keys = nullptr;    // null: every caller may ask
+  int32_t max_prompt_tokens = 0;    // 0: the limit of model and cache
 };
 
-// A request begins, of whoever `authorization` says: *caller is set, or stays null where no keys
-// are asked for. Errors as ApiKeys::Admit.
+// Begins a request of the caller with this `authorization`: sets *caller, which stays null if no
+// keys are required. Errors as ApiKeys::Admit.
 absl::Status AdmitCaller(const GenerationContext& context, std::string_view authorization,
                          std::shared_ptr<Caller>* caller);
 
-// INVALID_ARGUMENT where the prompts of one request, together, are longer than this server takes.
+// INVALID_ARGUMENT if the prompts of one request are together longer than this server takes.
 absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens);
 
-// Logs and counts a request that no generation was made of, or that Start refused. `key`: its name
-// in the key file, empty where none is known.
+// Logs and counts a request that became no generation, or that Start refused. `key`: its name in
+// the key file, empty if none is known.
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,
                    const absl::Status& status, const std::string& key);
 
-// One text session, whatever the front:
+// OK if `authorization` holds a key of context.keys, else UNAUTHENTICATED, recorded as a refusal.
+// REQUIRES: context.keys.
+absl::Status CheckKey(const GenerationContext& context, const std::string& request_id,
+                      std::string_view authorization);
+
+// One text session, for any front:
 //
 //   step                                     thread          data
 //   Create   validate, tokenize              the front's     text -> ids
@@ -104,22 +109,20 @@ void RecordRefusal(const GenerationContext& context, const std::string& request_
 //   OnDelta  start a write                   the pump's      text
 //   Resume   the write is done               the front's
 //
-// A sequence that meets a stop string is finished for the client, whatever the engine makes of it
-// until it hears that it should stop. The outbox is
-// bounded by n times max_tokens. Owned by shared_ptr: the engine, the pump and the front each hold
-// it as long as they need it.
+// A sequence that meets a stop string is finished for the client; tokens that the engine makes
+// before it stops are dropped. The outbox is bounded by n times max_tokens. Owned by shared_ptr:
+// the engine, the pump and the front each hold it as long as they need it.
 class Generation final : public engine::RequestSink,
                          public StreamPump::Stream,
                          public std::enable_shared_from_this<Generation> {
  public:
-  // INVALID_ARGUMENT, "field: value and limit", for what is wrong with the text, the stop strings,
-  // the id or the time limit; the engine checks the rest in Start. `client` must live until its
-  // OnClosed.
+  // INVALID_ARGUMENT, "field: value and limit", for errors in the text, the stop strings, the id or
+  // the time limit; the engine checks the rest in Start. `client` must live until its OnClosed.
   static absl::StatusOr<std::shared_ptr<Generation>> Create(const GenerationContext& context,
                                                             GenerationRequest request,
                                                             GenerationClient* client);
 
-  // Queues the request. With an error, as Engine::Submit gives it, the client hears nothing.
+  // Queues the request. After an error, as Engine::Submit gives it, the client gets no calls.
   absl::Status Start();
   // Queues all of them or none.
   static absl::Status StartAll(const GenerationContext& context,
@@ -127,8 +130,8 @@ class Generation final : public engine::RequestSink,
 
   // Any thread, before OnClosed. See GenerationClient.
   void Resume();
-  // Any thread, at any time. Leads to OnClosed, with CANCELLED unless another error came first, or
-  // its deadline is here.
+  // Any thread, at any time. Leads to OnClosed, with CANCELLED unless another error came first or
+  // the deadline has come.
   void Cancel();
 
   const std::string& id() const { return id_; }
@@ -142,7 +145,7 @@ class Generation final : public engine::RequestSink,
   void Tick(StreamPump::Clock::time_point now) override;
 
  private:
-  // What the engine has told and the client not yet.
+  // Events of the engine that the client has not been given yet.
   struct SequenceOutbox {
     std::vector<engine::TokenEvent> tokens;
     std::optional<engine::FinishedEvent> finished;  // stays
@@ -150,10 +153,10 @@ class Generation final : public engine::RequestSink,
   struct Outbox {
     std::optional<engine::StartedEvent> started;
     std::optional<std::vector<engine::TokenLogprobs>> prompt_logprobs;
-    std::vector<SequenceOutbox> sequences;  // by index, as far as the engine has told of them
+    std::vector<SequenceOutbox> sequences;  // by index, up to the last with an event
     int32_t num_finished = 0;
   };
-  // The part of it that is handed over next: of what has started, or of one sequence.
+  // The part of the outbox that is delivered next: the start, or events of one sequence.
   struct Parcel {
     std::optional<engine::StartedEvent> started;
     std::optional<std::vector<engine::TokenLogprobs>> prompt_logprobs;
@@ -164,10 +167,10 @@ class Generation final : public engine::RequestSink,
   struct Sequence {
     SequenceText text;
     bool told_to_stop = false;  // a stop string was met before the engine ended it
-    bool closed = false;        // the client hears nothing more of it
+    bool closed = false;        // the client gets nothing more of it
   };
 
-  // The parts of a GenerationRequest that the engine knows nothing of.
+  // The parts of a GenerationRequest that the engine does not know.
   struct TextOptions {
     StopStrings stop_strings;
     bool skip_special = true;
@@ -206,7 +209,7 @@ class Generation final : public engine::RequestSink,
   std::shared_ptr<Caller> caller_;                             // until the end; may be null
   std::vector<int32_t> prompt_;                                // until the client's OnStarted
   std::vector<Sequence> sequences_;                            // [n] from the first Pump on
-  size_t next_sequence_ = 0;                                   // they take turns
+  size_t next_sequence_ = 0;                                   // sequences take turns
   absl::Status status_;                                        // of the first sequence that failed
   engine::FinishReason reason_ = engine::FinishReason::kNone;  // of sequence 0, once told
 
@@ -214,7 +217,7 @@ class Generation final : public engine::RequestSink,
   Outbox outbox_ STRATA_GUARDED_BY(mutex_);
   bool cancelled_ STRATA_GUARDED_BY(mutex_) = false;
   bool stalled_ STRATA_GUARDED_BY(mutex_) = false;
-  // Since when the client has been busy with what it was told; absent: it can take more.
+  // Time since which the client has been busy with a call; nullopt: it can take more.
   std::optional<StreamPump::Clock::time_point> busy_since_ STRATA_GUARDED_BY(mutex_);
 };
 

@@ -6,10 +6,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 
 namespace strata::server {
 namespace {
+
+using engine::InvalidField;
 
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr size_t kMaxBadWords = 1024;
@@ -17,7 +21,7 @@ constexpr size_t kMaxBadWordBytes = 256;
 constexpr std::string_view kBlanks = " \t\r\n\v\f";
 constexpr double kMaxTimeLimitSeconds = 1e6;  // what a clock's ticks hold with room to spare
 
-// Which a line of a log could be ended with.
+// Whether `c` could end a line of a log.
 bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
 
 uint64_t DrawRandom() {
@@ -25,7 +29,7 @@ uint64_t DrawRandom() {
   return (uint64_t{device()} << 32) | device();
 }
 
-// As many of a prompt's tokens as the request keeps; 0: all.
+// Number of a prompt's last tokens that the request keeps; 0: all.
 absl::StatusOr<int32_t> KeptTokens(const GenerationRequest& request,
                                    const engine::ModelInfo& model) {
   if (!request.truncate_prompt_tokens) return 0;
@@ -35,9 +39,8 @@ absl::StatusOr<int32_t> KeptTokens(const GenerationRequest& request,
                                     std::max(request.n.value_or(1), 1));
   }
   if (kept >= 1 && kept <= model.max_positions) return kept;
-  return absl::InvalidArgumentError(absl::StrCat("truncate_prompt_tokens: ", kept,
-                                                 " is neither -1 nor in 1..", model.max_positions,
-                                                 ", the model's positions"));
+  return InvalidField("truncate_prompt_tokens", kept, " is neither -1 nor in 1..",
+                      model.max_positions, ", the model's positions");
 }
 
 absl::StatusOr<std::vector<int32_t>> PromptIds(GenerationRequest* request, int32_t kept,
@@ -48,33 +51,30 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(GenerationRequest* request, int32
   }
   const auto* text = std::get_if<std::string>(&request->prompt);
   if (text == nullptr) {
-    return absl::InvalidArgumentError("prompt: none; give text or token_ids");
+    return InvalidField("prompt", "none; give text or token_ids");
   }
   if (text->empty()) {
-    return absl::InvalidArgumentError("prompt: empty text; at least one character is needed");
+    return InvalidField("prompt", "empty text; at least one character is needed");
   }
   auto ids = tokenizer.Encode(*text, {.add_special_tokens = request->add_special_tokens,
                                       .parse_special = true,
                                       .most_tokens = static_cast<size_t>(kept)});
   if (ids.ok()) return ids;
-  return absl::Status(ids.status().code(),
-                      absl::StrCat("prompt: ", std::string(ids.status().message())));
+  return engine::InField("prompt", ids.status());
 }
 
-// The token sequences that spell a word at the beginning of a text and after a space, as vLLM finds
-// them (vllm/sampling_params.py, update_from_tokenizer): with a space in front where that changes
-// the first token and not how many there are.
+// Appends the token sequences that spell a word at the beginning of a text and after a space, found
+// as in vLLM (vllm/sampling_params.py, update_from_tokenizer): the form with a space in front is
+// added if it changes the first token but not the number of tokens.
 absl::Status AppendBadWord(const Tokenizer& tokenizer, std::string_view word,
                            std::vector<std::vector<int32_t>>* sequences) {
   const EncodeOptions options = {.add_special_tokens = false, .parse_special = true};
-  auto alone = tokenizer.Encode(word, options);
-  if (!alone.ok()) return alone.status();
-  auto spaced = tokenizer.Encode(absl::StrCat(" ", std::string(word)), options);
-  if (!spaced.ok()) return spaced.status();
-  if (alone->empty()) return absl::InvalidArgumentError("a word without tokens");
-  const bool differs = spaced->size() == alone->size() && spaced->front() != alone->front();
-  sequences->push_back(*std::move(alone));
-  if (differs) sequences->push_back(*std::move(spaced));
+  ASSIGN_OR_RETURN(auto alone, tokenizer.Encode(word, options));
+  ASSIGN_OR_RETURN(auto spaced, tokenizer.Encode(absl::StrCat(" ", std::string(word)), options));
+  if (alone.empty()) return absl::InvalidArgumentError("a word without tokens");
+  const bool differs = spaced.size() == alone.size() && spaced.front() != alone.front();
+  sequences->push_back(std::move(alone));
+  if (differs) sequences->push_back(std::move(spaced));
   return absl::OkStatus();
 }
 
@@ -82,27 +82,25 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> TokenizeBadWords(
     const std::vector<std::string>& words, const Tokenizer& tokenizer) {
   std::vector<std::vector<int32_t>> sequences;
   if (words.size() > kMaxBadWords) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("bad_words: ", words.size(), " words is not at most ", kMaxBadWords));
+    return InvalidField("bad_words", words.size(), " words is not at most ", kMaxBadWords);
   }
   for (size_t i = 0; i < words.size(); ++i) {
     std::string_view word = words[i];
     word.remove_prefix(std::min(word.find_first_not_of(kBlanks), word.size()));
     if (word.empty() || words[i].size() > kMaxBadWordBytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("bad_words: the word at ", i, " is ",
-                       word.empty() ? "blank" : absl::StrCat("over ", kMaxBadWordBytes, " bytes")));
+      return InvalidField(
+          "bad_words", "the word at ", i, " is ",
+          word.empty() ? "blank" : absl::StrCat("over ", kMaxBadWordBytes, " bytes"));
     }
     if (absl::Status status = AppendBadWord(tokenizer, word, &sequences); !status.ok()) {
-      return absl::Status(status.code(),
-                          absl::StrCat("bad_words: at ", i, ": ", std::string(status.message())));
+      return InvalidField("bad_words", "at ", i, ": ", std::string(status.message()));
     }
   }
   return sequences;
 }
 
-// The default, cut to what fits beside the prompt. A prompt that leaves no room for a token keeps
-// 1, for the engine to refuse it with the limit.
+// The default, cut to fit beside the prompt. If the prompt leaves no room for a token it stays 1,
+// so that the engine refuses it with the limit.
 int32_t DefaultMaxTokens(const GenerationRequest& request, const engine::ModelInfo& model,
                          size_t prompt_tokens) {
   const int64_t most = engine::MostTokens(model, static_cast<int64_t>(prompt_tokens),
@@ -137,7 +135,7 @@ engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::Mo
   };
 }
 
-// The engine's id of the request: the front's own, or one that is drawn.
+// The engine's id of the request: the front's own, or a drawn one.
 std::string EngineId(const GenerationRequest& request) {
   if (!request.request_id.empty()) return request.request_id;
   const std::string drawn = absl::StrFormat("%016x", DrawRandom());
@@ -147,8 +145,8 @@ std::string EngineId(const GenerationRequest& request) {
 absl::StatusOr<std::optional<engine::Request::Time>> TimeLimit(std::optional<double> seconds) {
   if (!seconds) return std::nullopt;
   if (!(*seconds > 0 && *seconds <= kMaxTimeLimitSeconds)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "time_limit_seconds: %g is not above 0 and at most %g", *seconds, kMaxTimeLimitSeconds));
+    return InvalidField("time_limit_seconds", *seconds, " is not above 0 and at most ",
+                        kMaxTimeLimitSeconds);
   }
   using Clock = engine::Request::Time::clock;
   return Clock::now() +
@@ -157,14 +155,13 @@ absl::StatusOr<std::optional<engine::Request::Time>> TimeLimit(std::optional<dou
 
 absl::Status CheckId(const std::string& id) {
   if (id.size() > kMaxRequestIdBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("request_id: ", id.size(), " bytes; at most ", kMaxRequestIdBytes));
+    return InvalidField("request_id", id.size(), " bytes; at most ", kMaxRequestIdBytes);
   }
   const auto place = std::ranges::find_if(id, IsControl);
   if (place == id.end()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("request_id: byte %d is the control character 0x%02x; it may hold none",
-                      place - id.begin(), static_cast<unsigned char>(*place)));
+  return InvalidField("request_id", "byte ", place - id.begin(), " is the control character ",
+                      absl::StrFormat("0x%02x", static_cast<unsigned char>(*place)),
+                      "; it may hold none");
 }
 
 }  // namespace
@@ -173,25 +170,21 @@ absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
                                                   const engine::ModelInfo& model,
                                                   const Tokenizer& tokenizer) {
   for (const std::string& id : {request.request_id, request.log_id}) {
-    if (absl::Status status = CheckId(id); !status.ok()) return status;
+    RETURN_IF_ERROR(CheckId(id));
   }
-  auto time_limit = TimeLimit(request.time_limit_seconds);
-  if (!time_limit.ok()) return time_limit.status();
-  const auto kept = KeptTokens(request, model);
-  if (!kept.ok()) return kept.status();
-  auto prompt = PromptIds(&request, *kept, tokenizer);
-  if (!prompt.ok()) return prompt.status();
-  auto bad_words = TokenizeBadWords(request.bad_words, tokenizer);
-  if (!bad_words.ok()) return bad_words.status();
+  ASSIGN_OR_RETURN(auto time_limit, TimeLimit(request.time_limit_seconds));
+  ASSIGN_OR_RETURN(const auto kept, KeptTokens(request, model));
+  ASSIGN_OR_RETURN(auto prompt, PromptIds(&request, kept, tokenizer));
+  ASSIGN_OR_RETURN(auto bad_words, TokenizeBadWords(request.bad_words, tokenizer));
   engine::Request work;
   work.id = EngineId(request);
-  work.prompt = *std::move(prompt);
+  work.prompt = std::move(prompt);
   work.sampling = MakeSampling(&request, model, work.prompt.size());
-  work.sampling.bad_words = *std::move(bad_words);
+  work.sampling.bad_words = std::move(bad_words);
   work.n = request.n.value_or(work.n);
   work.priority = request.priority.value_or(work.priority);
   work.deadline = request.deadline;
-  work.time_limit = *time_limit;
+  work.time_limit = time_limit;
   work.prompt_logprobs = request.prompt_logprobs;
   work.attention = std::move(request.attention);
   work.bypass_prefix_cache = request.bypass_prefix_cache;

@@ -16,21 +16,21 @@
 
 namespace strata::server {
 
-// A request as a front hands it over. Absent parameters take the model's defaults, then those of
+// A request from a front. Absent parameters take the model's defaults, then those of
 // inference.proto.
 struct GenerationRequest {
-  std::string request_id;               // unique among those in flight; empty: drawn
-  std::string log_id = {};              // what logs call it; empty: request_id
-  std::shared_ptr<Caller> caller = {};  // whose it is; null: no keys are asked for
-  // Not given, text, or token ids.
+  std::string request_id;               // unique among requests in flight; empty: drawn
+  std::string log_id = {};              // name in logs; empty: request_id
+  std::shared_ptr<Caller> caller = {};  // its caller; null: no keys are required
+  // Text, token ids, or not given.
   std::variant<std::monostate, std::string, std::vector<int32_t>> prompt;
   bool add_special_tokens = true;   // the post-processor's, around a text
   bool skip_special_tokens = true;  // leaves special tokens out of the output's text
-  // Keeps this many of the prompt's last tokens; -1: as many as leave room for max_tokens,
-  // or for one where it is absent.
+  // Keeps this many of the prompt's last tokens; -1: as many as leave room for max_tokens, or for
+  // one token if max_tokens is absent.
   std::optional<int32_t> truncate_prompt_tokens;
   std::optional<int32_t> max_tokens;
-  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // where the model has none
+  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // if the model has none
   std::optional<int32_t> min_tokens;
   std::optional<float> temperature;
   std::optional<int32_t> top_k;
@@ -40,7 +40,7 @@ struct GenerationRequest {
   std::optional<float> frequency_penalty;
   std::optional<float> presence_penalty;
   std::vector<engine::LogitBias> logit_bias;
-  std::vector<int32_t> allowed_token_ids;  // empty: all are
+  std::vector<int32_t> allowed_token_ids;  // empty: all ids
   std::vector<std::string> bad_words;      // texts that the output does not hold
   std::optional<uint64_t> seed;            // absent: drawn
   std::vector<int32_t> stop_token_ids;
@@ -51,16 +51,16 @@ struct GenerationRequest {
   std::optional<int32_t> prompt_logprobs;  // absent: none
   std::optional<int32_t> n;
   std::optional<int32_t> priority;
-  std::optional<engine::Request::Time> deadline;  // then it ends with DEADLINE_EXCEEDED
-  std::optional<double> time_limit_seconds;  // from now; then it ends with what was made so far
+  std::optional<engine::Request::Time> deadline;  // the request then ends with DEADLINE_EXCEEDED
+  std::optional<double> time_limit_seconds;       // from now; it then ends with its output so far
   std::vector<engine::AttentionHead> attention = {};
   bool bypass_prefix_cache = false;
   std::string cache_salt;
 };
 
-// The engine's request: prompt tokenized, id and seed drawn, time limit counted from now.
-// INVALID_ARGUMENT, "field: value and limit", for what is wrong with text, id or time limit; the
-// engine checks the rest.
+// Makes the engine's request: prompt tokenized, id and seed drawn, time limit counted from now.
+// INVALID_ARGUMENT, "field: value and limit", for errors in text, id or time limit; the engine
+// checks the rest.
 absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
                                                   const engine::ModelInfo& model,
                                                   const Tokenizer& tokenizer);

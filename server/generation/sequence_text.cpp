@@ -35,10 +35,10 @@ void SequenceText::Match(const std::string& text, Piece* piece) {
   if (stopped_) stop_string_ = matcher_.met();
 }
 
-// The token's text is a stop string, and not in the text that is matched.
+// Stops at a special token whose text is a stop string but is not in the matched text.
 void SequenceText::StopAt(int32_t special_token, Piece* piece) {
   Finish(piece);
-  if (stopped_) return;  // by another one, in the last bytes before it
+  if (stopped_) return;  // by another stop string, in the last bytes before it
   stopped_ = true;
   stop_string_ = tokenizer_->TokenText(special_token);
   if (stop_strings_->include()) piece->text += stop_string_;

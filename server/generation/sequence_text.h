@@ -12,11 +12,11 @@
 namespace strata::server {
 
 // The text of one sequence as its tokens come, up to a stop string. One thread; tokenizer and
-// strings must outlive it. A copy continues on its own.
+// strings must outlive it. A copy continues independently.
 class SequenceText {
  public:
   struct Piece {
-    std::string text;  // valid UTF-8; what is settled
+    std::string text;  // valid UTF-8; the settled part
     std::vector<int32_t> token_ids;
     std::vector<engine::TokenLogprobs> logprobs;  // as many, or none
     std::vector<std::vector<float>> attention;    // likewise
@@ -32,16 +32,16 @@ class SequenceText {
         matcher_(stop_strings),
         min_tokens_(min_tokens) {}
 
-  // Before the first token: the prompt, which the output continues.
+  // Call before the first token with the prompt, which the output continues.
   void Prime(std::span<const int32_t> prompt) { detokenizer_.Prime(prompt); }
 
-  // Appends what `tokens` give. Those after the one that completes a stop string are left out, and
-  // so is everything once stopped().
+  // Appends the text of `tokens`. Tokens after the one that completes a stop string are left out,
+  // and so are all tokens once stopped().
   void Append(std::vector<engine::TokenEvent> tokens, Piece* piece);
-  // The token that ended the output: part of the text where stop strings are. Before Finish, and
-  // after it without effect.
+  // Appends the token that ended the output: part of the text if stop strings are. Call before
+  // Finish; no effect after it.
   void AppendEnd(int32_t token, Piece* piece);
-  // Appends the rest of the text; after the last token, and again without effect.
+  // Appends the rest of the text after the last token; no effect when called again.
   void Finish(Piece* piece);
 
   bool stopped() const { return stopped_; }                        // by a stop string

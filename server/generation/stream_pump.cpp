@@ -52,7 +52,7 @@ void StreamPump::Run() {
   }
 }
 
-// What is ready, as soon as something is; nothing, if the next tick comes first.
+// Waits for ready streams, and returns them; empty if the next tick comes first.
 StreamPump::Streams StreamPump::WaitForReady(Clock::time_point next_tick, bool* stopping) {
   const MutexLock lock(mutex_);
   while (!stopping_ && ready_.empty()) {
@@ -69,7 +69,7 @@ StreamPump::Streams StreamPump::WaitForReady(Clock::time_point next_tick, bool* 
 
 void StreamPump::PumpAll(const Streams& ready) {
   for (const auto& stream : ready) {
-    // A wake may have come after the stream left ready_ and before its Pump saw what it was about.
+    // A wake may have come after the stream left ready_ and before its Pump saw the reason.
     if (stream->ended_) continue;
     stream->ended_ = stream->Pump();
     if (!stream->ended_) continue;

@@ -7,9 +7,9 @@
 #include "grpc/grpc.h"
 #include "grpc/grpc_security.h"
 
-// gRPC's C++ classes can neither change a certificate while the server runs, other than by an
-// experimental API that takes up files which do not fit together, nor gate calls of a port without
-// TLS. Its C API, which is stable, does both.
+// gRPC's C++ classes can change a certificate while the server runs only by an experimental API
+// that accepts files which do not fit together, and cannot gate calls of a port without TLS. Its C
+// API, which is stable, does both.
 namespace strata::server {
 namespace {
 
@@ -33,7 +33,7 @@ void AskGate(void* gate, grpc_auth_context* /*context*/, const grpc_metadata* me
        std::string(status.message()).c_str());
 }
 
-// The identity that the port's handshakes go by: told anew whenever it has changed.
+// Gives the port's handshakes the identity, again whenever it has changed.
 class IdentityFeed {
  public:
   explicit IdentityFeed(const TlsStore* store) : store_(store) {}
@@ -44,7 +44,7 @@ class IdentityFeed {
     if (identity == told_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair{.private_key = identity->key().c_str(),
                                           .cert_chain = identity->cert().c_str()};
-    // gRPC insists on authorities for clients; where none are asked for, it asks them nothing.
+    // gRPC requires authorities for clients; if none are configured, it asks clients for nothing.
     const std::string& clients = store_->asks_clients() ? identity->client_ca() : identity->cert();
     *config = grpc_ssl_server_certificate_config_create(clients.c_str(), &pair, 1);
     told_ = std::move(identity);

@@ -6,10 +6,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/error_details.h"
 #include "engine/serve/plan_report.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/unknown_field_set.h"
+#include "kernels/status_macros.h"
 
 namespace strata::server {
 namespace {
@@ -117,29 +119,26 @@ absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {
   const google::protobuf::Reflection& reflection = *message.GetReflection();
   const google::protobuf::UnknownFieldSet& unknown = reflection.GetUnknownFields(message);
   if (!unknown.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(message.GetDescriptor()->name(), ": field ",
-                                                   unknown.field(0).number(),
-                                                   " is not recognised"));
+    return engine::InvalidField(message.GetDescriptor()->name(), "field ",
+                                unknown.field(0).number(), " is not recognised");
   }
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection.ListFields(message, &fields);
   for (const google::protobuf::FieldDescriptor* field : fields) {
     if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
     if (!field->is_repeated()) {
-      absl::Status status = RefuseUnknownFields(reflection.GetMessage(message, field));
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(RefuseUnknownFields(reflection.GetMessage(message, field)));
       continue;
     }
     for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
-      absl::Status status = RefuseUnknownFields(reflection.GetRepeatedMessage(message, field, i));
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(RefuseUnknownFields(reflection.GetRepeatedMessage(message, field, i)));
     }
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message) {
-  if (absl::Status status = RefuseUnknownFields(message); !status.ok()) return status;
+  RETURN_IF_ERROR(RefuseUnknownFields(message));
   GenerationRequest request;
   request.request_id = message.request_id();
   switch (message.prompt_case()) {
@@ -152,7 +151,8 @@ absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& messag
       break;
     }
     case v1::GenerateRequest::kMessages:
-      return absl::UnimplementedError("messages: chat templates are not built; give text");
+      return engine::InField("messages",
+                             absl::UnimplementedError("chat templates are not built; give text"));
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }
@@ -220,10 +220,10 @@ void FillModel(const engine::ModelInfo& model, v1::Model* message) {
   message->set_weight_bytes(model.weight_bytes);
   message->set_vocab_size(model.vocab_size);
   message->set_hidden_size(model.hidden_size);
-  message->set_num_layers(model.plan.shape.num_layers);
-  message->set_num_query_heads(model.plan.shape.num_query_heads);
-  message->set_num_kv_heads(model.plan.shape.num_kv_heads);
-  message->set_head_dim(model.plan.shape.head_dim);
+  message->set_num_layers(model.plan.num_layers);
+  message->set_num_query_heads(model.plan.num_query_heads);
+  message->set_num_kv_heads(model.plan.num_kv_heads);
+  message->set_head_dim(model.plan.head_dim);
   message->set_max_positions(model.max_positions);
   message->mutable_eos_token_ids()->Add(model.eos_ids.begin(), model.eos_ids.end());
   message->set_cache_bytes(model.cache_bytes);

@@ -7,15 +7,15 @@
 #include "server/generation/generation.h"
 #include "strata/v1/inference.pb.h"
 
-// Between the messages of inference.proto and the values of engine and Generation. Pure functions.
+// Converts between messages of inference.proto and values of engine and Generation. Pure functions.
 namespace strata::server {
 
 // INVALID_ARGUMENT for a field that this server's API does not have, UNIMPLEMENTED for chat
-// messages. The deadline is not in the message: it is the call's.
+// messages. The deadline is the call's, not the message's.
 absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message);
 
-// INVALID_ARGUMENT naming the number of a field that the message holds, or one within it, and that
-// is not in inference.proto: a later client's, which would be dropped in silence.
+// INVALID_ARGUMENT naming the number of a field in the message, at any depth, that is not in
+// inference.proto. A later client may send one; otherwise it would be dropped in silence.
 absl::Status RefuseUnknownFields(const google::protobuf::Message& message);
 
 void FillStarted(const GenerationStarted& started, v1::Started* message);

@@ -12,16 +12,17 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
+#include "kernels/status_macros.h"
 #include "spdlog/spdlog.h"
 #include "strata/v1/inference.pb.h"
 
 namespace strata::server {
 namespace {
 
-// Nobody fills the log from outside.
+// Limits warnings, so that clients cannot fill the log.
 constexpr std::chrono::seconds kWarnings{10};
 
-// The highest that a connection may have.
+// The highest descriptor that a connection may have.
 int MaxDescriptor() {
   rlimit files{};
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return std::numeric_limits<int>::max();
@@ -29,7 +30,7 @@ int MaxDescriptor() {
       std::min<rlim_t>(files.rlim_cur / 4 * 3, std::numeric_limits<int>::max()));
 }
 
-// Clients ping every 10 to 30 s, also without a call; a client that has vanished is noticed.
+// Allows clients' pings every 10 to 30 s, even without a call, and notices vanished clients.
 void SetKeepalive(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -74,10 +75,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcOptions&
       v1::GenerateRequest::descriptor()->file()->service(0)->full_name(), true);
   std::unique_ptr<GrpcServer> server(
       new GrpcServer(options.credentials, std::move(acceptor), std::move(built)));
-  auto loop = AcceptLoop::Start(options.address, AcceptLoop::Mode::kNonBlocking,
-                                [self = server.get()](int socket) { self->Take(socket); });
-  if (!loop.ok()) return loop.status();
-  server->loop_ = *std::move(loop);
+  ASSIGN_OR_RETURN(auto loop,
+                   AcceptLoop::Start(options.address, AcceptLoop::Mode::kNonBlocking,
+                                     [self = server.get()](int socket) { self->Take(socket); }));
+  server->loop_ = std::move(loop);
   return server;
 }
 
@@ -88,7 +89,7 @@ GrpcServer::GrpcServer(std::shared_ptr<grpc::ServerCredentials> credentials,
       server_(std::move(server)),
       max_descriptor_(MaxDescriptor()) {}
 
-// Descriptors are given out lowest first: a high one says that there are many.
+// Descriptors are given out lowest first: a high one means that there are many.
 void GrpcServer::Take(int socket) {
   if (socket <= max_descriptor_) {
     Acceptor::NewConnectionParameters connection;

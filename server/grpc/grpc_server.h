@@ -21,16 +21,17 @@ struct GrpcOptions {
   size_t memory = size_t{1} << 30;             // for connections, and messages on their way
   std::chrono::milliseconds handshake_timeout{10000};
   std::chrono::milliseconds idle_timeout{};  // of a connection without a call; 0: none
-  std::chrono::milliseconds max_age{};       // then a connection takes no more calls; 0: never
+  std::chrono::milliseconds max_age{};       // an older connection takes no more calls; 0: never
 };
 
 // A listening gRPC server: one service, health and reflection. SERVING from Start on.
-// Connections are accepted here and handed to gRPC, whose own listener is deaf for good once file
-// descriptors have run out. They may take three quarters of these; more are closed.
-// Compressed messages are refused: how long one gets unpacked is known too late.
+// Connections are accepted here and handed to gRPC, whose own listener stays deaf after file
+// descriptors have run out. Connections may take three quarters of the descriptors; more are
+// closed.
+// Compressed messages are refused: their unpacked size is known too late.
 class GrpcServer {
  public:
-  // `service` must outlive the server. UNAVAILABLE, one line with the system's reason, where the
+  // `service` must outlive the server. UNAVAILABLE, one line with the system's reason, if the
   // address cannot be listened on.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcOptions& options,
                                                            grpc::Service* service);
@@ -39,7 +40,7 @@ class GrpcServer {
   // HOST:PORT with the port in use.
   const std::string& address() const { return loop_->address(); }
 
-  // What health checks answer from now on; calls are taken either way.
+  // Sets the answer of health checks from now on; calls are taken either way.
   void SetServing(bool serving);
 
   // Takes no more calls, and cancels those still open after `limit`. Returns when all are done.
@@ -59,8 +60,8 @@ class GrpcServer {
   std::unique_ptr<AcceptLoop> loop_;                    // constant after Start; gone first
 };
 
-// Sends the log lines of gRPC and of protobuf, which writes one for each string of a message that
-// is not UTF-8, to spdlog at debug level. Call before anything else of gRPC.
+// Sends the log lines of gRPC and of protobuf to spdlog at debug level. Protobuf writes a line for
+// each string of a message that is not UTF-8. Call before anything else of gRPC.
 void RouteLibraryLogs();
 
 }  // namespace strata::server

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/status_macros.h"
 #include "server/grpc/grpc_messages.h"
 #include "server/grpc/grpc_status.h"
 #include "server/text/text_tokens.h"
@@ -17,8 +18,8 @@ namespace {
 
 constexpr std::chrono::seconds kYear = std::chrono::hours(24 * 365);
 
-// The call's deadline on the engine's clock. A call without one says the end of time, and some
-// clients say centuries for it, which a clock's nanoseconds do not hold.
+// The call's deadline on the engine's clock. For a call without one gRPC gives the end of time, and
+// some clients give centuries, which do not fit a clock's nanoseconds.
 std::optional<engine::Request::Time> DeadlineOf(const grpc::CallbackServerContext& call) {
   const gpr_timespec left = gpr_time_sub(
       gpr_convert_clock_type(call.raw_deadline(), GPR_CLOCK_REALTIME), gpr_now(GPR_CLOCK_REALTIME));
@@ -46,7 +47,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
       : call_(call) {
     const absl::Status status = Begin(context, message);
     if (status.ok()) return;
-    generation_.reset();  // a cancel would end the request in flight that has this one's id
+    generation_.reset();  // a cancel would end another request in flight with the same id
     RecordRefusal(context, message.request_id(), status, key_);
     Finish(ToGrpcStatus(status));
   }
@@ -88,13 +89,11 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
     absl::Status admitted = AdmitCaller(context, AuthorizationOf(*call_), &caller);
     if (caller) key_ = caller->key();
     if (!admitted.ok()) return admitted;
-    auto request = ParseRequest(message);
-    if (!request.ok()) return request.status();
-    request->caller = std::move(caller);
-    request->deadline = DeadlineOf(*call_);
-    auto generation = Generation::Create(context, *std::move(request), this);
-    if (!generation.ok()) return generation.status();
-    generation_ = *std::move(generation);  // before Start: the pump may call at once
+    ASSIGN_OR_RETURN(auto request, ParseRequest(message));
+    request.caller = std::move(caller);
+    request.deadline = DeadlineOf(*call_);
+    ASSIGN_OR_RETURN(auto generation, Generation::Create(context, std::move(request), this));
+    generation_ = std::move(generation);  // before Start: the pump may call at once
     return generation_->Start();
   }
 
@@ -106,7 +105,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
   }
 
   grpc::CallbackServerContext* const call_;
-  std::string key_;                         // the caller's name, where one was asked for
+  std::string key_;                         // the caller's name, if a key was required
   std::shared_ptr<Generation> generation_;  // set before Start, constant then; null: refused
   v1::GenerateEvent event_;                 // the write in flight
 };
@@ -140,13 +139,12 @@ grpc::ServerUnaryReactor* GrpcService::Tokenize(grpc::CallbackServerContext* cal
 absl::Status GrpcService::Encode(std::string_view authorization, const v1::TokenizeRequest& request,
                                  v1::TokenizeResponse* response) const {
   std::shared_ptr<Caller> caller;
-  absl::Status admitted = AdmitCaller(context_, authorization, &caller);
-  if (!admitted.ok()) return admitted;
-  if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
+  RETURN_IF_ERROR(AdmitCaller(context_, authorization, &caller));
+  RETURN_IF_ERROR(RefuseUnknownFields(request));
   const bool add_special = request.has_add_special_tokens() ? request.add_special_tokens() : true;
-  const auto ids = TokensOf(*context_.tokenizer, "text", request.text(), add_special);
-  if (!ids.ok()) return ids.status();
-  response->mutable_token_ids()->Add(ids->begin(), ids->end());
+  ASSIGN_OR_RETURN(const auto ids,
+                   TokensOf(*context_.tokenizer, "text", request.text(), add_special));
+  response->mutable_token_ids()->Add(ids.begin(), ids.end());
   return absl::OkStatus();
 }
 
@@ -160,16 +158,15 @@ absl::Status GrpcService::Decode(std::string_view authorization,
                                  const v1::DetokenizeRequest& request,
                                  v1::DetokenizeResponse* response) const {
   std::shared_ptr<Caller> caller;
-  absl::Status admitted = AdmitCaller(context_, authorization, &caller);
-  if (!admitted.ok()) return admitted;
-  if (absl::Status status = RefuseUnknownFields(request); !status.ok()) return status;
+  RETURN_IF_ERROR(AdmitCaller(context_, authorization, &caller));
+  RETURN_IF_ERROR(RefuseUnknownFields(request));
   const bool skip_special =
       request.has_skip_special_tokens() ? request.skip_special_tokens() : true;
-  auto text = TextOf(*context_.tokenizer, "token_ids",
-                     {request.token_ids().data(), static_cast<size_t>(request.token_ids().size())},
-                     skip_special);
-  if (!text.ok()) return text.status();
-  response->set_text(*std::move(text));
+  ASSIGN_OR_RETURN(auto text, TextOf(*context_.tokenizer, "token_ids",
+                                     {request.token_ids().data(),
+                                      static_cast<size_t>(request.token_ids().size())},
+                                     skip_special));
+  response->set_text(std::move(text));
   return absl::OkStatus();
 }
 

@@ -8,8 +8,8 @@
 
 namespace strata::server {
 
-// strata.v1.Inference on the callback API. Holds no state of its own; what `context` points to must
-// outlive the server that this service is registered with.
+// strata.v1.Inference on the callback API. Holds no state of its own; the objects that `context`
+// points to must outlive the server that this service is registered with.
 class GrpcService final : public v1::Inference::CallbackService {
  public:
   explicit GrpcService(const GenerationContext& context) : context_(context) {}
@@ -27,7 +27,7 @@ class GrpcService final : public v1::Inference::CallbackService {
                                        v1::DetokenizeResponse* response) override;
 
  private:
-  // Of whoever `authorization` says; errors also as AdmitCaller.
+  // For the caller with this `authorization`; errors also as AdmitCaller.
   absl::Status Encode(std::string_view authorization, const v1::TokenizeRequest& request,
                       v1::TokenizeResponse* response) const;
   absl::Status Decode(std::string_view authorization, const v1::DetokenizeRequest& request,

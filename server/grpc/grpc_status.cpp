@@ -3,12 +3,10 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "engine/base/error_code.h"
-#include "engine/base/retry_after.h"
+#include "engine/base/error_details.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "server/base/error_field.h"
 
 namespace strata::server {
 
@@ -21,7 +19,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (absl::IsInvalidArgument(status)) {
     google::rpc::BadRequest bad_request;
     auto* violation = bad_request.add_field_violations();
-    violation->set_field(FieldOf(message));
+    violation->set_field(engine::FieldOf(status));
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
     if (const std::string code = engine::ErrorCodeOf(status); !code.empty()) {

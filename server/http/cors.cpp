@@ -12,7 +12,7 @@ namespace {
 constexpr char kUsualHeaders[] = "authorization, content-type, x-request-id";
 constexpr char kMethods[] = "GET, HEAD, POST, OPTIONS";
 constexpr char kMaxAgeSeconds[] = "600";
-// Beyond those that pages may always read.
+// Headers that pages may read beyond those they may always read.
 constexpr char kExposed[] = "x-request-id, retry-after";
 
 bool IsOneOf(char c, std::string_view others) {
@@ -33,7 +33,7 @@ bool IsOrigin(std::string_view text) {
   return !host.empty() && !host.ends_with(':') && !has_default_port;
 }
 
-// A list of names of headers, which may be sent back.
+// Whether `text` is a list of names of headers, safe to send back.
 bool IsNames(std::string_view text) {
   return std::ranges::all_of(text, [](char c) {
     return IsOneOf(absl::ascii_tolower(static_cast<unsigned char>(c)), "-_, ");

@@ -28,8 +28,7 @@ bool IsNameByte(char c) {
 
 bool IsControl(char c) { return c != '\t' && absl::ascii_iscntrl(static_cast<unsigned char>(c)); }
 
-// "NAME: VALUE\r\n", as RFC 9112 has it today: no blank before the colon, no
-// line that goes on.
+// Parses "NAME: VALUE\r\n" by RFC 9112: no blank before the colon, no continued line.
 std::optional<Field> ParseField(std::string_view line) {
   constexpr std::string_view kBlanks = " \t";
   if (!line.ends_with("\r\n")) return std::nullopt;
@@ -61,10 +60,9 @@ bool HttpHead::Add(std::string_view line) {
   if (is("Origin")) origin_ = field->value;
   if (is("Access-Control-Request-Method")) requested_method_ = field->value;
   if (is("Access-Control-Request-Headers")) requested_headers_ = field->value;
-  // The library would parse ranges with a pattern that takes 4 MiB of stack for
-  // a line of 8 KiB, and repeat an answer once for each of them; it would take
-  // forms apart, limited to 8 KiB, and bodies of several parts. No route has a
-  // use for any of it.
+  // For ranges the library would use a pattern that takes 4 MiB of stack for a line of 8 KiB, and
+  // repeat an answer once for each range. It would parse forms, limited to 8 KiB, and bodies of
+  // several parts. No route needs any of this.
   return !is("Range") && !is("Content-Type");
 }
 

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -16,9 +17,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// How long a connection over the limit waits for the place of one that is told to end.
+// Time that a connection over the limit waits for the place of a connection that is told to end.
 constexpr milliseconds kRoomPatience{20};
-// Nobody fills the log from outside.
+// Limits warnings, so that clients cannot fill the log.
 constexpr milliseconds kFullWarnings{10000};
 
 }  // namespace
@@ -28,10 +29,10 @@ absl::StatusOr<std::unique_ptr<HttpListener>> HttpListener::Listen(
     Serve serve) {
   std::unique_ptr<HttpListener> listener(
       new HttpListener(max_connections, std::move(when_full), std::move(serve)));
-  auto loop = AcceptLoop::Start(address, AcceptLoop::Mode::kBlocking,
-                                [self = listener.get()](int socket) { self->Take(socket); });
-  if (!loop.ok()) return loop.status();
-  listener->loop_ = *std::move(loop);
+  ASSIGN_OR_RETURN(auto loop,
+                   AcceptLoop::Start(address, AcceptLoop::Mode::kBlocking,
+                                     [self = listener.get()](int socket) { self->Take(socket); }));
+  listener->loop_ = std::move(loop);
   return listener;
 }
 
@@ -64,7 +65,7 @@ void HttpListener::Take(int socket) {
   const std::string told = when_full_ ? when_full_() : "";
   send(socket, told.data(), told.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   shutdown(socket, SHUT_WR);
-  char unread[4096];  // what is unread at close would reset the connection and lose the answer
+  char unread[4096];  // unread bytes at close would reset the connection and lose the answer
   while (recv(socket, unread, sizeof(unread), MSG_DONTWAIT) > 0) {
   }
   close(socket);
@@ -80,7 +81,7 @@ void HttpListener::Run(Connection* connection) {
   changed_.NotifyAll();
 }
 
-// Has the thread of the connection that is missed least end it.
+// Has the thread of the least busy connection end that connection.
 void HttpListener::FreeAPlace() {
   const auto order = [](const auto& entry) {
     return std::pair(entry.second.state, entry.second.since);
@@ -118,7 +119,7 @@ void HttpListener::Stop(milliseconds limit) {
   const auto end = std::chrono::steady_clock::now() + limit;
   {
     const MutexLock lock(mutex_);
-    stopping_ = true;  // nobody is idle from now on
+    stopping_ = true;  // no connection becomes idle from now on
   }
   if (loop_) loop_->Stop();
   const MutexLock lock(mutex_);

@@ -15,9 +15,10 @@
 namespace strata::server {
 
 // A listening TCP socket and a thread for each of its connections, up to a limit. A connection over
-// the limit takes the place of the one that has waited longest for its next request, or, where none
-// waits, of the one whose request has been on its way longest; where all are being answered, it is
-// told so and closed. So connections that say nothing, or say it slowly, keep nobody out.
+// the limit takes the place of the connection that has waited longest for its next request or, if
+// none waits, of the one whose request has been on its way longest. If all are being answered, the
+// new one is told so and closed. So connections that send nothing, or send slowly, keep no client
+// out.
 //
 // Threads: Stop from any thread.
 class HttpListener {
@@ -25,14 +26,14 @@ class HttpListener {
   class Connection {
    public:
     int socket() const { return socket_; }
-    // Waits for the next request's first byte. False when the connection should end instead: the
-    // client has closed it, was idle for `limit` (0: any time), or the listener wants the place or
-    // stops.
+    // Waits for the next request's first byte. False if the connection should end instead: the
+    // client has closed it, it was idle for `limit` (0: any time), or the listener wants the place
+    // or stops.
     bool WaitForRequest(std::chrono::milliseconds limit);
-    // The next request's first byte is here already. False when the listener wants the place.
+    // Call when the next request's first byte is here. False if the listener wants the place.
     bool BeginRequest() { return listener_->Enter(this, State::kReading); }
-    // A request is here whole: the place is the connection's until it waits again. False when the
-    // listener has taken it.
+    // Call when a whole request is here: the connection then keeps its place until it waits again.
+    // False if the listener has taken the place.
     bool BeginAnswer() { return listener_->Enter(this, State::kAnswering); }
     bool stopping() const;
 
@@ -46,8 +47,8 @@ class HttpListener {
   using Serve = std::function<void(Connection* connection)>;
 
   // `address` is HOST:PORT; port 0 picks a free one. UNAVAILABLE, one line with the system's
-  // reason, where the address cannot be listened on. `when_full` makes what a connection over the
-  // limit is told; empty: nothing.
+  // reason, if the address cannot be listened on. `when_full` makes the text for a connection over
+  // the limit; empty: no text.
   static absl::StatusOr<std::unique_ptr<HttpListener>> Listen(
       const std::string& address, size_t max_connections, std::function<std::string()> when_full,
       Serve serve);
@@ -62,7 +63,7 @@ class HttpListener {
   void Stop(std::chrono::milliseconds limit);
 
  private:
-  // In the order in which places are taken away; from kAnswering on they are not.
+  // In the order in which places are taken away; from kAnswering on they are kept.
   enum class State { kIdle, kReading, kAnswering, kCut };
   struct Place {
     State state = State::kIdle;
@@ -75,7 +76,7 @@ class HttpListener {
   void Take(int socket);
   void FreeAPlace() STRATA_REQUIRES(mutex_);
   void Run(Connection* connection);
-  // False, with nothing changed, for a connection that has been cut, or should end as it is idle.
+  // False, with nothing changed, for a connection that has been cut, or that should end while idle.
   bool Enter(Connection* connection, State state);
 
   const size_t max_connections_;

@@ -8,14 +8,14 @@
 
 namespace strata::server {
 
-// One HTTP request as a handler sees it, and its answer: what stands between the library that
-// speaks HTTP and those who know what is said.
+// One HTTP request as a handler sees it, and its answer: the interface between the HTTP library and
+// the handlers.
 struct HttpCall {
-  std::string_view body;      // as long as the call
-  std::string_view path;      // decoded; as long as the call
+  std::string_view body;      // valid during the call
+  std::string_view path;      // decoded; valid during the call
   std::string request_id;     // the client's X-Request-Id, else drawn; for logs, not unique
   std::string authorization;  // the client's; may be empty
-  int socket = -1;  // to poll for the client's hanging up; not to be read, written or closed
+  int socket = -1;            // to poll for the client's hang-up; not to be read, written or closed
 };
 
 struct HttpReply {
@@ -24,9 +24,9 @@ struct HttpReply {
   std::string body = {};
   std::vector<std::pair<std::string, std::string>> headers = {};
 
-  // Instead of `body`: called once, after the headers are out, on the connection's thread. `write`
-  // blocks until the system has taken the bytes; false: the client is gone, or has read nothing for
-  // the write timeout.
+  // Used in place of `body`: called once, after the headers are out, on the connection's thread.
+  // `write` blocks until the system has taken the bytes; false: the client is gone, or has read
+  // nothing for the write timeout.
   using Write = std::function<bool(std::string_view bytes)>;
   std::function<void(const Write& write)> stream = {};
 };

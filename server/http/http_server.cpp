@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/http/cors.h"
 #include "server/http/http_head.h"
 #include "server/http/http_socket.h"
@@ -18,7 +19,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kReadTimeout{10000};
-constexpr size_t kRequestsAConnection = 1'000'000;  // only said to the client, not counted
+constexpr size_t kRequestsAConnection = 1'000'000;  // only announced to the client, not counted
 constexpr size_t kFraming = size_t{64} << 10;       // of a body that comes in chunks
 
 constexpr char kRequestId[] = "x-request-id";
@@ -32,14 +33,14 @@ std::string Full() {
       R"({"error":{"message":"too many connections","type":"server_error","param":null,"code":"overloaded"}})");
 }
 
-// A connection's bytes as the library reads and writes them, and how far a request may go: so many
-// bytes of headers, then so many of a body, all of them by a deadline.
+// A connection's bytes as the library reads and writes them, within a request's limits: bytes of
+// headers, then bytes of a body, all by a deadline.
 class SocketStream final : public httplib::Stream {
  public:
   SocketStream(HttpSocket* socket, const HttpOptions* options)
       : socket_(socket), options_(options) {}
 
-  // A request begins, headers first; they have ended.
+  // Begins a request with its headers; then begins its body.
   void BeginRequest() {
     head_ = HttpHead();
     in_head_ = true;
@@ -54,7 +55,7 @@ class SocketStream final : public httplib::Stream {
   }
   bool in_head() const { return in_head_; }
   const HttpHead& head() const { return head_; }
-  // The part of the request that was being read is as long as it may be.
+  // Whether the current part of the request has reached its limit.
   bool exhausted() const { return left_ == 0; }
 
   bool is_readable() const override { return true; }  // a read waits
@@ -76,7 +77,7 @@ class SocketStream final : public httplib::Stream {
   socket_t socket() const override { return socket_->socket(); }
 
  private:
-  // As read(): 0 where the request may go no further.
+  // As read(): 0 if the request may go no further.
   ssize_t Receive(char* bytes, size_t size) {
     if (left_ == 0) return 0;
     const HttpSocket::Time patience = HttpSocket::Time::clock::now() + kReadTimeout;
@@ -85,7 +86,8 @@ class SocketStream final : public httplib::Stream {
     return count > 0 ? static_cast<ssize_t>(count) : -1;
   }
 
-  // The next line of the head that is for the library; without its end where the head is too long.
+  // Reads the next line of the head that the library may see; without its end if the head is too
+  // long.
   ssize_t ReceiveLine() {
     do {
       line_.clear();
@@ -114,7 +116,7 @@ class SocketStream final : public httplib::Stream {
 void Fill(const HttpReply& reply, httplib::Response* response) {
   response->status = reply.status;
   for (const auto& [name, value] : reply.headers) response->set_header(name, value);
-  if (reply.status == 204) return;  // which has no body
+  if (reply.status == 204) return;  // has no body
   if (!reply.stream) {
     response->set_content(reply.body, reply.content_type);
     return;
@@ -132,8 +134,8 @@ void Fill(const HttpReply& reply, httplib::Response* response) {
       });
 }
 
-// The library's parser, router and writer for one connection: sockets and threads are ours, as the
-// library's own pool would let a few open streams keep everybody else waiting.
+// The library's parser, router and writer for one connection. Sockets and threads are ours: with
+// the library's own pool a few open streams would keep all others waiting.
 class Connection final : public httplib::Server {
  public:
   Connection(const HttpOptions& options, const HttpRoutes& routes, size_t payload_limit,
@@ -171,7 +173,7 @@ class Connection final : public httplib::Server {
           if (stream_->exhausted()) {
             if (stream_->in_head()) {
               response.status = 431;
-            } else if (response.status == 400) {  // of chunks, as nobody said how many
+            } else if (response.status == 400) {  // of chunks, whose size was not announced
               response.status = 413;
             }
           }
@@ -186,7 +188,7 @@ class Connection final : public httplib::Server {
     });
   }
 
-  // Reads one request and answers it; whether another may follow.
+  // Reads one request and answers it; returns whether another may follow.
   bool Exchange(bool last) {
     bool closed = false;
     stream_->BeginRequest();
@@ -195,7 +197,7 @@ class Connection final : public httplib::Server {
       request.path = routes_.Canonical(request.path);
       const HttpHead& head = stream_->head();
       if (head.has_length() || head.chunked()) return;
-      request.set_header("Content-Length", "0");  // else the library waits for all that may come
+      request.set_header("Content-Length", "0");  // otherwise the library waits for a body
     };
     return process_request(*stream_, last, closed, complete) && !closed && !last && !lost_;
   }
@@ -208,7 +210,7 @@ class Connection final : public httplib::Server {
     if (request.body.size() > payload_limit_) {  // it came in chunks
       return Fill(HttpError(413, WhatIsWrong(413, request)), response);
     }
-    if (!place_->BeginAnswer()) return Lose();  // nobody hears it any more
+    if (!place_->BeginAnswer()) return Lose();  // the place is taken: nobody reads the answer
     Fill(route.handler(CallOf(request)), response);
   }
 
@@ -220,14 +222,14 @@ class Connection final : public httplib::Server {
             .socket = stream_->socket()};
   }
 
-  // The client's, or the one that is drawn where it gave none.
+  // The client's id, or a drawn one if it gave none.
   const std::string& RequestId() {
     if (request_id_.empty()) request_id_ = stream_->head().request_id();
     if (request_id_.empty()) request_id_ = DrawRequestId();
     return request_id_;
   }
 
-  // Adds what every answer has.
+  // Adds the headers of every answer.
   void Complete(httplib::Response* response) {
     response->set_header(kRequestId, RequestId());
     for (const auto& [name, value] : options_.cors.ForAnswer(stream_->head().origin())) {
@@ -236,19 +238,19 @@ class Connection final : public httplib::Server {
     if (response->status == 204) response->headers.erase("Content-Length");
     if (!lost_) return;
     for (const char* name : {"Connection", "Keep-Alive"}) response->headers.erase(name);
-    response->set_header("Connection", "close");  // once, whether the client said so as well or not
+    response->set_header("Connection", "close");  // once, even if the client asked for it too
   }
 
-  // Whether the library reads the request to its end, if it is let. Of a GET it leaves the body; of
-  // one in chunks what comes instead of a chunk's line end is lost.
+  // Whether the library would read the request to its end. It leaves a GET's body unread; in a body
+  // of chunks it loses the bytes in place of a chunk's line end.
   bool ReadsBody(const httplib::Request& request) const {
     const HttpHead& head = stream_->head();
     return !head.has_body() || (!head.chunked() && request.method == "POST");
   }
 
-  // Answers what needs no body, or shall not have it read; else false. A GET is answered here too:
-  // the library's router would match a pattern against the path, and the standard library's
-  // patterns take stack for each character.
+  // Answers requests that need no body, or whose body must not be read; false for all others. A GET
+  // is answered here too: the library's router would match a pattern against the path, and the
+  // standard library's patterns take stack for each character.
   bool AnswerUnread(const httplib::Request& request, httplib::Response* response) {
     const HttpHead& head = stream_->head();
     if (const std::optional<HttpReply> reply = ReplyUnread(request)) {
@@ -262,9 +264,9 @@ class Connection final : public httplib::Server {
     return true;
   }
 
-  // Refuses a request that ends in more than one way, who may not ask, a method that the path does
-  // not have, and a body that would be unpacked to any size. A browser's question beforehand comes
-  // without a key.
+  // Refuses a request with an ambiguous end, a caller without a valid key, a method that the path
+  // does not have, and a body that would be unpacked to any size. A browser's preflight comes
+  // without a key, so it is answered first.
   std::optional<HttpReply> ReplyUnread(const httplib::Request& request) {
     const HttpHead& head = stream_->head();
     if (!head.error().empty()) return HttpError(400, head.error());
@@ -300,7 +302,7 @@ class Connection final : public httplib::Server {
     return reply;
   }
 
-  // With what the library refuses by itself.
+  // The message, also for errors that the library finds by itself.
   std::string WhatIsWrong(int status, const httplib::Request& request) const {
     if (status == 404) return absl::StrCat("nothing at ", request.path);
     if (status == 413) {
@@ -326,7 +328,7 @@ class Connection final : public httplib::Server {
   SocketStream* const stream_;
   HttpListener::Connection* const place_;
   std::string request_id_;  // of this exchange; empty: not asked for yet
-  bool lost_ = false;       // where in the connection's bytes the next request begins is unknown
+  bool lost_ = false;       // the start of the next request in the connection's bytes is unknown
 };
 
 }  // namespace
@@ -335,12 +337,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(HttpOptions option
                                                               size_t payload_limit) {
   std::unique_ptr<HttpServer> server(new HttpServer(std::move(options), payload_limit));
   HttpServer* const self = server.get();
-  auto listener = HttpListener::Listen(
-      self->options_.address, self->options_.max_connections,
-      self->options_.tls == nullptr ? Full : std::function<std::string()>(),
-      [self](HttpListener::Connection* place) { self->ServeConnection(place); });
-  if (!listener.ok()) return listener.status();
-  self->listener_ = *std::move(listener);
+  ASSIGN_OR_RETURN(auto listener,
+                   HttpListener::Listen(
+                       self->options_.address, self->options_.max_connections,
+                       self->options_.tls == nullptr ? Full : std::function<std::string()>(),
+                       [self](HttpListener::Connection* place) { self->ServeConnection(place); }));
+  self->listener_ = std::move(listener);
   return server;
 }
 

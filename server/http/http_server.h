@@ -20,8 +20,8 @@
 
 namespace strata::server {
 
-// Asked when a request's headers are there, before its body is read, which is empty in `call`: the
-// answer that refuses the request, if one does.
+// Called when a request's headers have arrived, before its body is read; `call.body` is empty.
+// Returns the answer that refuses the request, or nullopt.
 using HttpGate = std::function<std::optional<HttpReply>(const HttpCall& call)>;
 
 struct HttpOptions {
@@ -29,35 +29,34 @@ struct HttpOptions {
   std::chrono::milliseconds write_timeout{60000};
   size_t max_connections = 1024;
   std::chrono::milliseconds idle_timeout{75000};     // of a connection between requests; 0: none
-  std::chrono::milliseconds request_timeout{30000};  // until a request is there whole
+  std::chrono::milliseconds request_timeout{30000};  // until a whole request has arrived
   std::chrono::milliseconds handshake_timeout{10000};
-  std::chrono::milliseconds max_age{};     // then a connection ends with its answer; 0: never
+  std::chrono::milliseconds max_age{};     // an older connection ends after its answer; 0: never
   size_t header_limit = size_t{16} << 10;  // bytes of a request line and all headers
   const TlsStore* tls = nullptr;           // null: without TLS; outlives the server
-  HttpGate gate;                           // empty: everybody is served
+  HttpGate gate;                           // empty: every request is served
   Cors cors;
   std::vector<HttpRoute> routes;
 };
 
-// HTTP/1.1 with keep-alive over HttpListener: one thread a connection, so that a handler may block.
-// A request whose bytes stop coming for 10 s is given up; what fits no route is answered with 404,
-// a method that a path does not have with 405, in OpenAI's form like every error. Every answer has
-// the header x-request-id: the client's own, or one that is drawn. A compressed body is refused:
-// how long it gets unpacked is known too late. A body is taken as it is, whatever its Content-Type;
-// Range is not known.
+// HTTP/1.1 with keep-alive over HttpListener: one thread for each connection, so that a handler may
+// block. A request whose bytes stop coming for 10 s is given up. An unknown path is answered with
+// 404, a method that a path does not have with 405, in OpenAI's form like every error. Every answer
+// has the header x-request-id: the client's own, or a drawn one. A compressed body is refused: its
+// unpacked size is known too late. The body is read for any Content-Type; Range is ignored.
 class HttpServer {
  public:
-  // Listens and answers from here on. UNAVAILABLE as HttpListener::Listen.
+  // Listens and answers from now on. UNAVAILABLE as HttpListener::Listen.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(HttpOptions options,
                                                            size_t payload_limit);
 
-  // Bytes of a request's body; more is answered with 413, as are over 64 KiB beside those of a body
-  // in chunks. For connections that are made from now on.
+  // Limit on the bytes of a request's body; more is answered with 413, and so is a body in chunks
+  // with more than 64 KiB of framing. For connections made from now on.
   void set_payload_limit(size_t bytes) { payload_limit_ = bytes; }
 
   const std::string& address() const { return listener_->address(); }
 
-  // As HttpListener::Stop. A handler that waits for more than its client must have been told
+  // As HttpListener::Stop. A handler that waits for anything but its client must be told to end
   // before.
   void Stop(std::chrono::milliseconds limit) { listener_->Stop(limit); }
 

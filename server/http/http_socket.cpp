@@ -48,7 +48,8 @@ HttpSocket::~HttpSocket() {
   ERR_clear_error();  // of this thread
 }
 
-// Waits for what the session lacks after a call that ended with `result`; false when it is over.
+// Waits for the bytes or room that the session needs after `result`; false when the session is
+// over.
 bool HttpSocket::WaitAsTlsWants(int result, Time deadline) {
   switch (SSL_get_error(tls_, result)) {
     case SSL_ERROR_WANT_READ:
@@ -58,7 +59,7 @@ bool HttpSocket::WaitAsTlsWants(int result, Time deadline) {
     case SSL_ERROR_ZERO_RETURN:
       return false;
     default:
-      in_session_ = false;  // nothing more may be said in it
+      in_session_ = false;  // nothing more may be sent in it
       return false;
   }
 }

@@ -25,10 +25,11 @@ class HttpSocket {
 
   int socket() const { return socket_; }
 
-  // TLS's, before anything else; false when there is no session by `deadline`, or none is agreed.
+  // TLS's handshake, before anything else; false if there is no session by `deadline`, or no
+  // agreement.
   bool Handshake(Time deadline);
 
-  // Whether bytes are here already that poll() does not tell of.
+  // Whether bytes have arrived that poll() does not report.
   bool has_unread() const;
   // At least one byte and at most `size`; 0 at the end of the connection, and at `deadline`.
   size_t Read(char* bytes, size_t size, Time deadline);
@@ -37,8 +38,9 @@ class HttpSocket {
   // Whether there is room for bytes within `limit`, and the peer has not closed its side.
   bool IsWritable(std::chrono::milliseconds limit) const;
 
-  // Says that no more comes, then reads for a while what the peer is still sending: closing on it
-  // would reset the connection, and the peer would not see the answer that says what was wrong.
+  // Announces the end of our bytes, then reads for a while the bytes that the peer is still
+  // sending. Closing at once would reset the connection, and the peer would not see the answer that
+  // names its error.
   void Linger();
 
  private:
@@ -48,7 +50,7 @@ class HttpSocket {
   const int socket_;
   const std::shared_ptr<const TlsIdentity> identity_;  // null: plain
   SSL* tls_ = nullptr;
-  bool in_session_ = false;  // TLS: agreed, and not broken
+  bool in_session_ = false;  // TLS: agreed on, and not broken
   std::array<char, 8192> buffer_;
   size_t begin_ = 0;  // [begin_, end_) of the buffer is unread
   size_t end_ = 0;

@@ -5,6 +5,8 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/error_details.h"
+#include "kernels/status_macros.h"
 #include "server/openai/openai_completion.h"
 #include "server/openai/openai_json.h"
 #include "server/openai/openai_request.h"
@@ -27,7 +29,7 @@ OpenAi::OpenAi(const GenerationContext& context, int max_generations,
           names.empty() ? std::vector<std::string>{context.engine->model().name} : std::move(names),
           context.engine->model().max_positions) {}
 
-// A completion's place among those that run, until it is let go.
+// A completion's place among the running ones, until destruction.
 struct OpenAi::Place {
   explicit Place(std::atomic<int>* all) : taken(all), number(all->fetch_add(1) + 1) {}
   ~Place() { taken->fetch_sub(1); }
@@ -35,26 +37,27 @@ struct OpenAi::Place {
   Place& operator=(const Place&) = delete;
 
   std::atomic<int>* const taken;
-  const int number;  // how many there were with this one
+  const int number;  // places taken, including this one
 };
 
 absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller, const Place& place,
                            std::shared_ptr<OpenAiCompletion>* completion) {
-  auto request = ParseCompletion(call.body);
-  if (!request.ok()) return request.status();
-  if (absl::Status status = models_.Check(request->model); !status.ok()) return status;
+  ASSIGN_OR_RETURN(auto request, ParseCompletion(call.body));
+  RETURN_IF_ERROR(models_.Check(request.model));
   if (place.number > max_generations_) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "http: ", max_generations_, " completions run or wait over HTTP, which is the limit"));
+    return engine::InField(
+        "http", absl::ResourceExhaustedError(absl::StrCat(
+                    max_generations_, " completions run or wait over HTTP, which is the limit")));
   }
-  const std::string id = request->request_id.empty() ? call.request_id : request->request_id;
-  request->generation.log_id = id;
-  request->generation.caller = std::move(caller);
-  auto started = OpenAiCompletion::Start(
-      context_, *std::move(request),
-      {.id = absl::StrCat("cmpl-", id), .created = Now(), .model = models_.name()}, call.socket);
-  if (!started.ok()) return started.status();
-  *completion = *std::move(started);
+  const std::string id = request.request_id.empty() ? call.request_id : request.request_id;
+  request.generation.log_id = id;
+  request.generation.caller = std::move(caller);
+  ASSIGN_OR_RETURN(auto started,
+                   OpenAiCompletion::Start(
+                       context_, std::move(request),
+                       {.id = absl::StrCat("cmpl-", id), .created = Now(), .model = models_.name()},
+                       call.socket));
+  *completion = std::move(started);
   return absl::OkStatus();
 }
 
@@ -71,7 +74,7 @@ HttpReply OpenAi::Complete(const HttpCall& call) {
     return StatusReply(status);
   }
   if (!completion->streams()) return completion->Whole();
-  // Until it is known that the request will run, an error can still be the answer's status.
+  // Before the request is known to run, an error can still be the answer's status.
   OpenAiCompletion::Event first = completion->Next();
   if (const auto* ended = std::get_if<absl::Status>(&first.content); ended && !ended->ok()) {
     return StatusReply(*ended);

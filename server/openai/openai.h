@@ -14,12 +14,12 @@ namespace strata::server {
 
 class OpenAiCompletion;
 
-// OpenAI's API for one model. Each call blocks its thread as long as it generates.
+// OpenAI's API for one model. Each call blocks its thread while it generates.
 // Threads: every method may be called from any thread.
 class OpenAi {
  public:
-  // At most `max_generations` at a time; more are answered with 429. `names` are those of the
-  // model, the first is the one that answers carry; empty: the engine's.
+  // At most `max_generations` run at a time; more are answered with 429. `names` are the names of
+  // the model; answers carry the first; empty: the engine's name.
   OpenAi(const GenerationContext& context, int max_generations,
          std::vector<std::string> names = {});
 

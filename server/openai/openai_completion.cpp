@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {
@@ -63,13 +64,12 @@ absl::StatusOr<std::unique_ptr<OpenAiCompletion>> OpenAiCompletion::Start(
   std::unique_ptr<OpenAiCompletion> completion(
       new OpenAiCompletion(context, std::move(head), socket));
   completion->request_ = std::move(request);
-  auto generation = BlockingGeneration::Start(context, completion->SplitPrompts());
-  if (!generation.ok()) return generation.status();
-  completion->generation_ = *std::move(generation);
+  ASSIGN_OR_RETURN(auto generation, BlockingGeneration::Start(context, completion->SplitPrompts()));
+  completion->generation_ = std::move(generation);
   return completion;
 }
 
-// A generation's request for each prompt. Only an echo needs the text once more.
+// Makes a generation request for each prompt. Only an echo needs to keep the text.
 std::vector<GenerationRequest> OpenAiCompletion::SplitPrompts() {
   std::vector<GenerationRequest> requests;
   prompts_.resize(request_.prompts.size());
@@ -85,7 +85,7 @@ std::vector<GenerationRequest> OpenAiCompletion::SplitPrompts() {
     request.prompt = std::move(text);
   }
   request_.prompts.clear();
-  request_.generation.caller.reset();  // the generations' to end
+  request_.generation.caller.reset();  // the generations end the caller's request
   return requests;
 }
 
@@ -119,7 +119,7 @@ void OpenAiCompletion::Stream(Event event, const HttpReply::Write& write) {
   write(absl::StrCat(last, ServerSentEvent("[DONE]")));
 }
 
-// As far as it has come.
+// The usage so far.
 std::optional<CompletionUsage> OpenAiCompletion::ChunkUsage() const {
   return request_.continuous_usage ? std::optional(usage_) : std::nullopt;
 }
@@ -170,14 +170,14 @@ CompletionChoice OpenAiCompletion::TakeFinished(size_t prompt, const GenerationF
   return piece;
 }
 
-// An end-of-sequence id of the model, not one of the request's stop ids.
+// Whether `token` is an end-of-sequence id of the model, not one of the request's stop ids.
 bool OpenAiCompletion::EndsByItself(int32_t token) const {
   const std::vector<int32_t>& ids = context_.engine->model().eos_ids;
   return !request_.generation.ignore_eos.value_or(false) &&
          std::ranges::find(ids, token) != ids.end();
 }
 
-// A piece of a choice, the first time with what is said of its prompt.
+// Begins a piece of a choice; the first piece includes the fields about its prompt.
 CompletionChoice OpenAiCompletion::Begin(size_t number, int32_t index) {
   const Prompt& prompt = prompts_[number];
   CompletionChoice piece;
@@ -218,7 +218,8 @@ void OpenAiCompletion::BeginLogprobs(const Prompt& prompt, LogprobsWriter* write
   writer->set_offset(CountCharacters(choice->text));
 }
 
-// As it was given; of token ids, their text, but for a character that the output completes.
+// The prompt's text as given; for token ids their text, without a character that the output
+// completes.
 std::string OpenAiCompletion::PromptText(const Prompt& prompt) const {
   if (!prompt.text.empty()) return prompt.text;
   auto bytes = context_.tokenizer->Decode(prompt.ids, request_.generation.skip_special_tokens);

@@ -16,14 +16,15 @@
 
 namespace strata::server {
 
-// One completion from its acceptance on. Choice p * n + i is sequence i of prompt p. Ends what it
-// runs when it is destroyed. One thread.
+// One completion after its acceptance. Choice p * n + i is sequence i of prompt p. Destruction ends
+// its generations. One thread.
 class OpenAiCompletion {
  public:
   using Event = BlockingGeneration::Event;
 
-  // Errors as BlockingGeneration::Start. `head` is what every answer says; `socket` is polled for
-  // the client's hanging up. What `context` points to must outlive the completion.
+  // Errors as BlockingGeneration::Start. `head` is the common part of every answer; `socket` is
+  // polled for the client's hang-up. The objects that `context` points to must outlive the
+  // completion.
   static absl::StatusOr<std::unique_ptr<OpenAiCompletion>> Start(const GenerationContext& context,
                                                                  CompletionRequest request,
                                                                  CompletionHead head, int socket);
@@ -33,21 +34,21 @@ class OpenAiCompletion {
 
   // The whole answer, or the error that ended it.
   HttpReply Whole();
-  // As server-sent events, from `event`, the first, on. An error after it is an event of its own;
+  // Server-sent events, beginning with `event`, the first. A later error is an event of its own;
   // [DONE] is always last.
   void Stream(Event event, const HttpReply::Write& write);
 
  private:
-  // A prompt and what came of it.
+  // A prompt, and its ids and logprobs.
   struct Prompt {
-    std::string text;  // as it was given; empty: as its tokens spell it
+    std::string text;  // as given; empty: the text of its tokens
     std::vector<int32_t> ids;
     BlockingGeneration::PromptLogprobs logprobs;
   };
-  // One of the choices as it comes.
+  // One of the choices while it is generated.
   struct Sequence {
     bool begun = false;
-    std::optional<LogprobsWriter> writer;  // where log-probabilities are asked for
+    std::optional<LogprobsWriter> writer;  // if log-probabilities are asked for
   };
 
   OpenAiCompletion(const GenerationContext& context, CompletionHead head, int socket)
@@ -65,9 +66,9 @@ class OpenAiCompletion {
   const GenerationContext context_;
   const CompletionHead head_;
   const int socket_;
-  CompletionRequest request_;  // its prompts moved on
+  CompletionRequest request_;  // its prompts have been moved out
   std::vector<Prompt> prompts_;
-  std::vector<Sequence> sequences_;  // by choice, as far as they have been heard of
+  std::vector<Sequence> sequences_;  // by choice, up to the last with an event
   CompletionUsage usage_;
   std::unique_ptr<BlockingGeneration> generation_;
 };

@@ -60,11 +60,11 @@ constexpr std::string_view kIgnored[] = {
 
 struct Unsupported {
   std::string_view name;
-  const char* harmless = "";  // JSON of a value that asks for nothing, beside empty ones
+  const char* harmless = "";  // JSON of a value that asks for nothing, besides empty values
 };
 
 constexpr Unsupported kUnsupported[] = {
-    // OpenAI's
+    // OpenAI's fields
     {"audio"},
     {"function_call", R"("none")"},
     {"functions"},
@@ -81,7 +81,7 @@ constexpr Unsupported kUnsupported[] = {
     {"top_logprobs"},
     {"verbosity"},
     {"web_search_options"},
-    // vLLM's
+    // vLLM's fields
     {"chat_template"},
     {"chat_template_kwargs"},
     {"detokenize", "true"},
@@ -104,7 +104,7 @@ constexpr Unsupported kUnsupported[] = {
     {"truncation_side", R"("left")"},
     {"use_beam_search"},
     {"vllm_xargs"},
-    // llama.cpp's and others'
+    // Fields of llama.cpp and others
     {"dry_multiplier", "0"},
     {"dynatemp_range", "0"},
     {"grammar"},

@@ -5,10 +5,8 @@
 #include <string>
 #include <utility>
 
-#include "engine/base/error_code.h"
-#include "engine/base/retry_after.h"
+#include "engine/base/error_details.h"
 #include "nlohmann/json.hpp"
-#include "server/base/error_field.h"
 
 namespace strata::server {
 namespace {
@@ -30,8 +28,8 @@ json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
   }
   json top_logprobs = json::array();
   for (size_t i = 0; i < logprobs->top_logprobs.size(); ++i) {
-    json top;  // null where the token has none
-    // The first of several equal texts stands: the likeliest.
+    json top;  // null if the token has none
+    // The first of several equal texts stays: the likeliest.
     for (const auto& [text, logprob] : logprobs->top_logprobs[i])
       top.emplace(text, Finite(logprob));
     top_logprobs.push_back(std::move(top));
@@ -45,7 +43,7 @@ json LogprobsJson(const std::optional<CompletionLogprobs>& logprobs) {
 json PromptLogprobsJson(const CompletionPromptLogprobs& tokens) {
   json list = json::array();
   for (const std::vector<PromptToken>& token : tokens) {
-    json& entry = list.emplace_back();  // null where the token has none
+    json& entry = list.emplace_back();  // null if the token has none
     for (const auto& [id, logprob, rank, text] : token) {
       entry.emplace(std::to_string(id),
                     json{{"logprob", Finite(logprob)}, {"rank", rank}, {"decoded_token", text}});
@@ -144,8 +142,11 @@ HttpReply StatusReply(const absl::Status& status) {
   const std::string message(status.message());
   const int code = HttpStatusOf(status.code());
   const bool names_field = code == 400 || code == 404;
-  HttpReply reply = HttpError(code, message, names_field ? FieldOf(message) : "",
-                              code == 401 ? "invalid_api_key" : engine::ErrorCodeOf(status));
+  const std::string error_code = code == 401   ? "invalid_api_key"
+                                 : code == 429 ? "rate_limit_exceeded"
+                                               : engine::ErrorCodeOf(status);
+  HttpReply reply =
+      HttpError(code, message, names_field ? engine::FieldOf(status) : "", error_code);
   if (const auto delay = engine::RetryAfterOf(status)) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay);
     reply.headers = {{"Retry-After", std::to_string(seconds.count())}};

@@ -21,8 +21,8 @@ struct CompletionHead {
   std::string model;
 };
 
-// vLLM's prompt_logprobs: by token of the prompt, the first has none, the token itself and the
-// likeliest.
+// vLLM's prompt_logprobs: for each token of the prompt the token itself and the likeliest; the
+// first token has none.
 struct PromptToken {
   int32_t id = 0;
   float logprob = 0;
@@ -36,11 +36,11 @@ struct CompletionChoice {
   std::string text;
   std::optional<CompletionLogprobs> logprobs;
   std::optional<engine::FinishReason> finish_reason;  // null while it goes on
-  // vLLM's stop_reason: the request's stop id or stop string that ended it.
+  // vLLM's stop_reason: the request's stop id or stop string that ended the choice.
   std::optional<int32_t> stop_token;
   std::string stop_string;
-  // vLLM's, each left out unless asked for.
-  std::optional<std::vector<int32_t>> token_ids;            // those that end the output included
+  // vLLM's fields, each left out unless asked for.
+  std::optional<std::vector<int32_t>> token_ids;            // including ids that end the output
   std::optional<std::vector<int32_t>> prompt_token_ids;     // in the first piece
   std::optional<CompletionPromptLogprobs> prompt_logprobs;  // likewise
 };
@@ -51,19 +51,20 @@ struct CompletionUsage {
   int32_t completion_tokens = 0;
 };
 
-// The prompt's own, with at most `top` of the likeliest of each. `logprobs`: [ids - 1].
+// The logprobs of the prompt's own tokens, with at most `top` of the likeliest of each. `logprobs`:
+// [ids - 1].
 CompletionPromptLogprobs PromptLogprobsOf(const Tokenizer& tokenizer, std::span<const int32_t> ids,
                                           std::span<const engine::TokenLogprobs> logprobs,
                                           int32_t top);
 
-// In one line. Without a usage the key is left out.
+// One line. Without a usage the key is left out.
 std::string CompletionJson(const CompletionHead& head, const std::vector<CompletionChoice>& choices,
                            const std::optional<CompletionUsage>& usage);
 
 // INVALID_ARGUMENT 400, UNAUTHENTICATED 401, NOT_FOUND 404, ALREADY_EXISTS 409, RESOURCE_EXHAUSTED
-// 429, UNAVAILABLE 503, DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500; the
-// field that the message of a 400 or 404 names is the error's param, its code is
-// ErrorCodeOf(status).
+// 429, UNAVAILABLE 503, DEADLINE_EXCEEDED 504, UNIMPLEMENTED 501, CANCELLED 499, else 500. The
+// error's param is FieldOf(status), with 400 and 404; its code is ErrorCodeOf(status), with 401
+// "invalid_api_key" and with 429 "rate_limit_exceeded".
 HttpReply StatusReply(const absl::Status& status);
 
 }  // namespace strata::server

@@ -9,14 +9,14 @@
 namespace strata::server {
 namespace {
 
-// Characters before the one that `byte` belongs to, after `pending`, the start of a character that
-// may go on with it.
+// Characters before the character of `byte`, after `pending`, the start of a character that `byte`
+// may continue.
 int64_t CharactersEnded(const std::string& pending, char byte) {
   std::string bytes = pending + byte;
   std::string text;
   TakeValidUtf8(/*at_end=*/false, &bytes, &text);
   const int64_t ended = CountCharacters(text);
-  return ended > 0 && bytes.empty() ? ended - 1 : ended;  // else the byte's own has not ended
+  return ended > 0 && bytes.empty() ? ended - 1 : ended;  // else the byte's character has not ended
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ void LogprobsWriter::AppendEntry(int32_t id, const engine::TokenLogprobs* logpro
   if (!listed) likeliest.emplace_back(text, logprobs->logprob);
 }
 
-// Adds the token to the text; returns the characters before the one that its first byte belongs to.
+// Adds the token to the text; returns the characters before the character of its first byte.
 int64_t LogprobsWriter::Advance(int32_t id) {
   const std::string_view token = tokenizer_->TokenText(id);
   if (token.empty() || (form_.skip_special && tokenizer_->IsSpecial(id))) return offset_;

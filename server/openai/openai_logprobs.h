@@ -17,38 +17,37 @@ namespace strata::server {
 struct CompletionLogprobs {
   std::vector<std::string> tokens;                   // as text
   std::vector<std::optional<float>> token_logprobs;  // null for the prompt's first
-  // The likeliest, likeliest first, and the token itself where it is none of them. Texts may be the
-  // same: tokens that are parts of a character are all shown as U+FFFD.
+  // The likeliest tokens, likeliest first, and the token itself if it is not among them. Texts may
+  // be equal: tokens that are parts of a character are all shown as U+FFFD.
   std::vector<std::vector<std::pair<std::string, float>>> top_logprobs;
-  std::vector<int64_t> text_offset;  // characters of the text before the one it belongs to
+  std::vector<int64_t> text_offset;  // characters of the text before the token's first character
 };
 
-// How tokens are shown.
+// Form in which tokens are shown.
 struct TokenForm {
-  bool skip_special =
-      true;             // the text leaves special tokens out; their entries have one all the same
-  bool as_ids = false;  // "token_id:42", which no two tokens share
+  bool skip_special = true;  // the text leaves special tokens out; they still have entries
+  bool as_ids = false;       // "token_id:42", unique for each token
 };
 
-// Appends the tokens of one text, in order: their texts, put together, are that text, but for
-// special tokens and for characters of several tokens. Copies go on on their own. The tokenizer
-// must outlive it.
+// Appends the tokens of one text, in order: their texts, put together, are that text, except for
+// special tokens and for characters of several tokens. A copy continues independently. The
+// tokenizer must outlive it.
 class LogprobsWriter {
  public:
   LogprobsWriter(const Tokenizer* tokenizer, TokenForm form);
 
-  // Before the first token: the text continues these, and does not hold them.
+  // Call before the first token: the text continues the text of `ids`, and does not hold it.
   void Prime(std::span<const int32_t> ids);
-  // An entry with at most `top` of the likeliest; without `logprobs` one of nulls.
+  // Appends an entry with at most `top` of the likeliest; without `logprobs` an entry of nulls.
   void Append(int32_t id, const engine::TokenLogprobs* logprobs, int32_t top,
               CompletionLogprobs* out);
-  // The same of the token that ended the text, which does not grow by it.
+  // The same for the token that ended the text; the text does not grow by it.
   void AppendEnd(int32_t id, const engine::TokenLogprobs& logprobs, int32_t top,
                  CompletionLogprobs* out);
-  // The text so far has so many characters: where it is not its tokens' but was given.
+  // Sets the characters of the text so far, if that text was given, not made of tokens.
   void set_offset(int64_t characters) { offset_ = characters; }
 
-  // The token as it is shown next.
+  // The text that the token would be shown as next.
   std::string TextOf(int32_t id) const;
 
  private:
@@ -60,7 +59,7 @@ class LogprobsWriter {
   TokenForm form_;
   TokenDecoderStream stream_;
   std::string pending_;   // the start of a character
-  bool at_start_ = true;  // nothing of the text has come yet
+  bool at_start_ = true;  // no text has come yet
   int64_t offset_ = 0;    // characters of the text that are complete
 };
 

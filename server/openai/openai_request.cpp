@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/serve/request_check.h"
+#include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/base/json_reader.h"
 #include "server/openai/openai_fields.h"
@@ -51,8 +52,8 @@ std::vector<int32_t> ReadIds(const json& value, const char* name, JsonReader* re
   return ids;
 }
 
-// A string, token ids, or a list of strings and of arrays of ids. Errors tell a value's kind alone:
-// they are logged.
+// Reads a string, token ids, or a list of strings and of arrays of ids. Errors name only a value's
+// kind, as they are logged.
 void ReadPrompts(const json& value, JsonReader* reader, CompletionRequest* request) {
   const bool is_list =
       value.is_array() && !value.empty() && (value[0].is_string() || value[0].is_array());
@@ -82,7 +83,7 @@ std::optional<int32_t> Int(JsonReader* reader, const char* name) {
   return static_cast<int32_t>(*value);
 }
 
-// An array of strings; where `or_one`, also a single one.
+// Reads an array of strings; if `or_one`, also a single string.
 std::vector<std::string> ReadStrings(JsonReader* reader, const char* name, bool or_one) {
   const json& value = reader->Value(name);
   std::vector<std::string> strings;
@@ -98,7 +99,7 @@ std::vector<std::string> ReadStrings(JsonReader* reader, const char* name, bool 
   return strings;
 }
 
-// -1 is none; other negative numbers count by their bits.
+// Reads the seed: -1 is none; other negative numbers count by their bits.
 std::optional<uint64_t> ReadSeed(JsonReader* reader) {
   const json& value = reader->Value("seed");
   if (value.is_null()) return std::nullopt;
@@ -138,7 +139,7 @@ void ReadSampling(JsonReader* reader, GenerationRequest* request) {
   request->temperature = reader->OptionalFloat("temperature");
   request->top_p = reader->OptionalFloat("top_p");
   request->top_k = Int(reader, "top_k");
-  if (request->top_k == -1) request->top_k = 0;  // vLLM's way to say all
+  if (request->top_k == -1) request->top_k = 0;  // vLLM's value for all
   request->min_p = reader->OptionalFloat("min_p");
   request->repetition_penalty = reader->OptionalFloat("repetition_penalty");
   request->frequency_penalty = reader->OptionalFloat("frequency_penalty");
@@ -174,11 +175,11 @@ void ReadStreamOptions(JsonReader* reader, CompletionRequest* request) {
   }
 }
 
-// The prompt's log-probabilities are wanted for two reasons; one count serves both.
+// Echo and prompt_logprobs both want the prompt's log-probabilities; one count serves both.
 std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
   const std::optional<int32_t> echoed = request.echo ? request.generation.logprobs : std::nullopt;
   if (!echoed || !request.prompt_logprobs) return echoed ? echoed : request.prompt_logprobs;
-  // A negative one is for the engine to refuse.
+  // The engine refuses a negative number.
   return *request.prompt_logprobs < 0 ? *request.prompt_logprobs
                                       : std::max(*echoed, *request.prompt_logprobs);
 }
@@ -186,11 +187,10 @@ std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
 }  // namespace
 
 absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
-  const absl::StatusOr<json> document = ParseBody(body);
-  if (!document.ok()) return document.status();
+  ASSIGN_OR_RETURN(const json document, ParseBody(body));
   absl::Status status;
-  JsonReader reader(*document, "", &status);
-  CheckCompletionFields(*document, &reader);
+  JsonReader reader(document, "", &status);
+  CheckCompletionFields(document, &reader);
   CompletionRequest request;
   request.model = reader.String("model", "");
   request.request_id = reader.String("request_id", "");

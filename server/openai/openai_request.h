@@ -15,7 +15,7 @@ namespace strata::server {
 // The body of a POST to /v1/completions. The engine checks ranges. A field that Strata does not
 // have is refused by name (openai_fields.h).
 struct CompletionRequest {
-  GenerationRequest generation;  // of each prompt, which it lacks
+  GenerationRequest generation;  // of each prompt, without the prompt itself
   std::vector<std::variant<std::string, std::vector<int32_t>>> prompts;  // at least one
   std::string model;                                                     // empty: not given
   std::string request_id;                                                // vLLM's; empty: not given
@@ -25,10 +25,10 @@ struct CompletionRequest {
   bool continuous_usage = false;           // stream_options.continuous_usage_stats: with each chunk
   bool return_token_ids = false;           // vLLM's: the ids of prompt and output
   bool tokens_as_ids = false;              // vLLM's return_tokens_as_token_ids
-  std::optional<int32_t> prompt_logprobs;  // vLLM's; `generation` also has those that echo wants
+  std::optional<int32_t> prompt_logprobs;  // vLLM's; `generation` also has the count for echo
 };
 
-// INVALID_ARGUMENT, "field: value and what is expected".
+// INVALID_ARGUMENT, "field: value and the expected one".
 absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body);
 
 }  // namespace strata::server

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/base/json_line.h"
 #include "server/base/json_reader.h"
 #include "server/openai/openai_json.h"
@@ -22,24 +23,23 @@ namespace {
 
 using nlohmann::json;
 
-// Parameters of vLLM's other form of /tokenize, that of chats.
+// Parameters of vLLM's other form of /tokenize, for chats.
 constexpr std::array<std::string_view, 7> kOfChats = {
     "messages",      "add_generation_prompt", "continue_final_message",
     "chat_template", "chat_template_kwargs",  "mm_processor_kwargs",
     "tools"};
 
-// Makes the answer from a request's fields; the reader keeps what is wrong with them.
+// Makes the answer from a request's fields; errors in the fields are in the reader.
 using Responder = std::function<absl::StatusOr<json>(JsonReader* reader)>;
 
 absl::StatusOr<json> AnswerTo(std::string_view body, const ServedModels& models,
                               const Responder& respond) {
-  const absl::StatusOr<json> document = ParseBody(body);
-  if (!document.ok()) return document.status();
+  ASSIGN_OR_RETURN(const json document, ParseBody(body));
   absl::Status status;
-  JsonReader reader(*document, "", &status);
+  JsonReader reader(document, "", &status);
   const std::string model = reader.String("model", "");
   if (!status.ok()) return status;
-  if (status = models.Check(model); !status.ok()) return status;
+  RETURN_IF_ERROR(models.Check(model));
   return respond(&reader);
 }
 
@@ -55,7 +55,7 @@ HttpReply ReplyTo(const GenerationContext& context, const ServedModels& models,
   return {.body = JsonLine(*document)};
 }
 
-// Errors tell the kind of what is wrong and nothing of it: it may be a part of a prompt.
+// Reads the prompt. Errors name only a value's kind: it may be a part of a prompt.
 std::string ReadPrompt(JsonReader* reader) {
   const json& prompt = reader->Value("prompt");
   if (prompt.is_string()) return prompt.get<std::string>();
@@ -84,7 +84,7 @@ std::vector<int32_t> ReadTokens(JsonReader* reader) {
   return ids;
 }
 
-// {"content": "<s>", "lstrip": false, ..} is about a token.
+// Whether the value is about a token: {"content": "<s>", "lstrip": false, ..}.
 bool IsToken(const json& value) {
   const auto content = value.is_object() ? value.find("content") : value.end();
   if (!value.is_object() || content == value.end() || !content->is_string()) return false;
@@ -93,7 +93,7 @@ bool IsToken(const json& value) {
   });
 }
 
-// Puts names in place of objects about tokens: fields of a config, in lists or by id.
+// Replaces objects about tokens by the tokens' names, in fields of a config, in lists or by id.
 void NameTokens(int depth, json* value) {
   if (IsToken(*value)) {
     *value = json((*value)["content"]);
@@ -118,16 +118,15 @@ HttpReply OpenAiTokenize::Tokenize(const HttpCall& call) const {
     const bool with_strings = reader->Bool("return_token_strs", false);
     if (!reader->ok()) return reader->status();
     const Tokenizer& tokenizer = *context_.tokenizer;
-    const auto ids = TokensOf(tokenizer, "prompt", prompt, add_special);
-    if (!ids.ok()) return ids.status();
+    ASSIGN_OR_RETURN(const auto ids, TokensOf(tokenizer, "prompt", prompt, add_special));
     json strings;
     if (with_strings) {
       strings = json::array();
-      for (const int32_t id : *ids) strings.push_back(tokenizer.TokenText(id));
+      for (const int32_t id : ids) strings.push_back(tokenizer.TokenText(id));
     }
-    return json{{"count", ids->size()},
+    return json{{"count", ids.size()},
                 {"max_model_len", context_.engine->model().max_positions},
-                {"tokens", *ids},
+                {"tokens", ids},
                 {"token_strs", std::move(strings)}};
   });
 }
@@ -138,9 +137,8 @@ HttpReply OpenAiTokenize::Detokenize(const HttpCall& call) const {
     reader->RefuseOthers(kKnown);
     const std::vector<int32_t> ids = ReadTokens(reader);
     if (!reader->ok()) return reader->status();
-    auto text = TextOf(*context_.tokenizer, "tokens", ids, /*skip_special=*/false);
-    if (!text.ok()) return text.status();
-    return json{{"prompt", *std::move(text)}};
+    ASSIGN_OR_RETURN(auto text, TextOf(*context_.tokenizer, "tokens", ids, /*skip_special=*/false));
+    return json{{"prompt", std::move(text)}};
   });
 }
 
@@ -149,7 +147,7 @@ HttpReply OpenAiTokenize::Info() const {
   const Tokenizer& tokenizer = *context_.tokenizer;
   const engine::ModelInfo& model = context_.engine->model();
   json info = json::parse(tokenizer.config(), nullptr, /*allow_exceptions=*/false);
-  if (!info.is_object()) info = json::object();  // there is none
+  if (!info.is_object()) info = json::object();  // there is no config
   NameTokens(kDepth, &info);
   for (const char* file : {"vocab_file", "merges_file"}) info.erase(file);
   const auto add = [&info](const char* name, json value) {

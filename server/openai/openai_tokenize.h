@@ -21,9 +21,9 @@ class OpenAiTokenize {
   // POST /detokenize {"model"?, "tokens"} ─► {"prompt"}, special tokens included.
   HttpReply Detokenize(const HttpCall& call) const;
 
-  // GET /tokenizer_info ─► the model's tokenizer_config.json, a token's name in place of an object
-  // about it, and what is known besides where that leaves it out: "tokenizer_class",
-  // "model_max_length", "eos_token".
+  // GET /tokenizer_info ─► the model's tokenizer_config.json, with a token's name in place of an
+  // object about it, and "tokenizer_class", "model_max_length" and "eos_token" added if missing and
+  // known.
   HttpReply Info() const;
 
  private:

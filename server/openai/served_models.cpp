@@ -7,7 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/base/error_code.h"
+#include "engine/base/error_details.h"
 #include "server/base/json_line.h"
 #include "server/base/json_reader.h"
 #include "server/base/unicode.h"
@@ -56,9 +56,10 @@ absl::Status ServedModels::Check(const std::string& asked) const {
 absl::Status ServedModels::Find(const std::string& asked) const {
   if (std::ranges::find(names_, asked) != names_.end()) return absl::OkStatus();
   return engine::WithErrorCode(
-      absl::NotFoundError(absl::StrCat("model: ", DescribeJson(asked), " is not served here; \"",
-                                       absl::StrJoin(names_, "\", \""),
-                                       names_.size() == 1 ? "\" is" : "\" are")),
+      engine::InField(
+          "model", absl::NotFoundError(absl::StrCat(DescribeJson(asked), " is not served here; \"",
+                                                    absl::StrJoin(names_, "\", \""),
+                                                    names_.size() == 1 ? "\" is" : "\" are"))),
       "model_not_found");
 }
 

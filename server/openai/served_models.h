@@ -10,13 +10,13 @@
 namespace strata::server {
 
 // INVALID_ARGUMENT unless `text` can be the name of a model: 1 to 256 bytes of UTF-8 without
-// control characters, and no slash at its end, which a path does not keep.
+// control characters, and no slash at its end, which a path would lose.
 absl::Status CheckModelName(const std::string& text);
 
-// The names of the one model that is served over HTTP. Immutable; any thread.
+// The names of the one model served over HTTP. Immutable; any thread.
 class ServedModels {
  public:
-  // REQUIRES: at least one name. Answers carry the first; requests may say any of them.
+  // REQUIRES: at least one name. Answers carry the first; requests may use any of them.
   ServedModels(std::vector<std::string> names, int32_t max_positions);
 
   const std::string& name() const { return names_.front(); }

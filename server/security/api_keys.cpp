@@ -15,6 +15,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "engine/base/error_details.h"
+#include "kernels/status_macros.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 
@@ -60,7 +62,7 @@ bool ParseLimit(const std::string& text, KeyLimits* limits) {
          limits->concurrent > 0;
 }
 
-// What is wrong with a line, empty where nothing is.
+// Parses a line. Returns its error; empty if there is none.
 std::string ParseKeyLine(const std::vector<std::string>& words, KeyLine* line) {
   if (!IsName(words[0])) {
     return absl::StrCat("the name is not 1 to ", kMaxNameBytes, " letters, digits, - _ or .");
@@ -127,9 +129,8 @@ absl::StatusOr<std::string> DrawKey() {
 namespace {
 
 absl::StatusOr<std::vector<KeyLine>> ReadKeyFile(const std::string& path) {
-  const auto text = ReadCredentials("api-keys", path);
-  if (!text.ok()) return text.status();
-  auto lines = ParseKeyLines(*text);
+  ASSIGN_OR_RETURN(const auto text, ReadCredentials("api-keys", path));
+  auto lines = ParseKeyLines(text);
   if (lines.ok()) return lines;
   return absl::InvalidArgumentError(
       absl::StrCat("api-keys: ", path, " ", std::string(lines.status().message())));
@@ -139,10 +140,9 @@ absl::StatusOr<std::vector<KeyLine>> ReadKeyFile(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::Open(const std::string& path) {
   FileStamps stamps({path});
-  const auto lines = ReadKeyFile(path);
-  if (!lines.ok()) return lines.status();
-  if (lines->empty()) spdlog::warn("api-keys: {} holds no keys; nobody may ask", path);
-  return std::unique_ptr<ApiKeys>(new ApiKeys(path, std::move(stamps), *lines));
+  ASSIGN_OR_RETURN(const auto lines, ReadKeyFile(path));
+  if (lines.empty()) spdlog::warn("api-keys: {} holds no keys; nobody may ask", path);
+  return std::unique_ptr<ApiKeys>(new ApiKeys(path, std::move(stamps), lines));
 }
 
 ApiKeys::ApiKeys(std::string path, FileStamps stamps, const std::vector<KeyLine>& lines)
@@ -177,8 +177,9 @@ absl::StatusOr<std::shared_ptr<KeyAccount>> ApiKeys::Find(std::string_view autho
   constexpr size_t kSchemeSize = sizeof(kScheme) - 1;
   if (authorization.size() <= kSchemeSize ||
       !absl::EqualsIgnoreCase(absl::string_view(authorization.data(), kSchemeSize), kScheme)) {
-    return absl::UnauthenticatedError(
-        "api_key: none given; send authorization: Bearer KEY with the request");
+    return engine::InField(
+        "api_key",
+        absl::UnauthenticatedError("none given; send authorization: Bearer KEY with the request"));
   }
   const KeyDigest digest = DigestOf(authorization.substr(kSchemeSize));
   std::shared_ptr<KeyAccount> found;
@@ -187,7 +188,9 @@ absl::StatusOr<std::shared_ptr<KeyAccount>> ApiKeys::Find(std::string_view autho
     const bool same = CRYPTO_memcmp(entry.digest.data(), digest.data(), digest.size()) == 0;
     if (same) found = entry.account;
   }
-  if (!found) return absl::UnauthenticatedError("api_key: not one that is known here");
+  if (!found) {
+    return engine::InField("api_key", absl::UnauthenticatedError("not one that is known here"));
+  }
   return found;
 }
 
@@ -196,9 +199,8 @@ absl::Status ApiKeys::Check(std::string_view authorization) const {
 }
 
 absl::Status ApiKeys::Admit(std::string_view authorization, std::shared_ptr<Caller>* caller) const {
-  auto account = Find(authorization);
-  if (!account.ok()) return account.status();
-  *caller = std::make_shared<Caller>(*std::move(account));
+  ASSIGN_OR_RETURN(auto account, Find(authorization));
+  *caller = std::make_shared<Caller>(std::move(account));
   return (*caller)->Begin();
 }
 

@@ -16,40 +16,40 @@
 
 namespace strata::server {
 
-// SHA-256 of a key. A key is 256 random bits, which nobody finds by trying, so that neither salt
-// nor a slow hash, which guard what people think up, would add anything.
+// SHA-256 of a key. A key is 256 random bits, impossible to find by trying, so neither a salt nor a
+// slow hash is needed; these protect passwords that people choose.
 using KeyDigest = std::array<uint8_t, 32>;
 KeyDigest DigestOf(std::string_view key);
 
-// A line of the key file: "alice sha256:HEX requests_per_second=2.5 concurrent=4", the limits each
-// only where there is one. Spaces separate; a line that begins with # says nothing.
+// A line of the key file: "alice sha256:HEX requests_per_second=2.5 concurrent=4"; each limit is
+// optional. Spaces separate words; a line that begins with # is a comment.
 struct KeyLine {
   std::string name;
   KeyDigest digest{};
   KeyLimits limits;
 };
 std::string KeyLineText(const KeyLine& line);
-// INVALID_ARGUMENT "line N: what is wrong", never with what stands there: it might be a key.
+// INVALID_ARGUMENT "line N: the error", never with the line's text: it might be a key.
 absl::StatusOr<std::vector<KeyLine>> ParseKeyLines(const std::string& text);
 
-// A key that has never been before: "strata_" and 64 hexadecimal digits.
+// A new random key: "strata_" and 64 hexadecimal digits.
 absl::StatusOr<std::string> DrawKey();
 
-// Who may ask. The file is read again when it changes; where that fails, the log says so and the
-// keys before it stay. A name keeps its account, and what runs under it, for as long as it is
-// there.
+// The keys of callers. The file is read again when it changes; if that fails, the log says so and
+// the earlier keys stay. A name keeps its account, and the requests running under it, as long as
+// the name is in the file.
 //
 // Threads: every method from any thread.
 class ApiKeys {
  public:
-  // One line that names file and line where it cannot be used.
+  // One line naming file and line if the file cannot be used.
   static absl::StatusOr<std::unique_ptr<ApiKeys>> Open(const std::string& path);
 
-  // "Bearer KEY" of a request's `authorization`. UNAUTHENTICATED in words. Takes the same time
-  // whatever the key is, and wherever it stands among the others.
+  // Checks "Bearer KEY" of a request's `authorization`. UNAUTHENTICATED in words. Takes the same
+  // time for any key, and for any place among the others.
   absl::Status Check(std::string_view authorization) const;
-  // The same, and a request of that key begins. Where the key is known *caller is set, also where
-  // one of its limits refuses; then errors as KeyAccount::Enter.
+  // The same, and begins a request of that key. *caller is set if the key is known, even if one of
+  // its limits refuses; errors are then as KeyAccount::Enter.
   absl::Status Admit(std::string_view authorization, std::shared_ptr<Caller>* caller) const;
 
  private:

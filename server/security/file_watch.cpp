@@ -46,7 +46,7 @@ void FileWatch::Run() {
   }
 }
 
-// For the interval; false when the watch ends.
+// Waits for the interval; false when the watch ends.
 bool FileWatch::Wait() {
   const auto end = std::chrono::steady_clock::now() + kLookInterval;
   const MutexLock lock(mutex_);

@@ -10,17 +10,17 @@
 
 namespace strata::server {
 
-// What tells that files have been replaced or written to, as they stand now. A secret that is
-// mounted in a container changes by its symbolic link, which is followed.
+// Stamps that show whether files have been replaced or written to. A secret that is mounted in a
+// container changes by its symbolic link, which is followed.
 class FileStamps {
  public:
   explicit FileStamps(std::vector<std::string> paths);
 
-  // Whether the files differ from the last look; what they are now is what the next one compares.
+  // Whether the files differ from the last call; the next call compares with their present state.
   bool Changed();
 
  private:
-  // Device, inode, size, time of change in nanoseconds; empty where there is no file.
+  // Device, inode, size, time of change in nanoseconds; empty if there is no file.
   using Stamp = std::vector<int64_t>;
   static Stamp StampOf(const std::string& path);
 
@@ -31,7 +31,7 @@ class FileStamps {
 // Looks at files once a second, on a thread of its own.
 class FileWatch {
  public:
-  // `stamps` are older than what the owner has read of the files, so that no change is missed.
+  // `stamps` are older than the owner's own reading of the files, so that no change is missed.
   // `on_change` is called on the watch's thread.
   FileWatch(FileStamps stamps, std::function<void()> on_change);
   ~FileWatch();
@@ -40,12 +40,12 @@ class FileWatch {
   void Run();
   bool Wait();
 
-  FileStamps stamps_;  // of the thread
+  FileStamps stamps_;  // the thread's
   const std::function<void()> on_change_;
   Mutex mutex_;
   CondVar wake_;
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // last: starts when the rest stands
+  std::thread thread_;  // last: starts when all the rest is made
 };
 
 }  // namespace strata::server

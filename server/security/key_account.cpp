@@ -4,14 +4,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/retry_after.h"
+#include "engine/base/error_details.h"
 
 namespace strata::server {
 namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-// Until one of those running may have ended.
+// Hint for the time until a running request may have ended.
 constexpr std::chrono::milliseconds kSoon{1000};
 
 double Most(const KeyLimits& limits) { return std::max(1.0, limits.requests_per_second); }
@@ -35,16 +35,18 @@ absl::Status KeyAccount::Enter(Time now) {
   const MutexLock lock(mutex_);
   if (limits_.concurrent > 0 && running_ >= limits_.concurrent) {
     return engine::WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat("api_key: ", name_, " has ", running_,
-                                                  " requests running, which is its limit")),
+        engine::InField("api_key",
+                        absl::ResourceExhaustedError(absl::StrCat(
+                            name_, " has ", running_, " requests running, which is its limit"))),
         kSoon);
   }
   if (limits_.requests_per_second > 0) {
     Refill(now);
     if (allowance_ < 1) {
       return engine::WithRetryAfter(
-          absl::ResourceExhaustedError(absl::StrCat(
-              "api_key: ", name_, " may make ", limits_.requests_per_second, " requests a second")),
+          engine::InField("api_key", absl::ResourceExhaustedError(absl::StrCat(
+                                         name_, " may make ", limits_.requests_per_second,
+                                         " requests a second"))),
           std::chrono::ceil<std::chrono::milliseconds>(
               Seconds((1 - allowance_) / limits_.requests_per_second)));
     }

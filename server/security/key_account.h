@@ -10,13 +10,14 @@
 
 namespace strata::server {
 
-// What the requests of one key may come to. 0: as many as they like.
+// Limits on the requests of one key. 0: no limit.
 struct KeyLimits {
-  double requests_per_second = 0;  // with so many at once, and at least 1, after a pause
+  double requests_per_second = 0;  // as many, and at least 1, at once after a pause
   int32_t concurrent = 0;
 };
 
-// One name of the key file, and what runs under it. Threads: every method from any thread.
+// One name of the key file, and the requests that run under it. Threads: every method from any
+// thread.
 class KeyAccount {
  public:
   using Time = std::chrono::steady_clock::time_point;
@@ -24,11 +25,11 @@ class KeyAccount {
   explicit KeyAccount(std::string name) : name_(std::move(name)) {}
 
   const std::string& name() const { return name_; }
-  // From now on; what runs goes on.
+  // Sets limits for later requests; running ones go on.
   void SetLimits(const KeyLimits& limits);
 
-  // A request begins; Leave ends it. RESOURCE_EXHAUSTED "api_key: name and limit", with when to try
-  // again, where it would be one too many.
+  // Begins a request; Leave ends it. RESOURCE_EXHAUSTED "api_key: name and limit", with the time
+  // until another try, if it is one too many.
   absl::Status Enter(Time now);
   void Leave();
 
@@ -43,8 +44,8 @@ class KeyAccount {
   Time refilled_ STRATA_GUARDED_BY(mutex_);
 };
 
-// Whose request it is, and its place among those of the same key: held until End, or until the last
-// who holds the caller lets go.
+// The account of a request, and its place among the account's requests: held until End, or until
+// the last owner of the caller lets go.
 class Caller {
  public:
   explicit Caller(std::shared_ptr<KeyAccount> account) : account_(std::move(account)) {}
@@ -53,9 +54,9 @@ class Caller {
   Caller& operator=(const Caller&) = delete;
 
   const std::string& key() const { return account_->name(); }
-  // Once. Errors as KeyAccount::Enter.
+  // Call once. Errors as KeyAccount::Enter.
   absl::Status Begin();
-  // Any thread. The request has ended, though its client may still be told of it.
+  // Ends the request, though its client may not know yet. Any thread.
   void End();
 
  private:

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/status_macros.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 
@@ -32,7 +33,7 @@ Bio Open(const std::string& pem) {
   return Bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
 }
 
-// Nobody is asked for a passphrase.
+// Refuses keys with a passphrase instead of asking for it.
 int NoPassphrase(char* /*buffer*/, int /*size*/, int /*write*/, void* /*data*/) { return -1; }
 
 std::vector<Certificate> ParseCertificates(const std::string& pem) {
@@ -104,7 +105,7 @@ absl::Status RequireClients(const std::string& path, const std::string& pem, SSL
   return absl::OkStatus();
 }
 
-// TLS 1.2 and up, nothing kept of a session once it is over.
+// TLS 1.2 and up; no session outlives its connection.
 Context NewContext() {
   Context context(SSL_CTX_new(TLS_server_method()));
   SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
@@ -121,30 +122,27 @@ Context NewContext() {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const TlsIdentity>> TlsIdentity::Load(const TlsFiles& files) {
-  auto cert = ReadCredentials("tls-cert", files.cert);
-  if (!cert.ok()) return cert.status();
-  auto key = ReadCredentials("tls-key", files.key);
-  if (!key.ok()) return key.status();
-  const std::vector<Certificate> chain = ParseCertificates(*cert);
+  ASSIGN_OR_RETURN(auto cert, ReadCredentials("tls-cert", files.cert));
+  ASSIGN_OR_RETURN(auto key, ReadCredentials("tls-key", files.key));
+  const std::vector<Certificate> chain = ParseCertificates(cert);
   if (chain.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("tls-cert: ", files.cert, " holds no certificate in PEM"));
   }
-  if (absl::Status status = CheckDates(files.cert, chain[0].get()); !status.ok()) return status;
+  RETURN_IF_ERROR(CheckDates(files.cert, chain[0].get()));
   Context context = NewContext();
-  absl::Status status = UseCertificate(files, chain, *key, context.get());
+  absl::Status status = UseCertificate(files, chain, key, context.get());
   std::string client_ca;
   if (status.ok() && !files.client_ca.empty()) {
-    auto read = ReadCredentials("tls-client-ca", files.client_ca);
-    if (!read.ok()) return read.status();
-    client_ca = *std::move(read);
+    ASSIGN_OR_RETURN(auto read, ReadCredentials("tls-client-ca", files.client_ca));
+    client_ca = std::move(read);
     status = RequireClients(files.client_ca, client_ca, context.get());
   }
   ERR_clear_error();
   if (!status.ok()) return status;
   const std::shared_ptr<TlsIdentity> identity(new TlsIdentity());
-  identity->cert_ = *std::move(cert);
-  identity->key_ = *std::move(key);
+  identity->cert_ = std::move(cert);
+  identity->key_ = std::move(key);
   identity->client_ca_ = std::move(client_ca);
   identity->context_ = context.release();
   return identity;
@@ -154,9 +152,8 @@ TlsIdentity::~TlsIdentity() { SSL_CTX_free(context_); }
 
 absl::StatusOr<std::unique_ptr<TlsStore>> TlsStore::Open(const TlsFiles& files) {
   FileStamps stamps({files.cert, files.key, files.client_ca});
-  auto identity = TlsIdentity::Load(files);
-  if (!identity.ok()) return identity.status();
-  return std::unique_ptr<TlsStore>(new TlsStore(files, std::move(stamps), *std::move(identity)));
+  ASSIGN_OR_RETURN(auto identity, TlsIdentity::Load(files));
+  return std::unique_ptr<TlsStore>(new TlsStore(files, std::move(stamps), std::move(identity)));
 }
 
 TlsStore::TlsStore(TlsFiles files, FileStamps stamps, std::shared_ptr<const TlsIdentity> identity)

@@ -12,24 +12,24 @@ namespace strata::server {
 
 // Files in PEM. Without a certificate there is no TLS.
 struct TlsFiles {
-  std::string cert;       // the server's, and those up to what clients trust
+  std::string cert;       // the server's, and those up to an authority that clients trust
   std::string key;        // its private key, without a passphrase
-  std::string client_ca;  // who may be a client; empty: anybody
+  std::string client_ca;  // authorities of clients; empty: any client
 };
 
 // A certificate, its key and the authorities of clients, read and checked. Immutable.
 class TlsIdentity {
  public:
-  // INVALID_ARGUMENT or NOT_FOUND, one line that names option and file: not there, not PEM, expired
+  // INVALID_ARGUMENT or NOT_FOUND, one line that names option and file: missing, not PEM, expired
   // or not valid yet, a key that does not belong to the certificate.
   static absl::StatusOr<std::shared_ptr<const TlsIdentity>> Load(const TlsFiles& files);
   ~TlsIdentity();
 
-  // What the files hold.
+  // Contents of the files.
   const std::string& cert() const { return cert_; }
   const std::string& key() const { return key_; }
-  const std::string& client_ca() const { return client_ca_; }  // empty: anybody
-  // For connections that OpenSSL serves. As long as the identity.
+  const std::string& client_ca() const { return client_ca_; }  // empty: any client
+  // For connections that OpenSSL serves. Lives as long as the identity.
   SSL_CTX* context() const { return context_; }
 
  private:
@@ -41,8 +41,8 @@ class TlsIdentity {
   SSL_CTX* context_ = nullptr;
 };
 
-// The identity in use, read again when its files change. What cannot be used is said in the log,
-// and the one before it stays.
+// The identity in use, read again when its files change. If they cannot be used, the log says so
+// and the earlier identity stays.
 //
 // Threads: current() from any thread.
 class TlsStore {

@@ -100,7 +100,7 @@ void AccessLog::Run() {
   }
 }
 
-// Waits for the next line; false when there will be none.
+// Waits for the next line; false when no more will come.
 bool AccessLog::Take(std::string* line, bool* stopping) {
   const MutexLock lock(mutex_);
   while (!stopping_ && lines_.empty()) wake_.Wait(mutex_);
@@ -111,13 +111,13 @@ bool AccessLog::Take(std::string* line, bool* stopping) {
   return true;
 }
 
-// Bytes that a file or a pipe has room for are taken at once; a reader that stands still costs this
-// thread a second a line, and nobody else. Returns the system's error, 0 for none.
+// Writes at once if the file or pipe has room. A reader that stands still costs only this thread, a
+// second a line. Returns the system's error, 0 for none.
 int AccessLog::Write(const std::string& text) {
   pollfd room{.fd = file_, .events = POLLOUT, .revents = 0};
   if (poll(&room, 1, kWriteTimeoutMs) <= 0) return ETIMEDOUT;
   const ssize_t written = write(file_, text.data(), text.size());
-  const int error = written < 0 ? errno : ENOSPC;  // else a part of it found no room
+  const int error = written < 0 ? errno : ENOSPC;  // ENOSPC: only a part found room
   const bool whole = written == static_cast<ssize_t>(text.size());
   if (whole || written > 0) torn_ = !whole;
   return whole ? 0 : error;

@@ -18,7 +18,7 @@ namespace strata::server {
 struct AccessLine {
   std::string front;  // "grpc", "http"
   std::string request_id;
-  std::string key;  // its name in the key file; empty: none was asked for, or none was known
+  std::string key;  // its name in the key file; empty: no key was required, or none was known
   absl::Status status;
   engine::FinishReason reason = engine::FinishReason::kNone;
   double total_seconds = 0;
@@ -31,17 +31,17 @@ struct AccessLine {
 std::string AccessLineJson(const AccessLine& line, std::chrono::system_clock::time_point time);
 
 // One line of JSON for each request, written on a thread of its own, so that a slow disk holds up
-// nobody. A line that cannot be written (the disk is full, nobody reads the pipe, 4,096 lines wait
-// already) is dropped and counted; serving goes on, and so does the log when there is room again.
-// The server's own log gets one warning when that begins and one line when it is over.
+// nothing. A line that cannot be written (the disk is full, the pipe has no reader, 4,096 lines
+// already wait) is dropped and counted; serving goes on, and so does the log when there is room
+// again. The server's own log gets one warning when dropping begins and one line when it ends.
 //
 // Threads: Append from any thread.
 class AccessLog {
  public:
   // Appends to the file at `path`, "-" is stdout. `metrics` must outlive the log. One line naming
-  // the path and the system's reason where it cannot be opened.
+  // the path and the system's reason if it cannot be opened.
   static absl::StatusOr<std::unique_ptr<AccessLog>> Open(const std::string& path, Metrics* metrics);
-  ~AccessLog();  // writes what was appended, as far as the file takes it without delay
+  ~AccessLog();  // writes waiting lines, as far as the file takes them without delay
 
   void Append(AccessLine line);
 
@@ -61,7 +61,7 @@ class AccessLog {
   CondVar wake_;
   std::deque<std::string> lines_ STRATA_GUARDED_BY(mutex_);
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // last: starts when the rest stands
+  std::thread thread_;  // last: starts when all the rest is made
 };
 
 }  // namespace strata::server

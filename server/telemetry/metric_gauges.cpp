@@ -31,7 +31,7 @@ MetricFamily Gauge(const char* name, const char* help, double value) {
   return Gauge(name, help, {Value({}, value)});
 }
 
-// Blocks of a state as bytes of one kind.
+// Bytes of one kind in blocks of a state.
 ClientMetric Bytes(const char* pool, const char* state, int32_t blocks, size_t block_bytes) {
   return Value({{"pool", pool}, {"state", state}},
                static_cast<double>(blocks) * static_cast<double>(block_bytes));

@@ -6,11 +6,11 @@
 #include <utility>
 #include <vector>
 
+#include "engine/base/error_details.h"
 #include "prometheus/counter.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "prometheus/text_serializer.h"
-#include "server/base/error_field.h"
 #include "server/telemetry/metric_gauges.h"
 #include "spdlog/spdlog.h"
 
@@ -51,7 +51,7 @@ Histogram& AddOne(Registry* registry, const char* name, const char* help, const 
   return AddHistogram(registry, name, help).Add({}, bounds);
 }
 
-// One lock for all of a step's values.
+// Takes one lock for all of a step's values.
 void ObserveAll(Histogram* histogram, const Bounds& bounds, std::span<const double> values) {
   if (values.empty()) return;
   std::vector<double> counts(bounds.size() + 1);
@@ -70,9 +70,9 @@ const char* ReasonOf(const engine::FinishedEvent& event) {
   return engine::FinishReasonName(event.reason);
 }
 
-// By whose limit it is: each has the name of its message's field.
+// Reason of a rejection by a limit; the status names the limit as its field.
 const char* ExhaustedOf(const absl::Status& status) {
-  const std::string field = FieldOf(std::string(status.message()));
+  const std::string field = engine::FieldOf(status);
   if (field == "queue") return "queue_full";
   if (field == "api_key") return "key_limit";
   if (field == "http") return "http_limit";
@@ -188,7 +188,7 @@ void Metrics::OnFinished(const std::string& /*request_id*/, const engine::Finish
     s.prompt_tokens.Increment(m.prompt_tokens);
     s.cached_tokens.Increment(m.cached_tokens);
   }
-  if (!event.status.ok()) return;  // cut short: its latencies would say nothing of the server's
+  if (!event.status.ok()) return;  // cut short: its latencies do not measure the server
   s.end_to_end.Observe(m.queue_seconds + m.prefill_seconds + m.decode_seconds);
   s.queue.Observe(m.queue_seconds);
   s.prefill.Observe(m.prefill_seconds);

@@ -10,19 +10,18 @@
 
 namespace strata::server {
 
-// What Prometheus scrapes: vLLM's names for the four series that Kubernetes' inference gateway
-// reads, `strata_` for the rest. Counters and histograms are added to as things happen; gauges are
-// made at the scrape, all from one Engine::Load, so that they agree with each other and with the
-// pool.
+// The series that Prometheus scrapes: vLLM's names for the four that Kubernetes' inference gateway
+// reads, `strata_` for the rest. Counters and histograms grow at each event; gauges are made at the
+// scrape, all from one Engine::Load, so that they agree with each other and with the pool.
 //
-// Tokens are counted, not messages. A request's prompt is counted once, however many sequences it
-// has; sequences and their tokens each for itself. Prompt and cached tokens, and the latencies of a
-// whole sequence, are counted when it ends; time to first token and inter-token latency with the
-// step that made the token. Generated tokens are those that a front is handed: what the engine made
-// after a stop string, or for a client that is gone, is not among them.
+// Tokens are counted, not messages. A request's prompt is counted once, for any number of
+// sequences; sequences and their tokens are counted each. Prompt and cached tokens, and the
+// latencies of a whole sequence, are counted when it ends; time to first token and inter-token
+// latency with the step that made the token. Generated tokens are tokens handed to a front: tokens
+// made after a stop string, or for a client that is gone, do not count.
 //
-// Threads: every method may be called from any thread; the observer's take a short lock for each
-// histogram, no I/O and no allocation that grows with the batch.
+// Threads: every method may be called from any thread. The observer's methods take a short lock for
+// each histogram, do no I/O and make no allocation that grows with the batch.
 class Metrics final : public engine::EngineObserver {
  public:
   Metrics();
@@ -35,7 +34,7 @@ class Metrics final : public engine::EngineObserver {
 
   // A request that was refused, by a front or by Engine::Submit.
   void CountRejection(const absl::Status& status);
-  // Tokens of the output that a front is handed.
+  // Tokens of the output handed to a front.
   void CountGeneratedTokens(size_t count);
   // A line that the access log could not keep.
   void CountDroppedLogLine();

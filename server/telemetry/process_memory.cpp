@@ -15,8 +15,8 @@ namespace strata::server {
 namespace {
 
 constexpr int kArenas = 16;
-// Where they are not set, a freed message of 16 MB raises them for good: each arena may then keep
-// twice as much at its end, where malloc_trim does not look.
+// glibc raises unset thresholds for good when a message of 16 MB is freed: each arena may then keep
+// twice as much at its end, which malloc_trim does not return.
 constexpr int kMapped = 1 << 20, kKeptAtEnd = 1 << 20;
 constexpr size_t kWorthReturning = 16 << 20;
 

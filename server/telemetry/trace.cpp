@@ -48,8 +48,8 @@ Time After(Time begin, double seconds) {
   return begin + nanoseconds(static_cast<int64_t>(seconds * 1e9));
 }
 
-// Events of one file, as text. Times are microseconds since its start; spans are cut to whole
-// nanoseconds by their ends, so that what nests in time nests in the file.
+// Events of one file, as text. Times are microseconds since the file's start. Spans are cut to
+// whole nanoseconds at both ends, so that nesting in time is nesting in the file.
 class Text {
  public:
   Text(Time start, std::string* out) : start_(start), out_(out) {}
@@ -169,7 +169,7 @@ void Trace::OnPhase(const engine::PhaseChange& change) {
 void Trace::OnFinished(const std::string& request_id, const engine::FinishedEvent& event) {
   if (next_ != nullptr) next_->OnFinished(request_id, event);
   const auto found = tracks_.find({request_id, event.index});
-  if (found == tracks_.end()) return;  // one of n that never came to be
+  if (found == tracks_.end()) return;  // one of n that was never forked
   const Time now = std::chrono::steady_clock::now();
   const Track track = found->second;
   tracks_.erase(found);

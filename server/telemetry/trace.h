@@ -17,22 +17,22 @@ namespace strata::server {
 
 // A timeline of the engine in Chrome's trace-event JSON, which Perfetto opens (ui.perfetto.dev):
 //
-//   engine     a span for each step, in it plan, forward, sample and commit; in its arguments how
-//              many sequences and tokens ran. Sampling is spread over the commit and drawn as one.
+//   engine     a span for each step, in it plan, forward, sample and commit; arguments: the numbers
+//              of sequences and tokens. Sampling is spread over the commit and drawn as one.
 //   request    a track for each sequence: queued, prefill, decode, preempted, until it ends
 //   counters   blocks used, sequences running and waiting, after each step
 //
-// Written by a thread of its own, ten times a second, so that no disk holds up the engine. What the
-// queue has no room for is dropped, counted, and said in the log and in the file; a write that
-// fails (the disk is full) ends the trace with one warning, never the server. The file is a JSON
-// array that is closed when the trace ends; after SIGKILL the end is missing, and readers of the
-// format put up with that.
+// Written by a thread of its own, ten times a second, so that no disk holds up the engine. Events
+// without room in the queue are dropped, counted, and reported in the log and in the file. A write
+// that fails (the disk is full) ends the trace with one warning, never the server. The file is a
+// JSON array that is closed when the trace ends; after SIGKILL the end is missing, which readers of
+// the format accept.
 //
-// Threads: the observer's methods, all on the engine's.
+// Threads: the observer's methods, all on the engine's thread.
 class Trace final : public engine::EngineObserver {
  public:
-  // Empties the file at `path`. One line naming it and the system's reason where it cannot be
-  // opened. Tells `next`, which outlives the trace and may be null, what it is told itself.
+  // Empties the file at `path`. One line naming it and the system's reason if it cannot be opened.
+  // Passes all observations on to `next`, which outlives the trace and may be null.
   static absl::StatusOr<std::unique_ptr<Trace>> Open(const std::string& path,
                                                      engine::EngineObserver* next);
   ~Trace() override;  // writes what is queued and closes the array
@@ -49,7 +49,7 @@ class Trace final : public engine::EngineObserver {
 
  private:
   using Time = engine::Request::Time;
-  // Of a step, without its spans; or of a sequence, the beginning or end of a span.
+  // A step, without its spans; or the beginning or end of a sequence's span.
   struct Event {
     enum class Kind : uint8_t { kStep, kBegin, kEnd } kind = Kind::kStep;
     engine::StepStats step = {};

@@ -11,14 +11,14 @@
 
 namespace strata::server {
 
-// From looks at the engine to whether it stands still: work is pending and for `limit` no step has
-// ended. One thread.
+// Decides from looks at the engine whether it stands still: work is pending and no step has ended
+// for `limit`. One thread.
 class StallDetector {
  public:
   using Time = engine::Request::Time;
   explicit StallDetector(std::chrono::milliseconds limit) : limit_(limit) {}
 
-  // Looks come in order of time. Whether the engine stands still now.
+  // Looks come in order of time. Returns whether the engine stands still now.
   bool Look(const engine::Engine::Load& load, Time now);
   bool stalled() const { return stalled_; }
 
@@ -32,12 +32,12 @@ class StallDetector {
 // One line that names the step: "step 7 has run for 61.2 s (3 sequences run, 2 wait)".
 std::string DescribeStall(const engine::Engine::Load& load, StallDetector::Time now);
 
-// Looks at the engine on a thread of its own, and says when it stops, when it goes on, and when its
-// device has failed.
+// Looks at the engine on a thread of its own, and reports when it stops, when it goes on, and when
+// its device has failed.
 class Watchdog {
  public:
-  // `on_change` is called on the watchdog's thread, in turns with kStalled and kServing, or with
-  // kFailed, last of all. The engine must outlive the watchdog.
+  // `on_change` is called on the watchdog's thread, alternately with kStalled and kServing, or with
+  // kFailed as the last call. The engine must outlive the watchdog.
   Watchdog(const engine::Engine* engine, std::chrono::milliseconds limit,
            std::function<void(Health)> on_change);
   ~Watchdog();
@@ -51,7 +51,7 @@ class Watchdog {
   Mutex mutex_;
   CondVar wake_;
   bool stopping_ STRATA_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // last: starts when the rest stands
+  std::thread thread_;  // last: starts when all the rest is made
 };
 
 }  // namespace strata::server

@@ -111,7 +111,7 @@ std::vector<TextSection> AddedTokenMatcher::Split(std::string_view text, bool pa
       continue;
     }
     const TextRange found{i, hit.end};
-    i = hit.end;  // also where the token does not count: nothing shorter is looked for
+    i = hit.end;  // also if the token does not count: no shorter token is tried
     if (hit.token->special && !parse_special) continue;
     if (hit.token->single_word && TouchesWord(text, found)) continue;
     const TextRange range = TakeWhitespace(text, found, *hit.token, covered);

@@ -14,43 +14,43 @@
 
 namespace strata::server {
 
-// A token that is found in the text as it stands, before the model sees any of it.
+// A token that is searched in the text itself, before the model sees any of it.
 struct AddedToken {
   int32_t id = 0;
   std::string content;
-  bool special = false;      // dropped by Decode, and found only where special tokens are parsed
-  bool normalized = true;    // looked for in the normalized text, itself normalized
-  bool single_word = false;  // only where no letter or digit touches it
+  bool special = false;      // dropped by Decode, and found only if special tokens are parsed
+  bool normalized = true;    // searched in the normalized text, itself normalized
+  bool single_word = false;  // found only if no letter or digit touches it
   bool lstrip = false;       // takes the whitespace on its left with it
   bool rstrip = false;
 };
 
 // The field `added_tokens` of a tokenizer.json. INVALID_ARGUMENT for a content or an id that is
-// given twice.
+// there twice.
 absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(JsonReader root);
 
-// A part of a text: a token found in it, or what lies between two.
+// A part of a text: a token found in it, or the text between two tokens.
 struct TextSection {
   TextRange range;
   std::optional<int32_t> token;
 };
 
-// Finds tokens in texts, leftmost first and of several at one place the longest. Time is linear in
+// Finds tokens in texts, leftmost first, and the longest of several at one place. Time is linear in
 // the text for tokens of bounded length. Immutable once the last token is added; any thread.
 class AddedTokenMatcher {
  public:
-  // Looks for `pattern`, the token's content as it stands in the text; nothing happens for an empty
-  // pattern, or one that an earlier token has.
+  // Searches `pattern`, the token's content as spelled in the text, from now on. No effect for an
+  // empty pattern, or the pattern of an earlier token.
   void Add(const AddedToken& token, std::string_view pattern);
 
   // The sections of `text` in order; without `parse_special` special tokens stay text. Sections may
-  // overlap where tokens contend for the same whitespace, as in the reference implementation.
+  // overlap if tokens contend for the same whitespace, as in the reference implementation.
   // REQUIRES: valid UTF-8.
   std::vector<TextSection> Split(std::string_view text, bool parse_special) const;
 
  private:
   struct Hit {
-    const AddedToken* token = nullptr;  // none: nothing starts here
+    const AddedToken* token = nullptr;  // null: no token starts here
     size_t end = 0;
   };
 

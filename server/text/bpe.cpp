@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
+#include "kernels/status_macros.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 
@@ -38,9 +39,9 @@ std::optional<std::pair<std::string_view, std::string_view>> ReadPair(const json
 
 absl::StatusOr<Bpe> Bpe::FromJson(JsonReader model) {
   Bpe bpe;
-  if (absl::Status status = bpe.ReadOptions(model); !status.ok()) return status;
-  if (absl::Status status = bpe.ReadVocabulary(model); !status.ok()) return status;
-  if (absl::Status status = bpe.ReadMerges(model); !status.ok()) return status;
+  RETURN_IF_ERROR(bpe.ReadOptions(model));
+  RETURN_IF_ERROR(bpe.ReadVocabulary(model));
+  RETURN_IF_ERROR(bpe.ReadMerges(model));
   return bpe;
 }
 
@@ -108,7 +109,7 @@ absl::Status Bpe::AddMerge(std::string_view left, std::string_view right, int32_
           Concat("token ", DescribeJson(json(token)), " is not in the vocabulary"));
     }
   }
-  // Of a pair that is listed twice the last counts.
+  // If a pair is listed twice, the last rank counts.
   merges_.insert_or_assign(PairKey(*Find(left), *Find(right)), Merge{rank, *Find(merged)});
   return absl::OkStatus();
 }
@@ -131,7 +132,7 @@ absl::Status Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<in
       return absl::OkStatus();
     }
   }
-  if (absl::Status status = Spell(word, scratch); !status.ok()) return status;
+  RETURN_IF_ERROR(Spell(word, scratch));
   Join(scratch);
   for (const Scratch::Symbol& symbol : scratch->symbols_) {
     if (symbol.alive) ids->push_back(symbol.id);
@@ -139,8 +140,8 @@ absl::Status Bpe::Encode(std::string_view word, Scratch* scratch, std::vector<in
   return absl::OkStatus();
 }
 
-// Fills scratch->symbols_ with the word's characters. An unknown one is held back while it may
-// still fuse with the next; as in the reference implementation byte tokens overtake it.
+// Fills scratch->symbols_ with the word's characters. An unknown character is held back while it
+// may still fuse with the next; as in the reference implementation byte tokens overtake it.
 absl::Status Bpe::Spell(std::string_view word, Scratch* scratch) const {
   std::vector<Scratch::Symbol>& symbols = scratch->symbols_;
   symbols.clear();
@@ -188,8 +189,8 @@ bool Bpe::SpellBytes(std::string_view character, Scratch* scratch) const {
   return true;
 }
 
-// The candidates are a heap, lowest rank first and leftmost among equals; one whose symbols have
-// changed since is dropped when it comes up.
+// Candidates are a heap, lowest rank first and leftmost among equals. A candidate whose symbols
+// have changed since is dropped when it comes up.
 void Bpe::Join(Scratch* scratch) const {
   std::vector<Scratch::Symbol>& symbols = scratch->symbols_;
   const auto at = [&](int32_t i) -> Scratch::Symbol& { return symbols[static_cast<size_t>(i)]; };

@@ -16,14 +16,14 @@
 
 namespace strata::server {
 
-// Ids above this are refused wherever they are read, so that a table by id stays small.
+// Higher ids are refused everywhere, so that a table by id stays small.
 inline constexpr int32_t kMaxTokenId = 16 * 1024 * 1024 - 1;
 
 using StringIdMap = absl::flat_hash_map<std::string, int32_t, StringHash, StringEqual>;
 
-// Byte-pair encoding: a word becomes one symbol for each character, and the neighbours whose merge
-// comes first in the list of merges are joined until none is left. n log n in the word's length.
-// Immutable; any thread.
+// Byte-pair encoding: a word becomes one symbol for each character, then neighbours are joined,
+// always the pair whose merge comes first in the list of merges, until none is left. n log n in the
+// word's length. Immutable; any thread.
 class Bpe {
  public:
   // Buffers that encoding reuses from word to word. One thread.
@@ -47,7 +47,7 @@ class Bpe {
   // Reads the object `model` of a tokenizer.json.
   static absl::StatusOr<Bpe> FromJson(JsonReader model);
 
-  // Appends the ids of `word`. FAILED_PRECONDITION when a character needs the unknown token and the
+  // Appends the ids of `word`. FAILED_PRECONDITION if a character needs the unknown token and the
   // vocabulary lacks it. REQUIRES: valid UTF-8 of less than 2 GiB.
   absl::Status Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
 

@@ -11,10 +11,10 @@ namespace strata::server {
 // Appends one character for each byte of `bytes`.
 void AppendByteLevel(std::string_view bytes, std::string* out);
 
-// Appends the bytes that `text` spells; a text with any other character is appended as it is.
+// Appends the bytes spelled by `text`; a text with any other character is appended unchanged.
 void AppendFromByteLevel(std::string_view text, std::string* out);
 
-// The pattern that GPT-2 splits a text with before it merges.
+// GPT-2's pattern for splitting a text before merging.
 inline constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 

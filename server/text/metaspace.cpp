@@ -18,7 +18,7 @@ Metaspace Metaspace::FromJson(JsonReader object) {
   } else if (scheme != "always") {
     object.FailExpected("prepend_scheme", "always, first or never");
   }
-  // The older spelling of "never".
+  // The older form of "never".
   if (object.OptionalBool("add_prefix_space") == false) {
     if (object.Has("prepend_scheme") && metaspace.scheme != PrependScheme::kNever) {
       object.Fail("add_prefix_space", "false contradicts prepend_scheme");

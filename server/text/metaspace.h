@@ -8,14 +8,14 @@ namespace strata::server {
 
 enum class PrependScheme { kAlways, kFirst, kNever };
 
-// The object that Metaspace has in common as pre-tokenizer and as decoder: spaces are spelled as
+// The common fields of Metaspace as pre-tokenizer and as decoder: spaces are spelled as
 // `replacement`, usually U+2581.
 struct Metaspace {
   std::string replacement;  // one character
   PrependScheme scheme = PrependScheme::kAlways;
   bool split = true;
 
-  // What is wrong stands in the reader's status.
+  // Errors are in the reader's status.
   static Metaspace FromJson(JsonReader object);
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/status_macros.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 #include "server/text/pattern.h"
@@ -62,9 +63,9 @@ class ReplaceNormalizer : public Normalizer {
 
   absl::Status Apply(size_t max_size, std::string* text) const override {
     std::vector<TextRange> matches;
-    if (absl::Status status = pattern_.NewSearch()(*text, &matches); !status.ok()) return status;
+    RETURN_IF_ERROR(pattern_.NewSearch()(*text, &matches));
     const size_t grown = text->size() + matches.size() * content_.size();
-    if (absl::Status status = CheckTextSize(grown, max_size); !status.ok()) return status;
+    RETURN_IF_ERROR(CheckTextSize(grown, max_size));
     std::string out;
     out.reserve(grown);
     size_t copied = 0;
@@ -111,8 +112,8 @@ class NormalizerSequence : public Normalizer {
       : steps_(std::move(steps)) {}
   absl::Status Apply(size_t max_size, std::string* text) const override {
     for (const auto& step : steps_) {
-      if (absl::Status status = step->Apply(max_size, text); !status.ok()) return status;
-      if (absl::Status status = CheckTextSize(text->size(), max_size); !status.ok()) return status;
+      RETURN_IF_ERROR(step->Apply(max_size, text));
+      RETURN_IF_ERROR(CheckTextSize(text->size(), max_size));
     }
     return absl::OkStatus();
   }
@@ -121,7 +122,7 @@ class NormalizerSequence : public Normalizer {
   const std::vector<std::unique_ptr<Normalizer>> steps_;
 };
 
-// Null, with the reader's status set, where the object is wrong.
+// Null, with the reader's status set, if the object is wrong.
 std::unique_ptr<Normalizer> Parse(JsonReader object) {
   const std::string type = object.String("type");
   if (!object.ok()) return nullptr;

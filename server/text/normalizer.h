@@ -10,8 +10,8 @@
 
 namespace strata::server {
 
-// How long a text may become: a file whose steps let it grow without end must not exhaust memory.
-// What grows most in earnest, NFKD of Arabic ligatures, is 11 times as long.
+// Longest text after normalization: a file whose steps let a text grow without end must not exhaust
+// memory. The largest real growth, NFKD of Arabic ligatures, is 11 times.
 constexpr size_t MaxGrownBytes(size_t size) { return (size_t{1} << 20) + 32 * size; }
 
 // INVALID_ARGUMENT when `size` is more than `max_size`.
@@ -23,11 +23,11 @@ class Normalizer {
  public:
   virtual ~Normalizer() = default;
 
-  // INVALID_ARGUMENT when the text grows past `max_size`; its value is unspecified then.
-  // REQUIRES: `*text` is valid UTF-8. It stays so.
+  // INVALID_ARGUMENT if the text grows past `max_size`; its value is then unspecified. REQUIRES:
+  // `*text` is valid UTF-8. It stays so.
   virtual absl::Status Apply(size_t max_size, std::string* text) const = 0;
 
-  // NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, StripAccents or Sequence; null where
+  // NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, StripAccents or Sequence; null if
   // `root` has no normalizer. INVALID_ARGUMENT names any other.
   static absl::StatusOr<std::unique_ptr<Normalizer>> FromJson(JsonReader root);
 };

@@ -3,6 +3,8 @@
 #include <memory>
 #include <utility>
 
+#include "kernels/status_macros.h"
+
 namespace strata::server {
 
 absl::StatusOr<Pattern> Pattern::FromJson(JsonReader owner) {
@@ -22,10 +24,9 @@ absl::StatusOr<Pattern> Pattern::FromJson(JsonReader owner) {
 }
 
 absl::StatusOr<Pattern> Pattern::FromRegex(std::string_view regex) {
-  absl::StatusOr<Regex> compiled = Regex::Compile(regex);
-  if (!compiled.ok()) return compiled.status();
+  ASSIGN_OR_RETURN(Regex compiled, Regex::Compile(regex));
   Pattern pattern;
-  pattern.regex_ = *std::move(compiled);
+  pattern.regex_ = std::move(compiled);
   return pattern;
 }
 

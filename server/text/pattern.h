@@ -13,8 +13,8 @@
 
 namespace strata::server {
 
-// Replaces `*matches` with what was found in the text: ascending, without overlap. One search
-// serves many texts and one thread.
+// Replaces `*matches` with the matches in the text: ascending, without overlap. One search serves
+// many texts and one thread.
 using Search = std::function<absl::Status(std::string_view text, std::vector<TextRange>* matches)>;
 
 // The field `pattern` of Split and Replace: {"String": "..."} or {"Regex": "..."}.
@@ -32,7 +32,7 @@ class Pattern {
   Pattern() = default;
 
   std::string literal_;
-  std::optional<Regex> regex_;  // where there is none, the literal counts
+  std::optional<Regex> regex_;  // nullopt: the literal counts
 };
 
 }  // namespace strata::server

@@ -9,7 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-// The ids of the special token that a template names, from the template's own table.
+// The ids of a special token named in a template, from the template's own table.
 std::vector<int32_t> SpecialTokenIds(JsonReader processor, const std::string& name) {
   JsonReader entry = processor.Object("special_tokens").Object(name);
   std::vector<int32_t> ids;
@@ -28,7 +28,7 @@ std::vector<int32_t> SpecialTokenIds(JsonReader processor, const std::string& na
   return ids;
 }
 
-// Puts the template's tokens around what `frame` holds already.
+// Puts the template's tokens around the tokens already in `frame`.
 void AddTemplate(JsonReader processor, TokenFrame* frame) {
   TokenFrame outer;
   bool seen_text = false;
@@ -53,7 +53,7 @@ void AddTemplate(JsonReader processor, TokenFrame* frame) {
 
 void Add(JsonReader processor, TokenFrame* frame) {
   const std::string type = processor.String("type");
-  if (!processor.ok() || type == "ByteLevel") return;  // ByteLevel changes offsets alone
+  if (!processor.ok() || type == "ByteLevel") return;  // ByteLevel changes only offsets
   if (type == "TemplateProcessing") {
     AddTemplate(processor, frame);
   } else if (type == "Sequence") {

@@ -8,14 +8,14 @@
 
 namespace strata::server {
 
-// The special tokens that encoding puts around a text: what the field `post_processor` of a
-// tokenizer.json comes to where there is one text and no offsets.
+// The special tokens that encoding puts around a text: the effect of the field `post_processor` of
+// a tokenizer.json on one text without offsets.
 struct TokenFrame {
   std::vector<int32_t> before;
   std::vector<int32_t> after;
 
-  // ByteLevel, TemplateProcessing or Sequence; an empty frame where `root` has none.
-  // INVALID_ARGUMENT names any other.
+  // ByteLevel, TemplateProcessing or Sequence; an empty frame if `root` has none. INVALID_ARGUMENT
+  // names any other.
   static absl::StatusOr<TokenFrame> FromJson(JsonReader root);
 };
 

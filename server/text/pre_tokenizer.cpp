@@ -4,6 +4,7 @@
 #include <string_view>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 #include "server/text/byte_level.h"
@@ -75,9 +76,8 @@ class ByteLevelPreTokenizer : public PreTokenizer {
           text);
     }
     if (pattern_) {
-      absl::Status status =
-          SplitPieces(pattern_->NewSearch(), SplitBehavior::kIsolated, /*invert=*/false, text);
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(
+          SplitPieces(pattern_->NewSearch(), SplitBehavior::kIsolated, /*invert=*/false, text));
     }
     RespellPieces([](std::string_view piece, std::string* out) { AppendByteLevel(piece, out); },
                   text);
@@ -125,9 +125,8 @@ class PreTokenizerSequence : public PreTokenizer {
   absl::Status Apply(PreTokenizedText* text) const override {
     const size_t max_size = MaxGrownBytes(text->text.size());
     for (const auto& step : steps_) {
-      if (absl::Status status = step->Apply(text); !status.ok()) return status;
-      absl::Status status = CheckTextSize(text->text.size(), max_size);
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(step->Apply(text));
+      RETURN_IF_ERROR(CheckTextSize(text->text.size(), max_size));
     }
     return absl::OkStatus();
   }
@@ -168,7 +167,7 @@ std::unique_ptr<PreTokenizer> ParseMetaspace(JsonReader object) {
   return std::make_unique<MetaspacePreTokenizer>(std::move(metaspace), std::move(mark));
 }
 
-// Null, with the reader's status set, where the object is wrong.
+// Null, with the reader's status set, if the object is wrong.
 std::unique_ptr<PreTokenizer> Parse(JsonReader object) {
   const std::string type = object.String("type");
   if (!object.ok()) return nullptr;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 #include "server/text/regex_syntax.h"
@@ -20,13 +21,13 @@ constexpr size_t kMaxPatternBytes = size_t{64} << 10;
 constexpr uint32_t kMaxNesting = 100;
 constexpr uint32_t kHeapLimitKib = 64 * 1024;
 
-// PCRE2 counts backtracking for each place where a match might start. A long run of one character
-// costs its length there, so the limit grows with the text.
+// PCRE2 counts backtracking for each possible start of a match. A long run of one character costs
+// its length at each start, so the limit grows with the text.
 constexpr size_t kMatchLimit = 1'000'000;
 constexpr size_t kMatchLimitPerByte = 16;
 
-// The limit above bounds one start, not all of them: a pattern may still be quadratic. So a search
-// advances in windows of starts, and a clock is read between them.
+// The limit above bounds one start, not all: a pattern may still be quadratic. So a search advances
+// in windows of starts, and reads a clock between them.
 constexpr size_t kWindowBytes = 256;
 constexpr std::chrono::seconds kMaxSearchTime{10};
 
@@ -67,25 +68,24 @@ absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
     return absl::InvalidArgumentError(
         Concat("a pattern of ", pattern.size(), " bytes is longer than ", kMaxPatternBytes));
   }
-  const absl::StatusOr<std::string> translated = TranslateOniguruma(pattern);
-  if (!translated.ok()) return translated.status();
+  ASSIGN_OR_RETURN(const std::string translated, TranslateOniguruma(pattern));
 
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_parens_nest_limit(context.get(), kMaxNesting);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
-  // Oniguruma's ^ and $ are those of lines.
+  // Oniguruma's ^ and $ match at lines.
   constexpr uint32_t kOptions =
       PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT;
   int error = 0;
   size_t offset = 0;
   auto code = std::make_unique<Code>();
-  code->compiled.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated->data()),
-                                     translated->size(), kOptions, &error, &offset, context.get()));
+  code->compiled.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()),
+                                     translated.size(), kOptions, &error, &offset, context.get()));
   if (code->compiled == nullptr) {
     return absl::InvalidArgumentError(
-        Concat("pattern ", *translated, ": ", ErrorMessage(error), " at offset ", offset));
+        Concat("pattern ", translated, ": ", ErrorMessage(error), " at offset ", offset));
   }
-  // Where there is no JIT, or no memory for it, the interpreter does the same more slowly.
+  // Without JIT, or memory for it, the interpreter gives the same matches more slowly.
   pcre2_jit_compile(code->compiled.get(), PCRE2_JIT_COMPLETE);
   return Regex(std::move(code));
 }

@@ -20,10 +20,10 @@ struct TextRange {
   friend bool operator==(const TextRange&, const TextRange&) = default;
 };
 
-// A pattern of a tokenizer file, on PCRE2. The files are written for Oniguruma; what the two read
-// differently is rewritten (\s, \w, \b, \h, "x{1,3}+"), and what cannot be is refused at Compile:
-// nested and intersected character classes, the inline option m, and what starts with "(*".
-// Immutable; any thread.
+// A pattern of a tokenizer file, on PCRE2. The files are written for Oniguruma. Syntax that the two
+// read differently is rewritten (\s, \w, \b, \h, "x{1,3}+"); syntax that cannot be rewritten is
+// refused at Compile: nested and intersected character classes, the inline option m, and text that
+// starts with "(*". Immutable; any thread.
 class Regex {
  public:
   // INVALID_ARGUMENT with PCRE2's message and the offset.
@@ -49,8 +49,8 @@ class RegexMatcher {
   ~RegexMatcher();
 
   // Replaces `*matches` with the matches in `text`, leftmost first, without overlap; an empty match
-  // counts unless it touches the match before it. A pattern that backtracks without end is given
-  // up with INVALID_ARGUMENT. REQUIRES: valid UTF-8.
+  // counts unless it touches the match before it. INVALID_ARGUMENT for a pattern that backtracks
+  // without end. REQUIRES: valid UTF-8.
   absl::Status FindAll(std::string_view text, std::vector<TextRange>* matches);
 
  private:

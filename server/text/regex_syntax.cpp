@@ -13,12 +13,12 @@
 namespace strata::server {
 namespace {
 
-// Members of a character class. PCRE2's own \s has U+180E besides; its \w, and so its \b, lacks
-// marks and has every number. Oniguruma has Latin-1's superscripts and fractions alone.
+// Members of a character class. PCRE2's own \s also has U+180E; its \w, and so its \b, lacks marks
+// and has every number. Of numbers Oniguruma only has Latin-1's superscripts and fractions.
 constexpr std::string_view kWordMembers =
     R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
 
-// What stands for the escape \`letter` as a member of a class; empty where PCRE2 reads it alike.
+// Replacement of the escape \`letter` inside a class; empty if PCRE2 reads it alike.
 std::string_view Members(char letter) {
   switch (letter) {
     case 's':
@@ -34,7 +34,7 @@ std::string_view Members(char letter) {
   }
 }
 
-// What stands for it elsewhere; empty where PCRE2 reads it alike.
+// Replacement of the escape outside a class; empty if PCRE2 reads it alike.
 std::string Atom(char letter) {
   const std::string word = Concat("[", kWordMembers, "]");
   switch (letter) {
@@ -110,7 +110,7 @@ class Translator {
     Copy(ReadUtf8(pattern_, position_).size);
   }
 
-  // An escape with its argument in braces: \p{Lu}, \x{85}.
+  // Length of an escape, including an argument in braces: \p{Lu}, \x{85}.
   size_t EscapeLength() const {
     const std::string_view rest = Rest();
     if (rest.size() < 3 || rest[2] != '{' || !absl::StrContains("pPxoNgk", rest[1])) {
@@ -186,7 +186,7 @@ class Translator {
       if (c == 'm') return Refuse("the inline option m");
       if (c != 'i' && c != 'x' && c != '-') break;
     }
-    // What follows, up to the colon of options or the "=" or "!" of a lookaround, is no atom.
+    // The text up to the colon of options, or to the "=" or "!" of a lookaround, is no atom.
     size_t count = 0;
     while (count < Rest().size() && absl::StrContains("ix-:=!<>", Rest()[count])) ++count;
     Copy(count);
@@ -225,7 +225,7 @@ class Translator {
   const std::string_view pattern_;
   size_t position_ = 0;
   std::string out_;
-  size_t atom_start_ = 0;  // in out_, of what a quantifier would apply to
+  size_t atom_start_ = 0;  // in out_, of the atom that a quantifier would apply to
   std::vector<size_t> group_starts_;
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/status_macros.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {
@@ -14,7 +15,7 @@ struct Segment {
   bool is_match;
 };
 
-// Covers [0, size) with the matches and what lies between them.
+// Covers [0, size) with the matches and the text between them.
 void CoverWithSegments(size_t size, const std::vector<TextRange>& matches, bool invert,
                        std::vector<Segment>* segments) {
   segments->clear();
@@ -42,7 +43,7 @@ bool JoinsNeighbour(SplitBehavior behavior, bool is_match, bool neighbour_is_mat
   return false;
 }
 
-// Joins segments in place as `behavior` says; each keeps whether its last part was a match.
+// Joins segments in place as `behavior` says; each records whether its last part was a match.
 void JoinSegments(SplitBehavior behavior, std::vector<Segment>* segments) {
   const bool backwards = behavior == SplitBehavior::kMergedWithNext;
   if (backwards) std::reverse(segments->begin(), segments->end());
@@ -79,7 +80,7 @@ absl::Status SplitPieces(const Search& search, SplitBehavior behavior, bool inve
   const std::vector<TextRange> pieces = std::exchange(text->pieces, {});
   for (const TextRange& piece : pieces) {
     const auto content = std::string_view(text->text).substr(piece.begin, piece.size());
-    if (absl::Status status = search(content, &matches); !status.ok()) return status;
+    RETURN_IF_ERROR(search(content, &matches));
     CoverWithSegments(piece.size(), matches, invert, &segments);
     JoinSegments(behavior, &segments);
     for (const auto& [range, is_match] : segments) {

@@ -5,11 +5,11 @@
 
 #include "absl/status/status.h"
 #include "server/text/pattern.h"
-#include "server/text/pre_tokenizer.h"
+#include "server/text/pre_tokenized_text.h"
 
 namespace strata::server {
 
-// What becomes of the matches; "the-final--countdown" split at "-":
+// Treatment of the matches; "the-final--countdown" split at "-":
 enum class SplitBehavior {
   kRemoved,             // the final countdown
   kIsolated,            // the - final - - countdown
@@ -20,12 +20,12 @@ enum class SplitBehavior {
 
 std::optional<SplitBehavior> SplitBehaviorFromName(std::string_view name);
 
-// Splits every piece of `*text` at what `search` finds in it, or with `invert` at what lies between
-// the finds. Empty pieces are dropped.
+// Splits every piece of `*text` at the matches of `search` in it, or with `invert` at the text
+// between the matches. Empty pieces are dropped.
 absl::Status SplitPieces(const Search& search, SplitBehavior behavior, bool invert,
                          PreTokenizedText* text);
 
-// A search for the characters of a class, each a match of its own.
+// A search for characters of a class, each a match of its own.
 Search SearchChars(bool (*is_match)(char32_t));
 
 }  // namespace strata::server

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/base/error_details.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {
@@ -12,7 +13,7 @@ namespace {
 constexpr size_t kMaxStrings = 16;
 constexpr size_t kMaxBytes = 256;
 
-// Of Knuth, Morris and Pratt.
+// The failure function of Knuth, Morris and Pratt.
 std::vector<size_t> Fallbacks(std::string_view text) {
   std::vector<size_t> fallback(text.size() + 1, 0);
   size_t length = 0;
@@ -29,20 +30,18 @@ std::vector<size_t> Fallbacks(std::string_view text) {
 absl::StatusOr<StopStrings> StopStrings::Create(std::vector<std::string> strings, bool include) {
   std::erase(strings, "");
   if (strings.size() > kMaxStrings) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("stop: ", strings.size(), " strings is not at most ", kMaxStrings));
+    return engine::InvalidField("stop", strings.size(), " strings is not at most ", kMaxStrings);
   }
   StopStrings result;
   result.include_ = include;
   for (size_t i = 0; i < strings.size(); ++i) {
     std::string& text = strings[i];
     if (text.size() > kMaxBytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("stop: ", text.size(), " bytes at ", i, " is not at most ", kMaxBytes));
+      return engine::InvalidField("stop", text.size(), " bytes at ", i, " is not at most ",
+                                  kMaxBytes);
     }
     if (const auto offset = FindInvalidUtf8(text)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("stop: the string at ", i, " is not UTF-8 at byte ", *offset));
+      return engine::InvalidField("stop", "the string at ", i, " is not UTF-8 at byte ", *offset);
     }
     std::vector<size_t> fallback = Fallbacks(text);
     result.patterns_.push_back({.text = std::move(text), .fallback = std::move(fallback)});
@@ -89,7 +88,7 @@ void StopMatcher::Finish(std::string* out) {
   held_.clear();
 }
 
-// The longest string that ends with this byte; null: none.
+// The longest string that ends with this byte; null if none does.
 const StopStrings::Pattern* StopMatcher::Advance(char byte) {
   const StopStrings::Pattern* longest = nullptr;
   for (size_t i = 0; i < matched_.size(); ++i) {

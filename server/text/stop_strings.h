@@ -14,16 +14,16 @@ namespace strata::server {
 // Texts that end an output. Immutable; any thread.
 class StopStrings {
  public:
-  // None.
+  // No stop strings.
   StopStrings() = default;
-  // An empty string asks for nothing. INVALID_ARGUMENT, "stop: ...": more than 16, or one that is
-  // over 256 bytes or not UTF-8.
+  // Empty strings have no effect. INVALID_ARGUMENT, "stop: ...": more than 16, or one that is over
+  // 256 bytes or not UTF-8.
   static absl::StatusOr<StopStrings> Create(std::vector<std::string> strings, bool include);
 
   // For an output that leaves special tokens out: a special token whose text is one of the strings
-  // ends the output all the same.
+  // still ends the output.
   void AddSpecialTokens(const Tokenizer& tokenizer);
-  // The special token ends the output.
+  // Whether the special token ends the output.
   bool EndsAt(int32_t token) const;
   bool include() const { return include_; }
 
@@ -32,7 +32,7 @@ class StopStrings {
 
   struct Pattern {
     std::string text;
-    // [text.size() + 1]: of each prefix, the length of the longest shorter prefix that it ends
+    // [text.size() + 1]: for each prefix, the length of the longest shorter prefix that it ends
     // with.
     std::vector<size_t> fallback;
   };
@@ -42,10 +42,10 @@ class StopStrings {
   bool include_ = false;  // a stop string is part of the output
 };
 
-// Looks for stop strings in a text that comes in pieces, and holds back what may be the start of
-// one: whatever the pieces, the text that comes out is the same. The match that ends first wins,
-// the longest of those that end together. One for each sequence, one thread; the strings must
-// outlive it. The pieces of valid UTF-8 come out in pieces of valid UTF-8.
+// Searches stop strings in a text that comes in pieces, and holds back the possible start of one:
+// the output is the same for any pieces. The match that ends first wins, and the longest of several
+// that end together. One for each sequence, one thread; the strings must outlive it. Pieces of
+// valid UTF-8 come out in pieces of valid UTF-8.
 //
 //   StopMatcher matcher(&strings);
 //   std::string out;
@@ -55,22 +55,22 @@ class StopMatcher {
  public:
   explicit StopMatcher(const StopStrings* strings);
 
-  // Appends to `*out` what is settled. True when a stop string ends within this piece: then `*out`
-  // ends before the stop string, or after it where it is included, and nothing may follow. Not
-  // `armed`, a stop string that ends within this piece does not count.
+  // Appends the settled text to `*out`. Returns true if a stop string ends within this piece:
+  // `*out` then ends before the stop string, or after it if included, and nothing may follow.
+  // Unless `armed`, a stop string that ends within this piece does not count.
   bool Push(std::string_view piece, bool armed, std::string* out);
 
   // Appends the rest. Call once, after the last piece, unless Push was true.
   void Finish(std::string* out);
 
-  // The stop string that was met, once Push was true.
+  // The stop string found, once Push was true.
   const std::string& met() const { return met_; }
 
  private:
   const StopStrings::Pattern* Advance(char byte);
 
   const StopStrings* strings_;
-  std::vector<size_t> matched_;  // of each string, how much of it the text ends with
+  std::vector<size_t> matched_;  // for each string, the length of its prefix at the text's end
   std::string held_;
   std::string met_;
 };

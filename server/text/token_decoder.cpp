@@ -58,7 +58,7 @@ class ByteLevelStep : public TokenDecoder::TokenStep {
   }
 };
 
-// The first token's marks are those that encoding put in front.
+// Turns marks into spaces, but drops the first token's marks: encoding put them in front.
 class MetaspaceStep : public TokenDecoder::TokenStep {
  public:
   explicit MetaspaceStep(Metaspace metaspace) : metaspace_(std::move(metaspace)) {}
@@ -85,7 +85,7 @@ class StripStep : public TokenDecoder::TokenStep {
 };
 
 std::unique_ptr<const TokenDecoder::TokenStep> ParseReplace(JsonReader object) {
-  // A pattern over decoded text has no use that a string does not serve.
+  // Decoded text needs no pattern: a string is enough.
   const std::string from = object.Object("pattern").String("String");
   if (object.ok() && from.empty()) object.FailExpected("pattern", "{\"String\": some text}");
   return std::make_unique<ReplaceStep>(from, object.String("content"));

@@ -12,8 +12,8 @@
 
 namespace strata::server {
 
-// Spells tokens as text: the field `decoder` of a tokenizer.json, which is a chain of steps. Up to
-// the step that joins the tokens (Fuse, ByteLevel) a step sees one token, after it the whole text.
+// Spells tokens as text: the field `decoder` of a tokenizer.json, a chain of steps. Up to the step
+// that joins the tokens (Fuse, ByteLevel) a step sees one token, after it the whole text.
 // Immutable; any thread.
 class TokenDecoder {
  public:
@@ -30,9 +30,9 @@ class TokenDecoder {
     size_t stop = 0;
   };
 
-  // ByteFallback, ByteLevel, Fuse, Metaspace, Replace (of a string), Strip or Sequence, where what
-  // follows Fuse or ByteLevel is Fuse or Strip. INVALID_ARGUMENT names any other. A `root` without
-  // a decoder joins the tokens with spaces.
+  // ByteFallback, ByteLevel, Fuse, Metaspace, Replace (of a string), Strip or Sequence; after Fuse
+  // or ByteLevel only Fuse or Strip. INVALID_ARGUMENT names any other. A `root` without a decoder
+  // joins the tokens with spaces.
   static absl::StatusOr<TokenDecoder> FromJson(JsonReader root);
 
  private:
@@ -47,14 +47,14 @@ class TokenDecoder {
   std::string separator_;
 };
 
-// Decodes the tokens of one sequence as they come. What it appends, put together, is the decoded
-// text; unlike in the reference implementation bytes that are not UTF-8 stay as they are. One
+// Decodes the tokens of one sequence as they come. Its pieces, put together, are the decoded text;
+// unlike in the reference implementation bytes that are not UTF-8 stay unchanged. One
 // thread. The decoder must outlive it.
 class TokenDecoderStream {
  public:
   explicit TokenDecoderStream(const TokenDecoder& decoder);
 
-  // Appends to `*out` what `token` adds to the text, as far as that is settled.
+  // Appends to `*out` the settled part of the text that `token` adds.
   void Push(std::string_view token, std::string* out);
   // Appends the rest. Call once, after the last token.
   void Finish(std::string* out);

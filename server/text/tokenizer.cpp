@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "engine/base/json_file.h"
+#include "kernels/status_macros.h"
 #include "server/base/json_line.h"
 #include "server/base/json_reader.h"
 #include "server/base/string_util.h"
@@ -35,7 +36,7 @@ struct Tokenizer::Parts {
   Parts(Bpe bpe, TokenDecoder token_decoder)
       : model(std::move(bpe)), decoder(std::move(token_decoder)) {}
 
-  // Reading; both leave what is wrong in the reader's status.
+  // Reading; both leave errors in the reader's status.
   static absl::StatusOr<std::unique_ptr<Parts>> FromJson(JsonReader root);
   absl::Status AddTokens(JsonReader root);
   absl::Status ApplyConfig(JsonReader config);
@@ -43,7 +44,7 @@ struct Tokenizer::Parts {
 
   std::optional<int32_t> Find(std::string_view token) const;
 
-  // Encoding: a section without added tokens, then one that is normalized too.
+  // Encoding of a section without added tokens, then of a normalized one.
   absl::Status EncodeSection(std::string_view section, bool at_start, bool parse_special,
                              Bpe::Scratch* scratch, std::vector<int32_t>* ids) const;
   absl::Status EncodeWords(std::string_view text, bool at_start, Bpe::Scratch* scratch,
@@ -54,8 +55,8 @@ struct Tokenizer::Parts {
   std::unique_ptr<PreTokenizer> pre_tokenizer;  // may be null
   TokenDecoder decoder;
   TokenFrame frame;
-  AddedTokenMatcher written_tokens;     // looked for in the text as it is
-  AddedTokenMatcher normalized_tokens;  // looked for after normalization
+  AddedTokenMatcher written_tokens;     // searched in the original text
+  AddedTokenMatcher normalized_tokens;  // searched after normalization
   StringIdMap added_ids;
   absl::flat_hash_set<int32_t> special_ids;
   absl::flat_hash_map<int32_t, std::string> token_texts;  // of the model and of added tokens
@@ -70,22 +71,17 @@ absl::StatusOr<std::unique_ptr<Tokenizer::Parts>> Tokenizer::Parts::FromJson(Jso
   if (!root.ok()) return root.status();
   JsonReader model_object = root.Object("model");
   if (!root.ok()) return root.status();
-  absl::StatusOr<Bpe> model = Bpe::FromJson(model_object);
-  if (!model.ok()) return model.status();
-  absl::StatusOr<TokenDecoder> decoder = TokenDecoder::FromJson(root);
-  if (!decoder.ok()) return decoder.status();
-  absl::StatusOr<std::unique_ptr<Normalizer>> normalizer = Normalizer::FromJson(root);
-  if (!normalizer.ok()) return normalizer.status();
-  absl::StatusOr<std::unique_ptr<PreTokenizer>> pre_tokenizer = PreTokenizer::FromJson(root);
-  if (!pre_tokenizer.ok()) return pre_tokenizer.status();
-  absl::StatusOr<TokenFrame> frame = TokenFrame::FromJson(root);
-  if (!frame.ok()) return frame.status();
+  ASSIGN_OR_RETURN(Bpe model, Bpe::FromJson(model_object));
+  ASSIGN_OR_RETURN(TokenDecoder decoder, TokenDecoder::FromJson(root));
+  ASSIGN_OR_RETURN(std::unique_ptr<Normalizer> normalizer, Normalizer::FromJson(root));
+  ASSIGN_OR_RETURN(std::unique_ptr<PreTokenizer> pre_tokenizer, PreTokenizer::FromJson(root));
+  ASSIGN_OR_RETURN(TokenFrame frame, TokenFrame::FromJson(root));
 
-  auto parts = std::make_unique<Parts>(*std::move(model), *std::move(decoder));
-  parts->normalizer = *std::move(normalizer);
-  parts->pre_tokenizer = *std::move(pre_tokenizer);
-  parts->frame = *std::move(frame);
-  if (absl::Status status = parts->AddTokens(root); !status.ok()) return status;
+  auto parts = std::make_unique<Parts>(std::move(model), std::move(decoder));
+  parts->normalizer = std::move(normalizer);
+  parts->pre_tokenizer = std::move(pre_tokenizer);
+  parts->frame = std::move(frame);
+  RETURN_IF_ERROR(parts->AddTokens(root));
   return parts;
 }
 
@@ -94,10 +90,9 @@ absl::Status Tokenizer::Parts::AddTokens(JsonReader root) {
     token_texts.emplace(id, text);
     vocab_size = std::max(vocab_size, id + 1);
   }
-  const absl::StatusOr<std::vector<AddedToken>> tokens = ReadAddedTokens(root);
-  if (!tokens.ok()) return tokens.status();
-  for (const AddedToken& token : *tokens) {
-    // The library would renumber such a token; a file that needs it has mixed up its ids.
+  ASSIGN_OR_RETURN(const std::vector<AddedToken> tokens, ReadAddedTokens(root));
+  for (const AddedToken& token : tokens) {
+    // The library would renumber such a token; a file with one has mixed up its ids.
     const std::optional<int32_t> model_id = model.Find(token.content);
     if ((model_id && *model_id != token.id) ||
         token_texts.emplace(token.id, token.content).first->second != token.content) {
@@ -136,7 +131,7 @@ std::optional<int32_t> Tokenizer::Parts::ReadTokenName(JsonReader* config,
 absl::Status Tokenizer::Parts::ApplyConfig(JsonReader config) {
   bos_id = ReadTokenName(&config, "bos_token");
   eos_id = ReadTokenName(&config, "eos_token");
-  // A flag that is given makes sure of its token, and of the end where it stands.
+  // A given flag decides whether its token is there, and puts it at the right end.
   const auto apply = [&config](std::string_view flag, std::optional<int32_t> id, bool in_front,
                                std::vector<int32_t>* side) {
     const std::optional<bool> wanted = config.OptionalBool(flag);
@@ -161,8 +156,7 @@ absl::Status Tokenizer::Parts::EncodeSection(std::string_view section, bool at_s
                                              std::vector<int32_t>* ids) const {
   std::string text(section);
   if (normalizer != nullptr) {
-    absl::Status status = normalizer->Apply(MaxGrownBytes(text.size()), &text);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(normalizer->Apply(MaxGrownBytes(text.size()), &text));
   }
   for (const TextSection& part : normalized_tokens.Split(text, parse_special)) {
     if (part.token) {
@@ -170,8 +164,7 @@ absl::Status Tokenizer::Parts::EncodeSection(std::string_view section, bool at_s
       continue;
     }
     const auto words = std::string_view(text).substr(part.range.begin, part.range.size());
-    absl::Status status = EncodeWords(words, at_start && part.range.begin == 0, scratch, ids);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(EncodeWords(words, at_start && part.range.begin == 0, scratch, ids));
   }
   return absl::OkStatus();
 }
@@ -180,11 +173,11 @@ absl::Status Tokenizer::Parts::EncodeWords(std::string_view text, bool at_start,
                                            Bpe::Scratch* scratch, std::vector<int32_t>* ids) const {
   PreTokenizedText words{std::string(text), {{0, text.size()}}, at_start};
   if (pre_tokenizer != nullptr) {
-    if (absl::Status status = pre_tokenizer->Apply(&words); !status.ok()) return status;
+    RETURN_IF_ERROR(pre_tokenizer->Apply(&words));
   }
   for (const TextRange& word : words.pieces) {
     const auto content = std::string_view(words.text).substr(word.begin, word.size());
-    if (absl::Status status = model.Encode(content, scratch, ids); !status.ok()) return status;
+    RETURN_IF_ERROR(model.Encode(content, scratch, ids));
   }
   return absl::OkStatus();
 }
@@ -206,9 +199,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFiles(const TokenizerF
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& dir) {
-  const absl::StatusOr<TokenizerFiles> files = ReadTokenizerFiles(dir);
-  if (!files.ok()) return files.status();
-  return FromFiles(*files);
+  ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(dir));
+  return FromFiles(files);
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(
@@ -216,22 +208,20 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(
   TokenizerFiles files;
   files.tokenizer_name = "tokenizer.json";
   files.config_name = "tokenizer_config.json";
-  absl::StatusOr<nlohmann::json> tokenizer =
-      engine::ParseJson(files.tokenizer_name, tokenizer_json);
-  if (!tokenizer.ok()) return tokenizer.status();
-  files.tokenizer = *std::move(tokenizer);
+  ASSIGN_OR_RETURN(nlohmann::json tokenizer,
+                   engine::ParseJson(files.tokenizer_name, tokenizer_json));
+  files.tokenizer = std::move(tokenizer);
   if (!tokenizer_config_json.empty()) {
-    absl::StatusOr<nlohmann::json> config =
-        engine::ParseJson(files.config_name, tokenizer_config_json);
-    if (!config.ok()) return config.status();
-    files.config = *std::move(config);
+    ASSIGN_OR_RETURN(nlohmann::json config,
+                     engine::ParseJson(files.config_name, tokenizer_config_json));
+    files.config = std::move(config);
   }
   return FromFiles(files);
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
                                                        const EncodeOptions& options) const {
-  if (absl::Status status = CheckTextSize(text.size(), kMaxTextBytes); !status.ok()) return status;
+  RETURN_IF_ERROR(CheckTextSize(text.size(), kMaxTextBytes));
   if (const std::optional<size_t> offset = FindInvalidUtf8(text)) {
     return absl::InvalidArgumentError(Concat("the text is not UTF-8 at byte ", *offset));
   }
@@ -243,10 +233,9 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
       ids.push_back(*part.token);
       continue;
     }
-    absl::Status status =
-        parts_->EncodeSection(text.substr(part.range.begin, part.range.size()),
-                              part.range.begin == 0, options.parse_special, &scratch, &ids);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(parts_->EncodeSection(text.substr(part.range.begin, part.range.size()),
+                                          part.range.begin == 0, options.parse_special, &scratch,
+                                          &ids));
   }
   const size_t before = options.add_special_tokens ? parts_->frame.before.size() : 0;
   if (options.add_special_tokens) {

@@ -18,15 +18,15 @@ class TokenDecoder;
 struct TokenizerFiles;
 
 struct EncodeOptions {
-  bool add_special_tokens = true;  // those that the tokenizer puts around a text: BOS and the like
+  bool add_special_tokens = true;  // tokens that the tokenizer puts around a text: BOS and the like
   bool parse_special = true;       // special tokens written in the text become their ids
-  // Drops the text's first tokens, behind those that stand in front of it, so that no more are
-  // left; 0: keeps all.
+  // Drops the text's first tokens, after the special tokens in front of it, so that no more than
+  // these are left; 0: keeps all.
   size_t most_tokens = 0;
 };
 
-// Text to token ids and back, with the ids that the Hugging Face `tokenizers` library gives for the
-// same files. Models: byte-pair encoding, byte-level or in the manner of SentencePiece.
+// Text to token ids and back, with the ids of the Hugging Face `tokenizers` library for the same
+// files. Models: byte-pair encoding, byte-level or in the manner of SentencePiece.
 //
 //   text ─► added tokens ─► normalizer ─► added tokens ─► pre-tokenizer ─► merges ─► BOS, EOS ─►
 //   ids
@@ -42,9 +42,9 @@ class Tokenizer {
  public:
   // Reads DIR/tokenizer.json, else DIR/vocab.json and DIR/merges.txt (byte-level, with GPT-2's
   // pattern and its special token <|endoftext|>). DIR/tokenizer_config.json may name bos_token and
-  // eos_token; its add_bos_token and add_eos_token, where they are given, win over what
-  // tokenizer.json says of these two. NOT_FOUND when DIR has no tokenizer, INVALID_ARGUMENT with
-  // one line "file: field: what is wrong" when it cannot be used.
+  // eos_token; its add_bos_token and add_eos_token, if given, override tokenizer.json for these
+  // two. NOT_FOUND if DIR has no tokenizer, INVALID_ARGUMENT with one line "file: field: the error"
+  // if it cannot be used.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& dir);
 
   // As Load, from the contents of the files; an empty config is none.
@@ -53,30 +53,30 @@ class Tokenizer {
 
   ~Tokenizer();
 
-  // Time is n log n in the text's length at worst. INVALID_ARGUMENT for a text that is not UTF-8,
+  // Time is at worst n log n in the text's length. INVALID_ARGUMENT for a text that is not UTF-8,
   // with the offset of the first wrong byte, that is too long, or on which a pattern of the
   // tokenizer would backtrack without end.
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
                                               const EncodeOptions& options = {}) const;
 
-  // The text of `ids`. It may be no valid UTF-8 where the ids begin or end within a character, or
-  // make no sense together; see Detokenizer. INVALID_ARGUMENT for an id out of [0, vocab_size()).
+  // The text of `ids`. It may be invalid UTF-8 if the ids begin or end within a character, or make
+  // no sense together; see Detokenizer. INVALID_ARGUMENT for an id out of [0, vocab_size()).
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids, bool skip_special = true) const;
 
-  int32_t vocab_size() const;  // the highest id and one; not every id below need be a token
+  int32_t vocab_size() const;  // the highest id plus one; ids below may be no token
   std::optional<int32_t> bos_id() const;
   std::optional<int32_t> eos_id() const;
   bool IsSpecial(int32_t id) const;
   std::optional<int32_t> TokenToId(std::string_view token) const;
 
-  // The token as the vocabulary spells it, "Ġtime"; empty where no token has this id. Valid as long
-  // as the tokenizer.
+  // The token as the vocabulary spells it, "Ġtime"; empty if no token has this id. Valid as long as
+  // the tokenizer.
   std::string_view TokenText(int32_t id) const;
 
   // tokenizer_config.json as it was read; empty if there is none.
   const std::string& config() const;
 
-  // What turns such tokens into text.
+  // Turns such token texts into text.
   const TokenDecoder& decoder() const;
 
  private:

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
+#include "kernels/status_macros.h"
 #include "server/base/json_reader.h"
 #include "server/base/string_util.h"
 #include "server/text/bpe.h"
@@ -28,13 +29,12 @@ bool Exists(const std::filesystem::path& path) {
 
 // The lines of merges.txt, "a b" each.
 absl::StatusOr<json> ReadMerges(const std::filesystem::path& path) {
-  const absl::StatusOr<std::string> text = engine::ReadFile(path, kMaxFileBytes);
-  if (!text.ok()) return text.status();
-  absl::Status status = engine::RefuseLfsPointer(path.string(), *text);
-  if (status.ok()) status = engine::RefuseByteOrderMark(path.string(), *text);
+  ASSIGN_OR_RETURN(const std::string text, engine::ReadFile(path, kMaxFileBytes));
+  absl::Status status = engine::RefuseLfsPointer(path.string(), text);
+  if (status.ok()) status = engine::RefuseByteOrderMark(path.string(), text);
   if (!status.ok()) return status;
   json merges = json::array();
-  std::istringstream lines(*text);
+  std::istringstream lines(text);
   std::string line;
   for (int64_t number = 1; std::getline(lines, line); ++number) {
     if (line.ends_with('\r')) line.pop_back();
@@ -76,23 +76,20 @@ absl::StatusOr<json> AddedTokens(const json& vocabulary, const json& config,
 }
 
 absl::Status ReadGpt2Files(const std::filesystem::path& dir, TokenizerFiles* files) {
-  absl::StatusOr<json> vocabulary = engine::ReadJsonFile(dir / "vocab.json", kMaxFileBytes);
-  if (!vocabulary.ok()) return vocabulary.status();
-  absl::StatusOr<json> merges = ReadMerges(dir / "merges.txt");
-  if (!merges.ok()) return merges.status();
-  absl::StatusOr<json> added = AddedTokens(*vocabulary, files->config, files->config_name);
-  if (!added.ok()) return added.status();
+  ASSIGN_OR_RETURN(json vocabulary, engine::ReadJsonFile(dir / "vocab.json", kMaxFileBytes));
+  ASSIGN_OR_RETURN(json merges, ReadMerges(dir / "merges.txt"));
+  ASSIGN_OR_RETURN(json added, AddedTokens(vocabulary, files->config, files->config_name));
 
-  if (files->config.is_null() && !added->empty()) {
+  if (files->config.is_null() && !added.empty()) {
     files->config = {{"bos_token", kGpt2Special}, {"eos_token", kGpt2Special}};
   }
   const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
-  files->tokenizer["added_tokens"] = *std::move(added);
+  files->tokenizer["added_tokens"] = std::move(added);
   files->tokenizer["pre_tokenizer"] = byte_level;
   files->tokenizer["decoder"] = byte_level;
   files->tokenizer["model"]["type"] = "BPE";
-  files->tokenizer["model"]["vocab"] = *std::move(vocabulary);
-  files->tokenizer["model"]["merges"] = *std::move(merges);
+  files->tokenizer["model"]["vocab"] = std::move(vocabulary);
+  files->tokenizer["model"]["merges"] = std::move(merges);
   files->tokenizer_name = Concat((dir / "vocab.json").string(), " with merges.txt");
   return absl::OkStatus();
 }
@@ -104,15 +101,13 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& d
   const std::filesystem::path config_path = dir / "tokenizer_config.json";
   files.config_name = config_path.string();
   if (Exists(config_path)) {
-    absl::StatusOr<json> config = engine::ReadJsonFile(config_path, kMaxFileBytes);
-    if (!config.ok()) return config.status();
-    files.config = *std::move(config);
+    ASSIGN_OR_RETURN(json config, engine::ReadJsonFile(config_path, kMaxFileBytes));
+    files.config = std::move(config);
   }
   const std::filesystem::path tokenizer_path = dir / "tokenizer.json";
   if (Exists(tokenizer_path)) {
-    absl::StatusOr<json> tokenizer = engine::ReadJsonFile(tokenizer_path, kMaxFileBytes);
-    if (!tokenizer.ok()) return tokenizer.status();
-    files.tokenizer = *std::move(tokenizer);
+    ASSIGN_OR_RETURN(json tokenizer, engine::ReadJsonFile(tokenizer_path, kMaxFileBytes));
+    files.tokenizer = std::move(tokenizer);
     files.tokenizer_name = tokenizer_path.string();
     return files;
   }
@@ -120,7 +115,7 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& d
     return absl::NotFoundError(
         Concat(dir.string(), " has neither tokenizer.json nor vocab.json with merges.txt"));
   }
-  if (absl::Status status = ReadGpt2Files(dir, &files); !status.ok()) return status;
+  RETURN_IF_ERROR(ReadGpt2Files(dir, &files));
   return files;
 }
 

@@ -11,7 +11,7 @@ namespace strata::server {
 // The documents that a tokenizer is built from.
 struct TokenizerFiles {
   nlohmann::json tokenizer;    // as in tokenizer.json
-  nlohmann::json config;       // as in tokenizer_config.json; null where there is none
+  nlohmann::json config;       // as in tokenizer_config.json; null if there is none
   std::string tokenizer_name;  // for messages
   std::string config_name;
 };

@@ -22,7 +22,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::ScalableTag<float>;
 
-// 12 chains of fused multiply-adds, as many as hide the latency of two units. Returns the number of
+// 12 chains of fused multiply-adds, enough to hide the latency of two units. Returns the number of
 // floating-point operations.
 double MultiplyAdd(int64_t rounds, float* sink) {
   constexpr size_t kChains = 12;
@@ -68,8 +68,7 @@ HWY_EXPORT(Sum);
 #if HWY_ARCH_X86_64
 bool HasDotProduct() { return __builtin_cpu_supports("avx512vnni"); }
 
-// As MultiplyAdd, of bytes. The instruction is spelled out because GCC 12 copies the sums around
-// its intrinsic.
+// As MultiplyAdd, for bytes. In assembly because GCC 12 copies the sums around its intrinsic.
 __attribute__((target("avx512f,avx512vnni"))) double DotProduct(int64_t rounds, float* sink) {
   constexpr size_t kChains = 12;
   __m512i chains[kChains];
@@ -89,7 +88,7 @@ __attribute__((target("avx512f,avx512vnni"))) double DotProduct(int64_t rounds, 
   return static_cast<double>(rounds) * 2 * kChains * 64;
 }
 
-// What AVX2 has in its place: products of 16 bits summed in pairs, and added up.
+// AVX2's substitute: products of 16 bits summed in pairs, and added up.
 __attribute__((target("avx2"))) double PairProducts(int64_t rounds, float* sink) {
   constexpr size_t kChains = 8;
   __m256i chains[kChains];
@@ -113,7 +112,7 @@ __attribute__((target("avx2"))) double PairProducts(int64_t rounds, float* sink)
 
 bool HasBF16DotProduct() { return __builtin_cpu_supports("avx512bf16"); }
 
-// The same of bf16: two products to a lane.
+// The same for bf16: two products to a lane.
 __attribute__((target("avx512f,avx512bf16"))) double BF16DotProduct(int64_t rounds, float* sink) {
   constexpr size_t kChains = 12;
   __m512 chains[kChains];
@@ -139,7 +138,7 @@ double DotProduct(int64_t, float*) { return 0; }
 double PairProducts(int64_t, float*) { return 0; }
 #endif
 
-// The median of some rounds in which all threads do `work(thread)`, in seconds.
+// The median over some rounds, in seconds; in a round all threads do `work(thread)`.
 double MedianSeconds(int threads, const std::function<void(int)>& work) {
   std::array<double, 5> rounds;
   for (double& seconds : rounds) {
@@ -161,7 +160,7 @@ Ceilings MeasureCeilings(int threads) {
   constexpr int64_t kRounds = 20'000'000;
   std::vector<float> sinks(static_cast<size_t>(threads) * 16);
   const auto sink = [&](int i) { return &sinks[static_cast<size_t>(i) * 16]; };
-  // 10^9 operations a second, where each thread's `work` returns how many it did.
+  // 10^9 operations a second; each thread's `work` returns its number of operations.
   const auto rate = [&](auto work) {
     std::vector<double> operations(static_cast<size_t>(threads));
     const double seconds = MedianSeconds(

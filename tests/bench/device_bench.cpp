@@ -1,7 +1,7 @@
-// What single operations of a backend reach of its device's ceilings, which are measured in the
-// same run: products of few and many rows, attention of a decode step and of a prompt, and of
-// layers that read the same values, with these kept in the second cache and not. Weights, keys,
-// values and queries are random; products take matrices in turn, more of them than a cache holds.
+// Single operations of a backend as shares of its device's ceilings, which are measured in the same
+// run: products of few and many rows, attention of a decode step and of a prompt, and attention of
+// layers that read the same values, kept in the second cache or not. Weights, keys, values and
+// queries are random; products use matrices in turn, more of them than a cache holds.
 //
 //   build/bin/strata-devicebench --device cuda --context 8192 --batch 16
 //
@@ -66,7 +66,8 @@ class DeviceBench {
            {"fp8_gflops", ceilings_.fp8_gflops}});
   }
 
-  // The matrix is read once: bytes over bandwidth, or operations over the rate, whichever is more.
+  // The matrix is read once. Floor: the larger of bytes over bandwidth and operations over the
+  // rate.
   void Products() {
     const std::vector<float> weights = RandomFloats(options_.width * options_.intermediate);
     const kernels::HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
@@ -101,7 +102,7 @@ class DeviceBench {
   // One layer: each sequence's row attends to its whole context.
   void DecodeAttention() { Attend("decode attention", options_.batch, options_.context, 1, 1); }
   void PromptAttention() { Attend("prompt attention", 1, options_.prompt, options_.prompt, 1); }
-  // A decode step's attention where every layer has keys of its own and all have the same values.
+  // A decode step's attention in which every layer has its own keys and all have the same values.
   void SharedValues() {
     for (const bool keep : {false, true}) {
       backend_ = Make(keep);
@@ -111,7 +112,7 @@ class DeviceBench {
   }
 
  private:
-  static constexpr size_t kMostCached = size_t{512} << 20;  // bytes, by any device to come
+  static constexpr size_t kMostCached = size_t{512} << 20;  // bytes, beyond any device's cache
 
   std::unique_ptr<Backend> Make(bool keep_shared_planes) const {
     auto backend = kernels::CreateBackend({.device = options_.device,
@@ -128,12 +129,13 @@ class DeviceBench {
 
   std::unique_ptr<kernels::Buffer> AllocateRandom(int64_t floats) {
     auto buffer = Allocate(static_cast<size_t>(floats) * sizeof(float));
-    backend_->CopyFromHost(buffer->data(), std::as_bytes(std::span(RandomFloats(floats))));
+    const std::vector<float> numbers = RandomFloats(floats);
+    backend_->CopyFromHost(buffer->data(), std::as_bytes(std::span(numbers)));
     return buffer;
   }
 
-  // Random keys and values in every plane of every token, by the backend's own way into the cache.
-  // slots: of all tokens.
+  // Random keys and values in every plane of every token, written by the backend itself. slots: of
+  // all tokens.
   void FillCache(const kernels::PagedArena& cache, size_t planes_of_block, size_t plane_bytes,
                  std::span<const int64_t> slots) {
     constexpr size_t kRows = 4096;
@@ -156,7 +158,7 @@ class DeviceBench {
     }
   }
 
-  // `layers` after each other, with the values of the first.
+  // Runs `layers` layers one after the other, with the values of the first.
   void Attend(const char* name, int32_t batch, int32_t context, int32_t rows, int32_t layers) {
     const DType dtype = DTypeNamed(options_.cache_dtype);
     kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
@@ -171,7 +173,7 @@ class DeviceBench {
     const auto memory =
         Allocate(cache.block_bytes * static_cast<size_t>(blocks) * static_cast<size_t>(batch));
     cache.arena = memory->data();
-    // Neighbouring blocks of a sequence stand apart, as those of a busy server do.
+    // Neighbouring blocks of a sequence are apart in memory, as in a busy server.
     std::vector<int32_t> tables(static_cast<size_t>(blocks) * static_cast<size_t>(batch));
     for (size_t i = 0; i < tables.size(); ++i) {
       const size_t sequence = i / static_cast<size_t>(blocks);

@@ -32,7 +32,7 @@ std::unique_ptr<kernels::Buffer> Allocate(Backend& backend, size_t bytes) {
   return *std::move(buffer);
 }
 
-// The library stands beside the program.
+// Measures by the library beside the program.
 Ceilings CudaCeilings() {
   const std::filesystem::path library =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "libstrata_cuda_ceilings.so";

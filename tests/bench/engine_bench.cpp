@@ -1,15 +1,15 @@
-// The real engine on random weights of a published shape, beside what the machine could do.
+// The real engine on random weights of a published shape, compared with the machine's peak rates.
 //
 //   build/bin/strata-enginebench --shape smollm-135m --plan svformer --weights int8
 //     --prompt 512 --gen 32 --batch 1,8 --json
 //
-// A row (with --json an object) for each batch size. Prompts are read, then all sequences write
-// together for `gen` steps, of whose figures medians are taken; beside them stands what the machine
-// does just before and after. --decode-only leaves out the
-// prompts' computation: planes hold what memory held, as good as anything to read.
+// A row (with --json an object) for each batch size. Prompts are computed, then all sequences
+// decode together for `gen` steps; figures are medians over these steps. Peak rates are measured
+// just before and after. --decode-only leaves out the computation of prompts: planes hold arbitrary
+// memory, which is as good to read.
 //
-// --fill BYTES in their place: how many sequences of `prompt` tokens are in a cache of so many
-// bytes.
+// --fill BYTES does this instead: reports how many sequences of `prompt` tokens are in a cache of
+// BYTES bytes.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
@@ -36,7 +36,7 @@ struct BenchOptions {
   std::string plan = "plain";
   std::string weights = "bf16";
   std::string cache_dtype = "auto";
-  std::string score_reuse = "auto";
+  engine::ScoreReuse score_reuse = engine::ScoreReuse::kAuto;
   int32_t batch_tokens = 0;
   double temperature = 0;
   double top_p = 1;
@@ -62,10 +62,10 @@ class Ignore final : public engine::RequestSink {
   void OnFinished(engine::FinishedEvent) override {}
 };
 
-// One step's seconds and what was done in it.
+// One step's seconds and its work.
 struct StepFigures {
   double seconds = 0;
-  double device_seconds = 0;  // of them by the device's own clock, where it has one
+  double device_seconds = 0;  // part of it by the device's own clock, if it has one
   std::map<std::string, Work> work;
   int32_t prefill_tokens = 0;
 };
@@ -116,11 +116,11 @@ class EngineBench {
     engine_options.max_batch_tokens = prompt_tokens_ + most;
     engine_options.max_prefill_chunk = prompt_tokens_;
     engine_options.observer = &recorder_;
-    // Room for the largest batch: what a token holds is known once the plan is.
+    // Room for the largest batch: the bytes of a token are known once the plan is.
     engine_options.cache_bytes = size_t{64} << 20;
     const size_t token_bytes = Make(engine_options)->model().plan.held_bytes_per_token();
     const auto tokens = static_cast<size_t>(options.prompt + MostTokens(most) + 16);
-    // A 64th of the blocks is kept free for those that run.
+    // The scheduler keeps a 64th of the blocks free for running sequences.
     engine_options.cache_bytes =
         token_bytes * ((tokens + static_cast<size_t>(options.block_tokens)) *
                            static_cast<size_t>(most) * 33 / 32 +
@@ -138,12 +138,12 @@ class EngineBench {
 
   const engine::ModelInfo& model() const { return core_->model(); }
 
-  // What the device can do; the processor's is measured on the threads that the engine has.
+  // Peak rates of the device; the processor's are measured on the engine's number of threads.
   Ceilings MeasureMachine() {
     if (options_.device == "cpu") return MeasureCeilings(threads_);
     return MeasureDeviceCeilings(*backend_, options_.device);
   }
-  // The machine is measured before and after, and the step's floor is by the mean of both.
+  // Measures the machine before and after; the step's floor uses the mean of both.
   ordered_json Run(int32_t batch) {
     const Ceilings before = MeasureMachine();
     const auto now = std::chrono::steady_clock::now();
@@ -166,11 +166,11 @@ class EngineBench {
     held_bytes_per_token_ = static_cast<double>(planes.bytes_per_token()) +
                             score_share * static_cast<double>(planes.score_bytes_per_token());
     core_->FinishAll(engine::FinishReason::kCancelled, absl::CancelledError("measured"));
-    while (core_->HasWork()) core_->Step();  // what is under way
+    while (core_->HasWork()) core_->Step();  // ends a step under way
     return Report(batch, MeanOf(before, MeasureMachine()), prefill, decode);
   }
 
-  // All that have room are admitted in the first step.
+  // All sequences that have room are admitted in the first step.
   ordered_json Fill() {
     const kvcache::CacheManager& cache = core_->cache();
     const int64_t blocks = cache.BlocksFor(options_.prompt);
@@ -196,7 +196,7 @@ class EngineBench {
  private:
   static constexpr int32_t kMostFilling = 8192;  // sequences
 
-  // The first sequences write while the prompts of the last are read.
+  // The first sequences decode while the prompts of the last are computed.
   int32_t MostTokens(int32_t batch) const {
     return options_.gen + options_.prompt * batch / prompt_tokens_ + batch + 8;
   }
@@ -261,7 +261,7 @@ class EngineBench {
         Median(decode, [](const StepFigures& s) { return s.work.at("attention").seconds; });
     const double cache_bytes =
         Median(decode, [](const StepFigures& s) { return s.work.at("attention").bytes; });
-    // Every weight but a separate embedding table meets every row once.
+    // Every weight, except a separate embedding table, is multiplied with every row once.
     const auto weight_bytes = static_cast<double>(model().weight_bytes);
     const double operations = 2.0 * static_cast<double>(model().parameters) * batch;
     const double floor = std::max(1e-9 * operations / ceilings.RateOf(model().dtype),
@@ -302,8 +302,7 @@ class EngineBench {
     return report;
   }
 
-  // Of an average step: what each kind of operation takes, and the share of the ceiling that is
-  // nearer to it.
+  // The time of each kind of operation in an average step, and its share of the nearer ceiling.
   ordered_json Profile(const std::vector<StepFigures>& steps, const Ceilings& ceilings) const {
     std::map<std::string, Work> sums;
     for (const StepFigures& step : steps) {
@@ -326,7 +325,7 @@ class EngineBench {
   const BenchOptions options_;
   int32_t threads_ = 0;
   int32_t prompt_tokens_ = 0;        // of prompts, in a step
-  double held_bytes_per_token_ = 0;  // by the pool's own count, when all wrote
+  double held_bytes_per_token_ = 0;  // by the pool's own count, when all decode
   Recorder recorder_;
   ProfilingBackend* backend_ = nullptr;  // core_'s
   std::unique_ptr<engine::EngineCore> core_;
@@ -379,7 +378,11 @@ int Main(int argc, char** argv) {
   app.add_option("--weights,--dtype", options.weights, "f32, bf16, int8; on CUDA f16, fp8");
   app.add_option("--cache-dtype", options.cache_dtype,
                  "auto (as the weights, bf16 with int8), f32, bf16, int8, k=int8,v=bf16 ...");
-  app.add_option("--score-reuse", options.score_reuse, "auto, store, route");
+  app.add_option("--score-reuse", options.score_reuse, "auto, store, route")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, engine::ScoreReuse>{{"auto", engine::ScoreReuse::kAuto},
+                                                    {"store", engine::ScoreReuse::kStore},
+                                                    {"route", engine::ScoreReuse::kRoute}}));
   app.add_option("--batch-tokens", options.batch_tokens,
                  "Tokens of prompts in a step; 0: 512 on the CPU, 8192 on CUDA")
       ->check(CLI::Range(0, 1 << 16));

@@ -1,4 +1,4 @@
-// Matrix products and attention alone, each beside what it moves or computes a second. Run with
+// Matrix products and attention alone, with bytes or operations a second. Run with
 // --benchmark_filter=... ; the number of threads is the last argument of each name.
 
 #include <benchmark/benchmark.h>
@@ -41,7 +41,7 @@ void BM_MatMul(benchmark::State& state) {
   do {
     layers.push_back(*backend->Pack({&part, 1}, stored));
   } while (layers.size() * layers[0]->bytes() < size_t{64} << 20);
-  // Rows on lines of the cache, as the engine has them.
+  // Rows begin on cache lines, as in the engine.
   const std::vector<float> normals = Normals(rows * inputs);
   const auto x = *backend->Allocate(normals.size() * sizeof(float));
   backend->CopyFromHost(x->data(), std::as_bytes(std::span(normals)));
@@ -117,8 +117,8 @@ BENCHMARK(BM_Attention)
     ->ArgsProduct({{1, 512}, {4096}, {4, 2, 1}, {1, 2}})
     ->UseRealTime();
 
-// The ceilings: fused multiply-adds from registers are not reachable in portable code, so only
-// memory is measured here: a sum over 256 MiB.
+// Ceiling of memory bandwidth only: a sum over 256 MiB. Portable code does not reach the peak of
+// fused multiply-adds from registers.
 void BM_ReadMemory(benchmark::State& state) {
   const std::vector<int64_t> memory(size_t{32} << 20, 1);
   for (auto _ : state) {

@@ -1,6 +1,6 @@
-// What the load-test client itself costs: 1,000 streams of a token every 50 ms, 20,000 tokens a
-// second, from a mock server that is a process of its own. The client's thread and its process over
-// the time it ran, and the tokens a second that would fill a core.
+// The cost of the load-test client itself: 1,000 streams of a token every 50 ms, 20,000 tokens a
+// second, from a mock server in a process of its own. Reports the processor time of the client's
+// thread and process as shares of the run, and the tokens a second that would fill a core.
 //
 //   build/bin/strata-load-bench
 #include <sys/resource.h>

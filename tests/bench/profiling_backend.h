@@ -14,8 +14,8 @@
 
 namespace strata::testing {
 
-// What operations of one kind took, did and moved; an operation that is known to be neither bound
-// by arithmetic nor by memory has seconds only.
+// Time, operations and bytes of one kind of operation; seconds alone if it is known to be bound
+// neither by arithmetic nor by memory.
 struct Work {
   double seconds = 0;
   double operations = 0;  // in floating point
@@ -29,15 +29,15 @@ struct Work {
   }
 };
 
-// Another backend, with the work of each kind of operation. While `asleep` nothing that computes
-// is run: what stands in memory is taken for its result. With `waits` each operation is waited for
-// before and after it, so that its time is its own where operations run asynchronously.
+// Another backend, with the work of each kind of operation. While `asleep` no computation runs: the
+// contents of memory count as its result. With `waits` it waits before and after each operation, so
+// that each has a time of its own even if operations run asynchronously.
 class ProfilingBackend : public kernels::Backend {
  public:
   explicit ProfilingBackend(std::unique_ptr<kernels::Backend> inner, bool waits = false)
       : inner_(std::move(inner)), waits_(waits) {}
 
-  // The work since it was last taken.
+  // Returns the work since the last call.
   std::map<std::string, Work> TakeWork() { return std::exchange(work_, {}); }
   void set_asleep(bool asleep) { asleep_ = asleep; }
 
@@ -137,7 +137,7 @@ class ProfilingBackend : public kernels::Backend {
   template <class Operation>
   void Timed(const char* kind, Operation operation, Work work = {}) {
     if (asleep_) return;
-    if (waits_) inner_->Synchronize().IgnoreError();  // the step's own call tells it
+    if (waits_) inner_->Synchronize().IgnoreError();  // the step's own call returns the error
     const auto begin = std::chrono::steady_clock::now();
     operation();
     if (waits_) inner_->Synchronize().IgnoreError();

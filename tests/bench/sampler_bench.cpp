@@ -1,4 +1,4 @@
-// What choosing a token costs, in nanoseconds a logit, for each kind of parameters.
+// The time to choose a token, in nanoseconds a logit, for each kind of parameters.
 //
 //   build/bin/strata-sampler-bench
 //
@@ -51,7 +51,7 @@ double NanosecondsPerLogit(const SamplingParams& params, size_t vocab) {
   for (int i = 0; i < kHistory; ++i) history.AddOutput(static_cast<int32_t>(random() % vocab));
   Sampler sampler;
   std::vector<double> nanoseconds;
-  int64_t sum = 0;  // so that no draw is for nothing
+  int64_t sum = 0;  // keeps the compiler from dropping draws
   for (int draw = 0; draw < kDraws; ++draw) {
     const double uniform = UniformAt(1, 0, static_cast<uint64_t>(draw));
     const auto begin = std::chrono::steady_clock::now();

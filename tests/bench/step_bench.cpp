@@ -1,5 +1,5 @@
-// What a step costs beside the model: planning, flattening, sampling, handing over. The backend
-// does nothing, so what is left is the engine thread's own work.
+// The cost of a step beside the model: planning, flattening, sampling, handing out. The backend
+// does nothing, so only the engine thread's own work remains.
 //
 //   build/bin/strata-step-bench [--blocks 1000000] [--sequences 64]
 //
@@ -24,7 +24,7 @@ constexpr int32_t kVocab = 128;
 constexpr int32_t kPrompt = 100;
 constexpr int32_t kSteps = 200;
 
-// As a front's: append under a lock.
+// A front's sink: appends under a lock.
 class Outbox final : public engine::RequestSink {
  public:
   void OnStarted(const engine::StartedEvent&) override {}

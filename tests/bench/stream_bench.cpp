@@ -1,7 +1,7 @@
-// What a streamed message costs the server, from the engine's token to the bytes on the socket:
-// outbox, pump, detokenizer, message, gRPC or HTTP. The model does nothing, a step takes 10 ms of
-// sleep, and the server is a process of its own: its processor time over the messages that its
-// clients got. The engine's own work for those tokens is in it.
+// The cost of a streamed message to the server, from the engine's token to the bytes on the socket:
+// outbox, pump, detokenizer, message, gRPC or HTTP. The model does nothing, a step sleeps for 10
+// ms, and the server is a process of its own. The figure is the server's processor time over the
+// messages that its clients received; it includes the engine's own work for these tokens.
 //
 //   build/bin/strata-stream-bench
 #include <arpa/inet.h>
@@ -43,7 +43,7 @@ struct Addresses {
   std::array<char, 64> grpc{}, http{};
 };
 
-// The server, in a process of its own until this object goes.
+// The server, in a process of its own until destruction.
 class ServerProcess {
  public:
   ServerProcess() {
@@ -100,7 +100,7 @@ class ServerProcess {
   Addresses addresses_;
 };
 
-// One stream to its end; the messages with tokens that came.
+// Runs one stream to its end; returns the number of messages with tokens.
 int64_t StreamGrpc(const ServerProcess& server) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);

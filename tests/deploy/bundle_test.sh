@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A bundle of the programs alone, as of a build without nvcc: it can be made, and it runs.
+# A bundle of the programs alone, as from a build without nvcc, can be made and runs.
 #
 #   bundle_test.sh BUILD/bin/strata BUILD/bin/strata-loadtest
 set -euo pipefail
@@ -17,7 +17,7 @@ tar -C "$folder" -xf "$folder/bundle.tar.gz"
 cd "$folder/strata-bundle"
 bin/strata plan --model deploy/models/svformer >/dev/null
 bin/strata-loadtest --help >/dev/null
-# All that it brings is used, what its libraries need in turn as well, with no help from outside.
+# All libraries in it are used, also by its libraries in turn, and none from outside is needed.
 env -u LD_LIBRARY_PATH ldd bin/* | awk '$2 == "=>" {print $3}' | sort -u >"$folder/used"
 for library in lib/*; do grep -qFx "$PWD/bin/../$library" "$folder/used"; done
 [[ -f deploy/systemd/strata.service ]]

@@ -32,7 +32,7 @@ LOADTEST = sys.argv.pop(1)
 DASHBOARD = json.loads((ROOT / 'deploy' / 'grafana' / 'strata.json').read_text())
 PROMETHEUS = ROOT / 'deploy' / 'prometheus'
 MISSING = [name for name in ('prometheus', 'promtool') if shutil.which(name) is None]
-# What Grafana fills in.
+# Variables that Grafana fills in.
 VARIABLES = {'$instance': '.*', '$__rate_interval': '10s'}
 
 
@@ -76,7 +76,7 @@ class DashboardTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        # So small that requests wait, are refused and are preempted.
+        # Small enough that requests wait, are refused and are preempted.
         cls.server = Served(BINARY, '--threads', '1', '--cache-bytes', '1MiB', '--max-running', '8',
                             '--max-queue', '8', '--cross-layer', 'reuse', '--model',
                             str(ROOT / 'deploy' / 'models' / 'reuse')).__enter__()

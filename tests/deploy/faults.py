@@ -13,11 +13,11 @@ from replica_set import REPLICAS, ReplicaSet, random_routing
 class Fault:
     """A load, and what was done to the replica that then had the most streams."""
     victim: str
-    streams: int  # that it had just before, as HAProxy counts
+    streams: int  # its streams just before, as HAProxy counts
     result: dict  # of strata-loadtest
     rows: list  # likewise, a request each
     log: list  # HAProxy's, of the load's streams
-    done_at: float  # when what was done was done, and every replica up again
+    done_at: float  # time when the act was done and every replica was up again
     exit_codes: list  # of replicas that were told to stop
 
     @property

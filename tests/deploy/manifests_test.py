@@ -236,13 +236,13 @@ class OverlayTest(unittest.TestCase):
             done = subprocess.run(['kubectl', 'kustomize', str(OVERLAYS / overlay)], check=False,
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertEqual(done.stderr, '')  # what is deprecated is said there
+            self.assertEqual(done.stderr, '')  # kubectl warns of deprecated fields there
             manifests = by_name(documents(done.stdout))
             self.assertIn(('InferencePool', 'strata'), manifests)
             pod = manifests['Deployment', 'strata']['spec']['template']['spec']
             container, = pod['containers']
             self.check(overlay, container)
-            # What the base has is still there.
+            # The overlay keeps the base's settings.
             self.assertIn('STRATA_DRAIN_TIMEOUT', variables(container))
             self.assertIn('lifecycle', container)
             self.assertRegex(container['image'], '^strata:(latest|cuda)$')
@@ -275,9 +275,9 @@ class ComposeTest(unittest.TestCase):
 
     def test_the_load_goes_on(self):
         load = self.services['load']
-        # The image's own check asks a server, which this is not: `up --wait` would fail.
+        # The image's own check asks a server, and this container is none: `up --wait` would fail.
         self.assertEqual(load['healthcheck'], {'disable': True})
-        # What a run has measured stays in memory until its end; then the next begins.
+        # A run keeps its measurements in memory until its end; then the next begins.
         arguments = dict(argument.partition('=')[::2] for argument in load['command'])
         self.assertLessEqual(seconds(arguments['--duration']), 3600)
         self.assertEqual(load['restart'], 'unless-stopped')

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Has CMake configure what deploy/quickstart.sh builds without what the tests need: a machine on which
-# it runs for the first time has deploy/install_packages.sh's own packages and no more.
+# Has CMake configure the build of deploy/quickstart.sh without the packages of the tests: at its
+# first run a machine has only deploy/install_packages.sh's own packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,7 +14,7 @@ if ! cmake -S . -B "$folder" -G Ninja "${options[@]}" -DSTRATA_CUDA=OFF \
   cat "$folder/log"
   exit 1
 fi
-# What the README says is in build/bin after it.
+# The programs that the README promises in build/bin.
 ninja -C "$folder" -t targets all >"$folder/targets"
 grep -q '^bin/strata: ' "$folder/targets"
 grep -q '^bin/strata-loadtest: ' "$folder/targets"

@@ -45,7 +45,7 @@ class ReplicaSet:
         self._config = config or CONFIG.read_text()
         self._network = namespaces.Network([*REPLICAS, 'balancer', 'client'])
         self._processes = {}
-        self.log = []  # what HAProxy said of each stream that has ended
+        self.log = []  # HAProxy's line of each stream that has ended
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory()
@@ -94,7 +94,7 @@ class ReplicaSet:
     def restart(self, name):
         """As deploy/README.md says, so that nobody notices."""
         self.admin(f'set server by_session/{name} state drain')
-        time.sleep(0.3)  # what was on its way to the replica has come
+        time.sleep(0.3)  # streams on their way to the replica arrive
         self.send(name, signal.SIGTERM)
         code = self.wait(name)
         self.start(name)
@@ -170,7 +170,7 @@ class ReplicaSet:
         return sum(int(row['scur']) for row in self.statistics(name).values())
 
     def wait_up(self, name):
-        # Without a check it is taken to be up too.
+        # HAProxy counts a replica as up before its first check, too.
         self._wait_for(lambda: self.state(name) == 'UP' and
                        self.statistics(name)['by_session']['check_status'] == 'L7OK',
                        f'{name} is not up')

@@ -37,14 +37,14 @@ class FaultsTest(unittest.TestCase):
 
     def test_a_killed_replica_loses_its_own_streams_only(self):
         fault = self.load(faults.kill, '--sessions')
-        # Each stream that HAProxy saw cut was the victim's, and is one that the client counts.
+        # Each stream that HAProxy saw cut was the victim's, and the client counts it.
         self.assertLessEqual(set(fault.cut), {fault.victim})
         self.assertEqual(fault.result['failed'], fault.cut[fault.victim] + fault.refused)
         self.assertGreater(fault.result['failed'], 0)
         self.assertLessEqual(fault.result['failed'], 12)
         self.assertEqual(sum(error['count'] for error in fault.result['errors_by_message']),
                          fault.result['failed'])
-        # What came after it went elsewhere, before a check had failed.
+        # Later requests went to other replicas, before a check had failed.
         self.assertEqual(fault.failed_later, [])
 
     def test_a_rolling_restart_loses_nothing(self):

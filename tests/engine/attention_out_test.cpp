@@ -1,4 +1,4 @@
-// Attention probabilities that a request asks for, against those of the oracle.
+// Requested attention probabilities against the oracle's.
 #include <cmath>
 #include <limits>
 #include <map>
@@ -33,7 +33,7 @@ engine::Request Asking(std::vector<AttentionHead> heads, int32_t max_tokens) {
   return request;
 }
 
-engine::EngineOptions Options(const std::filesystem::path& dir, const std::string& score_reuse) {
+engine::EngineOptions Options(const std::filesystem::path& dir, engine::ScoreReuse score_reuse) {
   return {.model_dir = dir,
           .device = "cpu",
           .threads = 1,
@@ -55,7 +55,7 @@ std::map<std::pair<int, int>, NaiveMatrix> NaiveProbabilities(const TinyModel& m
   return all;
 }
 
-// Probabilities are off by twice the error of a score, some 1e-5 here, times themselves.
+// The error of a probability is twice the error of a score, some 1e-5 here, times the probability.
 TEST(AttentionOutTest, IsTheOraclesUnderEveryPlan) {
   constexpr int32_t kTokens = 4;
   for (const PlanCase& plan : PresetCases(kShape)) {
@@ -64,7 +64,7 @@ TEST(AttentionOutTest, IsTheOraclesUnderEveryPlan) {
         MakeTinyModel({.attention = kShape, .cross_layer = plan.cross_layer, .trim = false});
     const ScratchDir scratch;
     const auto dir = WriteModelDir(model, scratch.path());
-    EngineRunner runner(Options(dir, "store"));
+    EngineRunner runner(Options(dir, engine::ScoreReuse::kStore));
     ASSERT_TRUE(runner.Submit(Asking(AllHeads(), kTokens)).ok());
     runner.Run();
     const Recording& got = runner["a"];
@@ -86,12 +86,12 @@ TEST(AttentionOutTest, IsTheOraclesUnderEveryPlan) {
         EXPECT_NEAR(sum, 1, 1e-5);
       }
     }
-    // The same bits by the other way, and asking changes no token.
-    EngineRunner routing(Options(dir, "route"));
+    // Routing gives the same bits, and asking for attention changes no token.
+    EngineRunner routing(Options(dir, engine::ScoreReuse::kRoute));
     ASSERT_TRUE(routing.Submit(Asking(AllHeads(), kTokens)).ok());
     routing.Run();
     EXPECT_EQ(routing["a"].attention, got.attention);
-    EngineRunner silent(Options(dir, "store"));
+    EngineRunner silent(Options(dir, engine::ScoreReuse::kStore));
     ASSERT_TRUE(silent.Submit(Asking({}, kTokens)).ok());
     silent.Run();
     EXPECT_EQ(silent["a"].logits, got.logits);
@@ -99,18 +99,18 @@ TEST(AttentionOutTest, IsTheOraclesUnderEveryPlan) {
   }
 }
 
-// Beside others, forked, with prompt logprobs asked for: each sequence gets its own rows.
+// Beside other requests, forked, with prompt logprobs: each sequence gets its own rows.
 TEST(AttentionOutTest, InABatchEachGetsItsOwn) {
   const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
   const ScratchDir scratch;
   const auto dir =
       WriteModelDir(MakeTinyModel({.attention = kShape, .cross_layer = reuse}), scratch.path());
   const std::vector<AttentionHead> heads = {{5, 3}, {0, 1}, {5, 3}};
-  EngineRunner alone(Options(dir, "auto"));
+  EngineRunner alone(Options(dir, engine::ScoreReuse::kAuto));
   ASSERT_TRUE(alone.Submit(Asking(heads, 6)).ok());
   alone.Run();
 
-  EngineRunner crowd(Options(dir, "auto"));
+  EngineRunner crowd(Options(dir, engine::ScoreReuse::kAuto));
   crowd.MustSubmit("before", RandomPrompt(8, 21, 96), Greedy(9));
   engine::Request request = Asking(heads, 6);
   request.n = 2;
@@ -133,7 +133,7 @@ TEST(AttentionOutTest, InABatchEachGetsItsOwn) {
 TEST(AttentionOutTest, RefusesWhatIsNotThereOrTooMuch) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(MakeTinyModel({.attention = kShape}), scratch.path());
-  EngineRunner runner(Options(dir, "auto"));
+  EngineRunner runner(Options(dir, engine::ScoreReuse::kAuto));
   EXPECT_EQ(runner.Submit(Asking({{0, 0}, {6, 0}}, 4)).message(),
             "attention: layer 6 at 1 is not in 0..5");
   EXPECT_EQ(runner.Submit(Asking({{1, -1}}, 4)).message(),

@@ -1,4 +1,4 @@
-// Many requests in one core: who is admitted when, what a step costs, how requests end.
+// Many requests in one core: order of admission, products of a step, ends of requests.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -141,7 +141,7 @@ TEST_F(BatchingTest, CancelInEveryStateFreesTheBlocksAtOnce) {
   runner.Step();
   const auto& cache = runner.core().cache();
   const int32_t blocks_decoding = cache.BlocksFor(5 + 1);
-  const int32_t blocks_prefilling = cache.BlocksFor(60);  // all of a prompt's at once
+  const int32_t blocks_prefilling = cache.BlocksFor(60);  // all of the prompt's blocks at once
   EXPECT_EQ(runner["decoding"].tokens.size(), 2U);
   EXPECT_EQ(runner["prefilling"].num_started, 1);
   EXPECT_EQ(runner["prefilling"].tokens.size(), 0U);
@@ -154,7 +154,7 @@ TEST_F(BatchingTest, CancelInEveryStateFreesTheBlocksAtOnce) {
     EXPECT_EQ(runner[id].num_finished, 1);
     EXPECT_EQ(runner[id].end.reason, FinishReason::kCancelled);
     EXPECT_EQ(runner[id].end.status, status);
-    EXPECT_FALSE(runner.core().Finish(id, FinishReason::kCancelled, status));  // known no more
+    EXPECT_FALSE(runner.core().Finish(id, FinishReason::kCancelled, status));  // no longer known
   };
   cancel("queued");
   EXPECT_EQ(runner["queued"].num_started, 0);
@@ -236,7 +236,7 @@ TEST_F(BatchingTest, FinishReasons) {
   const std::vector<int32_t> tokens = runner["length"].tokens;
   EXPECT_EQ(runner["length"].end.reason, FinishReason::kLength);
   EXPECT_TRUE(runner["length"].end.status.ok());
-  // The output up to the first time the id comes, that one not among it.
+  // The output up to, and without, the first occurrence of the id.
   const int32_t ending = tokens[4];
   const std::vector<int32_t> before(tokens.begin(),
                                     std::find(tokens.begin(), tokens.end(), ending));

@@ -1,4 +1,4 @@
-// Bytes per token as the papers' formulas have them, and as found in the arena's memory.
+// Bytes per token by the papers' formulas, and as found in the arena's memory.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -22,8 +22,8 @@ constexpr int kLayers = 8;
 struct PlanBytes {
   std::string name;
   json cross_layer;
-  // Planes of one layer and kv head that the plan holds, of a plain cache's 2 L; for SLA, whose
-  // heads differ, planes over kv heads.
+  // Planes of the plan for one kv head over all layers, 2 L in a plain cache; for SLA, whose heads
+  // differ, planes over kv heads.
   double planes = 0;
 };
 
@@ -32,8 +32,8 @@ std::vector<PlanBytes> Plans(int kv_heads) {
   const json svformer = {{"preset", "svformer"}};
   const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
   const int computing = 2;
-  // SLA, skip 5 layers with 2 of 4 heads: in layers 5, 6, 7 those heads' own planes have no reader
-  // (layer 7 has nobody 5 above it): 3 layers x half the kv heads x (K and V).
+  // SLA, skip 5 layers with 2 of 4 heads: in layers 5, 6, 7 these heads' own planes have no reader
+  // (no layer is 5 above layer 7): 3 layers x half the kv heads x (K and V).
   return {{"plain", {{"preset", "plain"}}, 2 * kLayers},
           {"resformer", {{"preset", "resformer"}}, 2 * kLayers},
           {"svformer", svformer, kLayers + 1},
@@ -51,7 +51,7 @@ std::vector<PlanBytes> Plans(int kv_heads) {
 
 kvcache::AttentionShape Shape(int kv_heads) { return {kLayers, 4, kv_heads, 8}; }
 
-// A way to keep the cache, and bytes of a key and of a value of 8 dimensions; int8 has a scale.
+// A dtype of the cache, and bytes of a key and of a value of 8 dimensions; int8 has a scale.
 struct CacheKind {
   std::string dtype;
   int key_bytes;
@@ -83,7 +83,7 @@ TEST(CacheBytesTest, RatiosFollowTheFormulas) {
         const TinyModel model =
             MakeTinyModel({.attention = Shape(kv_heads), .cross_layer = plan.cross_layer});
         engine::EngineOptions options = Options(WriteModelDir(model, scratch.path()), cache_dtype);
-        options.score_reuse = "store";
+        options.score_reuse = engine::ScoreReuse::kStore;
         EngineRunner runner(options);
         const auto& report = runner.core().model().plan;
         EXPECT_EQ(report.dtype, cache_dtype);
@@ -100,8 +100,8 @@ TEST(CacheBytesTest, RatiosFollowTheFormulas) {
         if (key_bytes == value_bytes) {
           EXPECT_EQ(report.ratio, plan.planes / (2 * kLayers));
         }
-        // The paper's gain is capacity: tokens that fit the same bytes, in whole blocks, the scores
-        // of all four heads beside them where they are stored.
+        // The paper's gain is capacity: tokens that fit the same bytes, in whole blocks, including
+        // the scores of all four heads if they are stored.
         const size_t scores = plan.name == "reuse" ? 4 * sizeof(float) : 0;
         EXPECT_EQ(static_cast<size_t>(runner.core().model().cache_tokens),
                   (size_t{24} << 20) / ((report.bytes_per_token + scores) * 8) * 8);
@@ -110,8 +110,8 @@ TEST(CacheBytesTest, RatiosFollowTheFormulas) {
   }
 }
 
-// Stored decode keeps a f32 logit a context token for each score head that is alive at once: all H
-// where a layer's scores are applied to other values, none where finished outputs are reused.
+// Stored decode keeps a f32 logit a context token for each score head alive at once: all H heads if
+// a layer's scores are applied to other values, none if finished outputs are reused.
 TEST(CacheBytesTest, ScoreBytes) {
   for (const PlanBytes& plan : Plans(4)) {
     SCOPED_TRACE(plan.name);
@@ -127,7 +127,7 @@ TEST(CacheBytesTest, ScoreBytes) {
 struct Aftermath {
   std::vector<std::byte> arena;
   size_t tokens_computed = 0;
-  std::set<int64_t> slots;  // that a token was ever written to
+  std::set<int64_t> slots;  // slots to which a token was ever written
   size_t bytes_per_token = 0;
   int64_t bytes_written = 0;  // by the backend's own count
 };
@@ -146,7 +146,7 @@ Aftermath RunHundred(const engine::EngineOptions& options, std::byte poison) {
     const int32_t generated = 1 + i % 6;
     runner.MustSubmit(std::to_string(i), RandomPrompt(static_cast<uint64_t>(i), prompt, 96),
                       Greedy(generated));
-    // The last token that is generated is never run.
+    // The last generated token is never run.
     after.tokens_computed += static_cast<size_t>(prompt + generated - 1);
   }
   runner.core().set_logits_hook([&](const engine::Sequence& sequence, std::span<const float>) {
@@ -161,8 +161,8 @@ Aftermath RunHundred(const engine::EngineOptions& options, std::byte poison) {
   return after;
 }
 
-// Bytes touched: those that differ from the poison after one of two runs that do the same. A byte
-// that was written holds one value after both and can't equal both poisons.
+// Two equal runs on different poisons. A touched byte differs from its poison after one of the
+// runs: a written byte has the same value after both and cannot equal both poisons.
 TEST(CacheBytesTest, BytesTouchedInAPoisonedArena) {
   constexpr std::byte kPoisons[] = {std::byte{0xA5}, std::byte{0x5A}};
   int combination = 0;
@@ -195,7 +195,8 @@ TEST(CacheBytesTest, BytesTouchedInAPoisonedArena) {
   }
 }
 
-// Other tests fill with this what nobody may read: whoever does gets NaN, in any cache.
+// Other tests fill memory that must not be read with bytes of ones: reading it gives NaN, in any
+// cache.
 TEST(CacheBytesTest, AReaderOfBytesOfOnesSeesThem) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(MakeTinyModel({.attention = Shape(4)}), scratch.path());

@@ -1,5 +1,5 @@
 // Keys of config.json that change the mathematics and that nothing reads, and published configs
-// that hold none in use.
+// that use none of them.
 
 #include <string>
 #include <string_view>
@@ -95,7 +95,7 @@ TEST(ConfigRulesTest, EveryKeyIsRefusedInUseAndPassesAtRest) {
   }
 }
 
-// A default in place of a number that stands there under another name.
+// A number under another name must not be replaced by a default.
 TEST(ConfigRulesTest, NumbersUnderAnotherNameAreNotPassedOver) {
   for (const char* name : {"norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon"}) {
     EXPECT_EQ(Refusal({{name, 1e-5}}),
@@ -112,7 +112,7 @@ TEST(ConfigRulesTest, NumbersUnderAnotherNameAreNotPassedOver) {
   }
 }
 
-// transformers takes the number outside the scaling.
+// transformers prefers the number outside the scaling.
 TEST(ConfigRulesTest, TwoOriginalLengthsMustAgree) {
   const Json scaling = {{"rope_type", "llama3"},
                         {"factor", 8.0},

@@ -1,5 +1,5 @@
-// Nothing is run that the plan does not read: matrix products and bytes written, counted for each
-// kind of plan; rows behind the last layer that writes; finished outputs instead of attention.
+// Only work that the plan reads is done: matrix products and bytes written, counted for each kind
+// of plan; rows after the last layer that writes; finished outputs instead of attention.
 #include <string>
 #include <vector>
 
@@ -18,14 +18,14 @@ constexpr kvcache::AttentionShape kShape = {kLayers, 4, 2, 8};
 constexpr int64_t kPlaneRow = 8 * sizeof(float);
 
 // A layer runs one product for its projections, if any is left, and three more; the head is one.
-// Rows whose logits nobody wants stop behind the projections of the last layer that writes.
+// Rows without wanted logits end at the projections of the last layer that writes.
 struct Work {
   std::string name;
   json cross_layer;
-  int decode_products;  // of a step with one row, whose logits are wanted
-  int prompt_products;  // of a chunk whose logits nobody wants
+  int decode_products;  // of a step with one row, with logits
+  int prompt_products;  // of a chunk without logits
   int planes_written;   // rows of planes for each token, over both kv heads
-  int planes_read;      // of a decode step with stored scores, a context token
+  int planes_read;      // by a decode step with stored scores, for each context token
   int scores_read;
 };
 
@@ -37,8 +37,8 @@ std::vector<Work> Plans() {
       {"resformer", {{"preset", "resformer"}}, 25, 21, 24, 24, 0},
       {"svformer", svformer, 25, 21, 14, 24, 0},
       {"reuse", reuse, 25, 21, 16, 16, 16},
-      // Layers 1 to 3 and 5 project nothing and take the output of the one below; 5 is skipped
-      // for prompts, as all of 4 but its keys.
+      // Layers 1 to 3 and 5 project nothing and take the output of the layer below. Prompts skip
+      // layer 5, and all of layer 4 but its keys.
       {"svformer-reuse", {svformer, reuse}, 21, 14, 6, 8, 0},
       // Layers 1, 3 and 5 project queries alone.
       {"cla", {{"preset", "cla"}, {"factor", 2}}, 25, 17, 12, 24, 0},
@@ -69,7 +69,7 @@ TEST(DeadWorkTest, StepsRunWhatThePlanReads) {
                          .device = "cpu",
                          .threads = 1,
                          .cross_layer = {},
-                         .score_reuse = "store",
+                         .score_reuse = engine::ScoreReuse::kStore,
                          .max_prefill_chunk = 16});
     runner.MustSubmit("a", RandomPrompt(1, 40, 96), Greedy(3));
     const kernels::BackendCounters chunk = StepOf(runner);
@@ -85,8 +85,8 @@ TEST(DeadWorkTest, StepsRunWhatThePlanReads) {
   }
 }
 
-// SVFormer and partial reuse hand outputs on to other columns: with one kv head every head's values
-// are the same, and layer 2 takes in its heads 0 and 1 what layer 1 made in its heads 2 and 3.
+// SVFormer and partial reuse hand outputs to other columns: with one kv head every head's values
+// are the same, and layer 2 takes into its heads 0 and 1 the outputs of layer 1's heads 2 and 3.
 TEST(DeadWorkTest, OutputsAreTakenAcrossColumns) {
   const kvcache::AttentionShape shape = {3, 4, 1, 8};
   const json plan = {{{"preset", "svformer"}},
@@ -104,7 +104,7 @@ TEST(DeadWorkTest, OutputsAreTakenAcrossColumns) {
   EXPECT_EQ(StepOf(runner).cache_bytes_read, 3 * 2 * 11 * kPlaneRow);
 }
 
-// Counts the calls that put every row where it stands.
+// Counts the calls that would copy every row onto itself.
 class WatchesGathers final : public NullBackend {
  public:
   explicit WatchesGathers(int* idle) : idle_(idle) {}
@@ -120,7 +120,7 @@ class WatchesGathers final : public NullBackend {
   int* const idle_;
 };
 
-// Decodes alone, and before a chunk of a prompt whose logits nobody wants, stand at the front.
+// Decode rows, alone or before a chunk without wanted logits, are already at the front.
 TEST(DeadWorkTest, NoRowsAreCopiedOntoThemselves) {
   const ScratchDir scratch;
   const TinyModel model = MakeTinyModel({.attention = kShape});

@@ -10,7 +10,7 @@
 namespace strata::testing::decoder_test {
 namespace {
 
-// Keeps what is copied to it, in order.
+// Records the copies to it, in order.
 class ListeningBackend final : public NullBackend {
  public:
   void CopyFromHost(std::byte* to, std::span<const std::byte> from) override {
@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<engine::Decoder>> Make(const kvcache::AttentionSh
                                  /*max_rows=*/1);
 }
 
-// A million heads: what is looked up among all of them for each would never end.
+// A million heads: a search among all heads for each head would never end.
 TEST(DecoderTest, TheMostLayersAndHeadsAreMade) {
   NullBackend backend;
   EXPECT_TRUE(Make({1024, 1024, 1, 2}, 1, &backend).ok());

@@ -1,5 +1,5 @@
 // The bits of a request's logits depend on its tokens alone: not on the batch around it, the cuts
-// of its prefill, the length of a block, the threads, or whether self is said or silent.
+// of its prefill, the length of a block, the threads, or whether self is written or left out.
 #include <cstring>
 #include <string>
 #include <vector>
@@ -22,7 +22,7 @@ struct Load {
   int32_t batch_tokens = 512;
   int32_t threads = 1;
   int32_t block_tokens = 16;
-  int32_t others = 0;  // requests around the one that is looked at
+  int32_t others = 0;  // requests beside the tested one
 };
 
 const std::vector<Load> kLoads = {
@@ -41,13 +41,13 @@ const std::vector<Load> kLoads = {
     {.name = "in a batch of 32, a crowded step", .batch_tokens = 40, .threads = 2, .others = 31},
 };
 
-// The request runs greedily and, a second time, drawn at random.
+// The request runs greedily and, a second time, with random draws.
 struct Outcome {
   Recording greedy;
   Recording drawn;
 };
 
-// What a checkpoint is in, its weights are kept as, and its cache.
+// Dtypes of a checkpoint, of the weights in memory, and of the cache.
 struct Storage {
   DType checkpoint;
   std::string weights;
@@ -82,7 +82,7 @@ Outcome RunUnder(const Load& load, const std::filesystem::path& model_dir, const
                         params);
     }
   };
-  // Some are ahead in their decoding, some come while it decodes.
+  // Some are already decoding, some come while it decodes.
   add_others(0, load.others / 3);
   for (int i = 0; i < 3 && load.others > 0; ++i) runner.Step();
   add_others(load.others / 3, load.others * 2 / 3);
@@ -139,7 +139,7 @@ const std::vector<Storage> kStorages = {{DType::kF32, "f32", "f32"},
 TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
   const std::vector<json> plans = Plans();
   for (size_t i = 0; i < kStorages.size() * plans.size(); ++i) {
-    // Every plan in f32 and bf16, every third in each of the others.
+    // Every plan in f32 and bf16, every third in the other dtypes.
     if ((kSanitized || i >= 2 * plans.size()) && i % 3 != 0) continue;
     const Storage& storage = kStorages[i / plans.size()];
     const json& plan = plans[i % plans.size()];
@@ -156,7 +156,7 @@ TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
   }
 }
 
-// Over the border between two spans of attention, in full chunks of 512 and in others.
+// Over the border between two spans of attention, in full chunks of 512 and in smaller ones.
 TEST(DeterminismTest, TheSameBitsInLongContexts) {
   for (const size_t kind : {0, 2, 4}) {  // each dtype of weights, two of the cache
     const Storage& storage = kStorages[kind];

@@ -78,7 +78,7 @@ TEST_F(EngineTest, SeveralAreQueuedTogetherOrNotAtAll) {
   EXPECT_EQ(submit({Make("a"), Make("b"), wrong}).message(),
             "prompt[2]: id -1 at 2 is not in 0..95");
   EXPECT_EQ(submit({Make("a"), Make("b"), Make("a")}).code(), absl::StatusCode::kAlreadyExists);
-  // Nothing is left of those that were right.
+  // The right ones of a refused list leave nothing behind.
   std::vector<std::shared_ptr<WaitingSink>> sinks;
   std::vector<Engine::Submission> submissions;
   for (const char* id : {"a", "b", "c"}) {
@@ -139,7 +139,7 @@ TEST_F(EngineTest, ManyCallersGetTheirOwnAnswers) {
       EXPECT_EQ(got.tokens, alone[request.id].tokens);
     }
   }
-  // The load is told once a step; the last step's follows its last event.
+  // The load is updated once a step; the last update follows the last event.
   for (int i = 0; i < 1000 && engine->load().running > 0; ++i) {
     std::this_thread::sleep_for(milliseconds(1));
   }
@@ -179,7 +179,7 @@ TEST_F(EngineTest, AFullQueueRefuses) {
   Gate reached;
   Gate gate;
   const auto engine = MakeEngine(/*max_running=*/1, /*max_queue=*/2);
-  // At its second token the engine has said that one request runs and none waits.
+  // At the second token the load shows one running request and none waiting.
   const auto sink = HeldAtToken(2, reached, gate);
   ASSERT_TRUE(engine->Submit(Make("running"), sink).ok());
   reached.Pass();
@@ -219,13 +219,12 @@ TEST_F(EngineTest, CancelEndsRunningAndQueuedRequests) {
     EXPECT_EQ(recording.end.reason, FinishReason::kCancelled);
     EXPECT_TRUE(absl::IsCancelled(recording.end.status));
   }
-  EXPECT_EQ(running->Now().tokens.size(), 3U);  // not one step more
+  EXPECT_EQ(running->Now().tokens.size(), 3U);  // not one more step
   EXPECT_EQ(queued->Now().num_started, 0);
   EXPECT_EQ(other->Result().end.reason, FinishReason::kLength);
 }
 
-// A cancel that comes while the last token is made finds its request gone; the id's next owner is
-// none of its business.
+// A cancel during the last token finds its request gone, and must not touch the id's next owner.
 TEST_F(EngineTest, ALateCancelSparesTheNextOwnerOfTheId) {
   Gate reached;
   Gate gate;
@@ -253,7 +252,7 @@ TEST_F(EngineTest, APatientShutdownFinishesTheWork) {
   }
   engine->Shutdown(milliseconds(120'000));
   for (const auto& sink : sinks) {
-    const Recording recording = sink->Now();  // all is over when Shutdown returns
+    const Recording recording = sink->Now();  // everything has ended when Shutdown returns
     ExpectOneEnd(recording);
     EXPECT_EQ(recording.end.reason, FinishReason::kLength);
   }

@@ -1,4 +1,4 @@
-// Memory that cannot be had, a device that fails in mid-step, a clock that jumps.
+// Memory that runs out, a device that fails in mid-step, a clock that jumps.
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -23,7 +23,7 @@ constexpr int32_t kVocab = 61;
 constexpr int32_t kBlockTokens = 4;
 constexpr int32_t kBlocks = 40;
 
-// Refuses the allocation of this number, from 0; -1: none.
+// Refuses allocation number `*countdown`, from 0; -1: none.
 class ForgetfulBackend final : public NullBackend {
  public:
   explicit ForgetfulBackend(int* countdown) : countdown_(countdown) {}
@@ -167,11 +167,11 @@ TEST_F(FaultsTest, AnEngineWhoseDeviceHasFailedTakesNoMore) {
   EXPECT_EQ(refused.message(), "the device has failed: the device failed");
   EXPECT_EQ(engine->failure(), absl::InternalError("the device failed"));
   EXPECT_EQ(engine->load().running + engine->load().waiting, 0);
-  engine->Shutdown(std::chrono::hours(1));  // at once
+  engine->Shutdown(std::chrono::hours(1));  // returns at once
 }
 
-// The system's clock is not asked (includes_test.sh). The steady one may still leap, when a machine
-// slept: to the engine that is a request that came an hour ago with all its times.
+// The engine does not use the system's clock (includes_test.py). The steady clock may still leap
+// after a machine slept: the engine then sees requests that came an hour ago with all their times.
 TEST_F(FaultsTest, AClockThatLeapsAnHourEndsWhatHasALimitAndKeepsTheOrder) {
   static_assert(engine::Request::Time::clock::is_steady);
   const auto now = std::chrono::steady_clock::now();
@@ -195,7 +195,7 @@ TEST_F(FaultsTest, AClockThatLeapsAnHourEndsWhatHasALimitAndKeepsTheOrder) {
   EXPECT_EQ(limited_end->end.reason, FinishReason::kTimeLimit);
   EXPECT_EQ(limited_end->num_started, 1);
   ExpectFailed(*late_end, absl::StatusCode::kDeadlineExceeded);
-  // A level of priority is worth 10 s of waiting: low stands 5 s behind patient, and before fresh.
+  // A level of priority is worth 10 s of waiting: low ranks 5 s after patient, and before fresh.
   EXPECT_EQ(patient_end->num_started, 1);
   EXPECT_EQ(low_end->num_started, 0);
   while (patient_end->num_finished == 0) core->Step();

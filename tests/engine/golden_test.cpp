@@ -1,10 +1,10 @@
-// The models that ship against tests/golden/, which tests/reference/golden.py wrote in float64 from
+// The models that ship against tests/golden/, written by tests/reference/golden.py in float64 from
 // the bf16 weights as shipped.
 //
 // f32: logits within 1e-4 of the largest, as argued in plans_vs_naive_test.cpp, and the same 64
 // greedy tokens. bf16: the weights are exact there too, only keys and values are rounded (2^-9
-// each), so logits deviate by at most about 2 L 2^-9 of the largest and a token may differ where
-// the golden margin is below twice that; the first 32 must agree all the same.
+// each). Logits therefore deviate by at most about 2 L 2^-9 of the largest, and a token may differ
+// if the golden margin is below twice that; the first 32 must agree all the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -81,7 +81,7 @@ TEST_P(GoldenTest, F32) {
 
 TEST_P(GoldenTest, Bf16) {
   const auto runner = Run("bf16");
-  const int layers = runner->core().model().plan.shape.num_layers;
+  const int layers = runner->core().model().plan.num_layers;
   for (int k = 0; k < kPrompts; ++k) {
     SCOPED_TRACE("prompt " + std::to_string(k));
     const Golden golden = ReadGolden(tensors_, k);
@@ -89,7 +89,7 @@ TEST_P(GoldenTest, Bf16) {
     const double bound = 2.0 * layers / 512;
     const double deviation = RelativeDeviation(got.logits[0], golden.logits.data());
     EXPECT_LE(deviation, bound);
-    // f32 in bf16's clothes would pass everything below.
+    // An f32 run named bf16 would pass everything below.
     EXPECT_GT(deviation, 1e-5);
     const auto [got_end, golden_end] =
         std::mismatch(got.tokens.begin(), got.tokens.end(), golden.greedy_ids.begin());

@@ -36,7 +36,7 @@ std::string Refusal(const std::string& text) {
   return message.substr(sizeof("the body: ") - 1);
 }
 
-// A random value, up to `depth` containers in one another.
+// A random value of up to `depth` nested containers.
 Json RandomValue(std::mt19937_64& random, int depth) {
   const auto pick = [&random](uint64_t count) { return random() % count; };
   switch (pick(depth > 0 ? 9 : 7)) {

@@ -64,7 +64,7 @@ TEST(LogprobsTest, ExtremeLogitsNeitherOverflowNorVanish) {
   EXPECT_NEAR(high.logprob, std::log(0.5), 1e-6);
   EXPECT_EQ(high.rank, 2);
   const TokenLogprobs low = LogprobsOf(std::vector<float>{0, -200}, 1, 0);
-  EXPECT_FLOAT_EQ(low.logprob, -200);  // its probability is no float
+  EXPECT_FLOAT_EQ(low.logprob, -200);  // its probability is too small for a float
   EXPECT_TRUE(low.top.empty());
 }
 

@@ -1,4 +1,4 @@
-// What steps are said to take of memory, before any is taken, beside what they take.
+// Estimates of the memory of steps, made before any is taken, against the memory taken.
 #include "engine/serve/memory_need.h"
 
 #include <algorithm>
@@ -28,10 +28,10 @@ const TinyModelOptions kModel = {
     .vocab_size = kVocab,
     .max_positions = kPositions};
 
-// The CPU's, and the bytes of its buffers that live.
+// The CPU backend, and the bytes of its living buffers.
 class CountingBackend final : public ProfilingBackend {
  public:
-  // Takes what it is given.
+  // Takes ownership of `cpu`.
   explicit CountingBackend(kernels::CpuBackend* cpu)
       : ProfilingBackend(std::unique_ptr<kernels::Backend>(cpu)), cpu_(cpu) {}
 
@@ -41,7 +41,7 @@ class CountingBackend final : public ProfilingBackend {
     bytes_ += bytes;
     return std::make_unique<Counted>(*std::move(buffer), &bytes_);
   }
-  // Of buffers and of its own.
+  // Bytes of buffers and of the backend's working memory.
   size_t bytes() const { return bytes_ + cpu_->working_bytes(); }
 
  private:
@@ -65,7 +65,7 @@ class CountingBackend final : public ProfilingBackend {
 
 class MemoryNeedTest : public ::testing::Test {
  protected:
-  // A model with this plan, which the engine that is made next has.
+  // Writes a model with this plan for the next engine.
   void Use(const json& plan) {
     TinyModelOptions model = kModel;
     model.cross_layer = plan;
@@ -89,8 +89,8 @@ class MemoryNeedTest : public ::testing::Test {
   kvcache::SharingPlan plan_;
 };
 
-// One long prompt alone, whose attention is cut into spans, then a step of prompts whose every row
-// has its logits.
+// One long prompt alone, whose attention is cut into spans, then a step of prompts with logits in
+// every row.
 void RunLargestSteps(engine::EngineCore* core) {
   const auto add = [core](const std::string& id, int32_t tokens) {
     engine::Request request = {.id = id,
@@ -110,7 +110,7 @@ TEST_F(MemoryNeedTest, StepsTakeWhatWasSaidAndNotMuchLess) {
   const json svformer = {{"preset", "svformer"}};
   const json reuse = {{"preset", "reuse"}, {"compute_layers", {0, 4}}};
   const json partial = {{"preset", "reuse"}, {"compute_layers", {0}}, {"heads", 2}};
-  // One buffer of projections or two, outputs that are kept, layers without projections.
+  // One or two buffers of projections, kept outputs, layers without projections.
   for (const json& plan :
        {json(), svformer, json{{"preset", "resformer"}}, reuse, json{svformer, reuse},
         json{svformer, partial}, json{{"preset", "cla"}, {"factor", 2}},
@@ -148,7 +148,7 @@ TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
   EXPECT_TRUE(absl::StrContains(refused.message(), "workspace 3.8 MiB")) << refused;
 }
 
-// However large a step is, few of its rows have logits.
+// A step of any size has few rows with logits.
 TEST_F(MemoryNeedTest, PromptsThatWantLogprobsShareTheRowsOfAStep) {
   Use(json());
   options_.max_batch_tokens = 2048;
@@ -175,11 +175,11 @@ TEST_F(MemoryNeedTest, PromptsThatWantLogprobsShareTheRowsOfAStep) {
   EXPECT_LT(taken, 1024U * kVocab * sizeof(float));
   for (const auto& sink : sinks) {
     EXPECT_EQ(sink->prompt_logprobs.size(), 129U);
-    EXPECT_EQ(sink->output(0).tokens.size(), 2U);
+    EXPECT_EQ(sink->tokens.size(), 2U);
   }
 }
 
-// Where nobody says how large a step is, the device does.
+// The device decides the size of a step if no option does.
 class LargeSteps final : public NullBackend {
  public:
   int32_t StepTokens() const override { return 8192; }
@@ -212,7 +212,7 @@ class AskedBackend final : public NullBackend {
   mutable kernels::StepLimits limits_;
 };
 
-// A request for many sequences runs alone where fewer may run.
+// A request of more sequences than may run runs alone.
 TEST_F(MemoryNeedTest, StepsAreAsWideAsOneRequestAtLeast) {
   Use(json());
   const AskedBackend backend;

@@ -29,7 +29,7 @@ Json Llama() {
           {"vocab_size", 100}};
 }
 
-// Llama() with `changes` laid over it; a null takes the key away.
+// Llama() with `changes` merged into it; a null removes the key.
 Json With(const Json& changes) {
   Json config = Llama();
   config.merge_patch(changes);
@@ -42,7 +42,7 @@ ModelConfig Parsed(const Json& config) {
   return model.ok() ? *std::move(model) : ModelConfig{};
 }
 
-// The message after "config.json: ", "" where the config is taken.
+// The message after "config.json: ", "" if the config is accepted.
 std::string Refusal(const Json& config, absl::StatusCode code) {
   const auto model = ParseModelConfig(config.dump());
   if (model.ok()) return "";
@@ -152,7 +152,7 @@ TEST(ModelConfigTest, MistralIsLlamaWhereNoWindowSlides) {
   config["sliding_window"] = 4097;
   Parsed(config);
   config["sliding_window"] = 4096;
-  config["use_sliding_window"] = false;  // which Mistral's own code does not look at
+  config["use_sliding_window"] = false;  // Mistral's own code does not read it
   EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
             "sliding_window = 4096 is not built, unless it is null or at least "
             "max_position_embeddings = 4097");
@@ -254,7 +254,7 @@ TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
 
 TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
   EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}), "rms_norm_eps = 0, want a number above 0, at most 1");
-  EXPECT_EQ(Invalid({{"rms_norm_eps", 1e-95}}),  // nothing, as a float
+  EXPECT_EQ(Invalid({{"rms_norm_eps", 1e-95}}),  // 0 as a float
             "rms_norm_eps = 1e-95, want a number above 0, at most 1");
   EXPECT_EQ(Invalid({{"rms_norm_eps", "1e-5"}}),
             "rms_norm_eps = \"1e-5\", want a number above 0, at most 1");

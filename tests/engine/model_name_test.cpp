@@ -27,7 +27,7 @@ TEST(ModelNameTest, IsTheFoldersOrTheRepositorysOfASnapshot) {
        "HuggingFaceTB/SmolLM-135M"},
       {cache + "models--gpt2/snapshots/" + kHash, "gpt2"},
       {cache + "models--a--b/snapshots/main", "a/b"},
-      // No snapshot of the cache.
+      // Folders that are no snapshots of the cache.
       {cache + "models--a--b", "models--a--b"},
       {cache + "models--a--b/refs/" + kHash, kHash},
       {cache + "datasets--a--b/snapshots/" + kHash, kHash},

@@ -136,7 +136,7 @@ TEST_F(OutputTest, HoldsNoBadWord) {
   EXPECT_EQ(after.size(), 200U);
 }
 
-// A backend that chooses tokens itself is asked for the same.
+// A backend that chooses tokens gets the same parameters.
 TEST_F(OutputTest, ABackendThatChoosesIsToldOfBadWordsAndNotAskedForAllowedIds) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(

@@ -43,7 +43,10 @@ size_t LongestLine(const std::string& text) {
 
 TEST(PlanReport, Numbers) {
   const PlanReport report = Report(R"({"preset":"svformer"})");
-  EXPECT_EQ(report.shape, kShape);
+  EXPECT_EQ(report.num_layers, kShape.num_layers);
+  EXPECT_EQ(report.num_query_heads, kShape.num_query_heads);
+  EXPECT_EQ(report.num_kv_heads, kShape.num_kv_heads);
+  EXPECT_EQ(report.head_dim, kShape.head_dim);
   EXPECT_EQ(report.dtype, "bf16");
   EXPECT_EQ(report.key_bytes_per_token, 16U * 64 * 2);
   EXPECT_EQ(report.value_bytes_per_token, 2U * 64 * 2);

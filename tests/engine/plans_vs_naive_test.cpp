@@ -8,22 +8,22 @@
 // six layers add up: below 1e-4 with room, while any wrong source changes the logits by 1e-2 and
 // more (TheOracleTellsPlansApart).
 //
-// A cache in bf16: weights and activations are f32 (the oracle reads the rounded weights); what is
-// left is the cache, whose keys and values are rounded by up to 2^-9 each. The oracle can round
-// them too, so the logits are held to that one. The two round the same way except where a value
-// lies so close to the middle of two bfloat16 that the f32 error decides: 1e-6 of 2^-8, one element
-// in some thousand, a few of a sequence. Such an element is off by 2^-8 and moves a logit by some
-// 1e-3, most where a plan amplifies (resformer's V + 2 V_0): 2e-2 with room, and most steps see
-// none and must be as close as f32, which truncation, say, would not be. In int8 the same goes for
-// steps of 1/127 of a row's largest element, up to twice as long: 4e-2. What rounding costs the
-// text is computed, not guessed: a greedy token must be the exact oracle's wherever its margin is
-// more than twice the distance between the two oracles and that.
+// A cache in bf16: weights and activations are f32 (the oracle reads the rounded weights), so only
+// keys and values of the cache are rounded, by up to 2^-9 each. The oracle can round them too, and
+// logits are compared with that oracle. Both round alike unless a value lies so close to the middle
+// of two bfloat16 that the f32 error decides: 1e-6 of 2^-8, one element in some thousand, a few of
+// a sequence. Such an element is off by 2^-8 and moves a logit by some 1e-3, most if a plan
+// amplifies it (resformer's V + 2 V_0): 2e-2 with room. Most steps have no such element and must be
+// as close as f32; truncation, for example, would not be. In int8 the same goes for steps of 1/127
+// of a row's largest element, up to twice as long: 4e-2. The effect of rounding on the text is
+// computed, not guessed: a greedy token must be the exact oracle's if its margin is more than twice
+// the sum of the bound and the distance between the two oracles.
 //
-// Weights in int8: they and what they meet are rounded to 1/127 of the largest of a row, which is
-// some 2.5 times the usual one: either puts noise of 2.5 / 127 / sqrt(12), 6e-3, into a product,
-// and what six layers make of seven such products each is 3e-2 in the mean, with outliers where
-// scores are close. That tells a plan from one that is altogether wrong, and products that are
-// quantised wrongly from right ones; single sources are told apart in the other types.
+// Weights in int8: weights and their inputs are rounded to 1/127 of the largest of a row, which is
+// some 2.5 times the usual one. Each puts noise of 2.5 / 127 / sqrt(12), 6e-3, into a product. Six
+// layers of seven such products each give 3e-2 in the mean, with outliers if scores are close. This
+// distinguishes a plan from an entirely wrong one, and wrong quantisation from right; the other
+// types distinguish single sources.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -47,7 +47,7 @@ using nlohmann::json;
 constexpr double kF32Bound = 1e-4;
 constexpr double kBf16Bound = 2e-2;
 constexpr double kInt8Bound = 4e-2;        // of the cache
-constexpr double kInt8WeightsBound = 0.5;  // of weights and what they meet
+constexpr double kInt8WeightsBound = 0.5;  // of weights and their inputs
 constexpr double kInt8WeightsMean = 0.1;
 
 constexpr AttentionShape kMha = {6, 4, 4, 8};
@@ -65,16 +65,16 @@ struct Workload {
 
 struct Agreement {
   int close = 0;               // steps whose logits are within kF32Bound
-  int compared = 0;            // tokens that were sure enough to be compared
-  double deviation = 0;        // mean, from the oracle that rounds as the engine does
-  double exact_deviation = 0;  // mean, from the oracle that does not
+  int compared = 0;            // tokens with margins large enough to compare
+  double deviation = 0;        // mean, from the oracle that rounds like the engine
+  double exact_deviation = 0;  // mean, from the exact oracle
 };
 
-// Runs `model` with reused scores stored wherever there are any, and computed again: the same bits.
+// Runs `model` with reused scores stored, and with reused scores computed again: the same bits.
 Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt,
                       const Workload& work) {
   const ScratchDir scratch;
-  const auto run = [&, dir = WriteModelDir(model, scratch.path())](const char* score_reuse) {
+  const auto run = [&, dir = WriteModelDir(model, scratch.path())](engine::ScoreReuse score_reuse) {
     EngineRunner runner({.model_dir = dir,
                          .device = "cpu",
                          .threads = 1,
@@ -89,8 +89,8 @@ Recording RunBothWays(const TinyModel& model, const std::vector<int32_t>& prompt
     runner.Run();
     return runner["a"];
   };
-  Recording stored = run("store");
-  const Recording routed = run("route");
+  Recording stored = run(engine::ScoreReuse::kStore);
+  const Recording routed = run(engine::ScoreReuse::kRoute);
   EXPECT_EQ(stored.logits, routed.logits);
   EXPECT_EQ(stored.tokens, routed.tokens);
   return stored;
@@ -114,7 +114,7 @@ Agreement Compare(const TinyModel& model, const NaiveArchitecture& naive,
   EXPECT_EQ(got.tokens.size(), static_cast<size_t>(work.new_tokens));
   if (got.tokens.size() != static_cast<size_t>(work.new_tokens)) return {};
 
-  // The oracle reads the engine's own continuation, so that every step counts, also after a token
+  // The oracle reads the engine's own continuation, so that every step counts, even after a token
   // that was too close to call.
   tokens.insert(tokens.end(), got.tokens.begin(), got.tokens.end() - 1);
   const NaiveDecoder decoder(ReadNaiveConfig(model.config_json), FullTensors(model.options), naive);
@@ -152,7 +152,7 @@ TinyModelOptions Options(const AttentionShape& shape, const json& cross_layer, u
           .trim = seed % 3 != 0};
 }
 
-// Of an emulated device every second case, from `first` on.
+// On an emulated device every second case, from `first` on; else all cases.
 std::vector<PlanCase> Some(std::vector<PlanCase> cases, size_t first) {
   if (!TestBackendIsEmulated()) return cases;
   std::vector<PlanCase> some;
@@ -194,8 +194,8 @@ TEST(PlansVsNaiveTest, RandomPlansInF32) {
   }
 }
 
-// Prompts that end beyond the first span of attention, one of them with it, and block lengths that
-// do and do not divide a span.
+// Prompts that end beyond the first span of attention, one of them exactly with it, and block
+// lengths that do and do not divide a span.
 TEST(PlansVsNaiveTest, LongContextsInF32) {
   const std::vector<Workload> workloads = {{.prompt_tokens = 253, .new_tokens = 8},
                                            {.prompt_tokens = 300, .prefill_chunk = 512},
@@ -235,8 +235,8 @@ TEST(PlansVsNaiveTest, PresetsInARoundedCache) {
   }
 }
 
-// With weights in bf16 each element that they meet is rounded as well: fewer steps see no middle,
-// but logits are the rounding oracle's, not the exact one's.
+// With weights in bf16 each of their inputs is rounded as well: fewer steps have no middle case,
+// but logits still agree with the rounding oracle, not with the exact one.
 TEST(PlansVsNaiveTest, PresetsInBf16) {
   Agreement total;
   int steps = 0;
@@ -258,8 +258,8 @@ TEST(PlansVsNaiveTest, PresetsInBf16) {
   EXPECT_LT(total.deviation, total.exact_deviation / 4);
 }
 
-// Of query heads that read one pair of planes some keep their scores and some do not, and heads are
-// of a size that a device's tensor cores take.
+// Among query heads that read one pair of planes some keep their scores and some do not. The size
+// of heads fits a device's tensor cores.
 TEST(PlansVsNaiveTest, PartialReuseInBf16) {
   constexpr AttentionShape kShape = {4, 8, 2, 32};
   NaiveArchitecture naive = NaivePlain();
@@ -289,7 +289,7 @@ TEST(PlansVsNaiveTest, PresetsInInt8) {
   EXPECT_LE(deviation / runs, kInt8WeightsMean);
 }
 
-// A checkpoint says by what it lacks which plan it was trained with.
+// The tensors that a checkpoint lacks show the plan it was trained with.
 TEST(PlansVsNaiveTest, PlansReadOffTheCheckpoint) {
   for (const PlanCase& plan : PresetCases(kGqa)) {
     const std::string& name = plan.name;
@@ -326,7 +326,7 @@ TEST(PlansVsNaiveTest, RopeScaling) {
   }
 }
 
-// What the bounds above rest on: one wrong source moves the logits far beyond them.
+// The bounds above hold only because one wrong source moves the logits far beyond them.
 TEST(PlansVsNaiveTest, TheOracleTellsPlansApart) {
   const TinyModelOptions options = Options(kGqa, {{"preset", "plain"}}, 3);
   const NaiveConfig config = ReadNaiveConfig(MakeTinyModel(options).config_json);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
@@ -195,27 +196,28 @@ TEST(RequestCheckTest, TheLimitsOfOneRequestHoldForAListOfThem) {
 }
 
 TEST(RequestCheckTest, NamesOneOfSeveralPrompts) {
-  absl::Status status = absl::InvalidArgumentError("prompt: id 100 at 1 is not in 0..99");
+  absl::Status status = InvalidField("prompt", "id 100 at 1 is not in 0..99");
   status.SetPayload("type", absl::Cord("kept"));
   const absl::Status named = NamePrompt(3, status);
   EXPECT_EQ(named.message(), "prompt[3]: id 100 at 1 is not in 0..99");
   EXPECT_EQ(named.GetPayload("type"), absl::Cord("kept"));
-  const absl::Status other = absl::InvalidArgumentError("prompt_logprobs: 21 is not in 0..20");
+  EXPECT_EQ(FieldOf(named), "prompt[3]");
+  const absl::Status other = InvalidField("prompt_logprobs", "21 is not in 0..20");
   EXPECT_EQ(NamePrompt(3, other), other);
 }
 
-// How many cases the cache limits, of those that it is not too small for.
+// Returns the number of cases in which the cache is the limit but not too small.
 int ExpectThatMostTokensIsWhatIsTaken(const EngineOptions& options) {
   testing::EngineRunner runner(options);
   const ModelInfo& model = runner.core().model();
-  EXPECT_EQ(model.plan.stores_scores, options.score_reuse == "store");
+  EXPECT_EQ(model.plan.stores_scores, options.score_reuse == ScoreReuse::kStore);
   int limited = 0;
   for (int32_t prompt = 1; prompt <= model.max_positions; ++prompt) {
     for (const int32_t n : {1, 2, 3, 7, 64}) {
       Request request = {
           .id = "a", .prompt = testing::RandomPrompt(1, prompt, 96), .sampling = {}, .n = n};
       const int64_t most = MostTokens(model, prompt, n);
-      if (most >= 1) {  // the longest prompt that leaves room for as many
+      if (most >= 1) {  // then checks the longest prompt with room for `most`
         const int32_t longest = MostPromptTokens(model, static_cast<int32_t>(most), n);
         EXPECT_GE(longest, prompt);
         EXPECT_GE(MostTokens(model, longest, n), most);
@@ -245,7 +247,7 @@ TEST(RequestCheckTest, MostTokensIsWhatTheEngineTakes) {
       testing::MakeTinyModel(
           {.max_positions = 128, .cross_layer = {{"preset", "reuse"}, {"compute_layers", {0}}}}),
       scratch.path());
-  for (const char* score_reuse : {"route", "store"}) {
+  for (const ScoreReuse score_reuse : {ScoreReuse::kRoute, ScoreReuse::kStore}) {
     for (const size_t kib : {64, 200, 4000}) {
       EXPECT_GT(ExpectThatMostTokensIsWhatIsTaken({.model_dir = dir,
                                                    .device = "cpu",

@@ -36,7 +36,7 @@ std::string Entry(const std::string& name, const std::string& dtype, const std::
                 ",\"data_offsets\":", offsets, "}");
 }
 
-// What is refused about a file, "" if nothing.
+// The message with which a file is refused, "" if it is accepted.
 std::string Refusal(const std::string& header, size_t data_bytes) {
   const std::string file = SafetensorsBytes(header, Zeros(data_bytes));
   const auto checkpoint = Checkpoint::FromBytes(file);
@@ -138,7 +138,7 @@ TEST(SafetensorsTest, TakesOddButLawfulFiles) {
             "");
 }
 
-// The format's own library writes and reads it.
+// The format's own library writes and reads null.
 TEST(SafetensorsTest, MetadataMayBeNull) {
   const std::string entry = Entry("t", "F32", "[1]", "[0,4]");
   EXPECT_EQ(Refusal(Concat("{\"__metadata__\":null,", entry, "}"), 4), "");
@@ -263,7 +263,7 @@ TEST_F(SafetensorsDirTest, OpensOneFile) {
   EXPECT_THAT((*checkpoint)->Names(), ElementsAre("a", "b"));
 }
 
-// Kilobytes of files named `name` that stand in this process's memory.
+// Kilobytes of files named `name` that are resident in this process's memory.
 int64_t ResidentKilobytes(const std::string& name) {
   std::ifstream maps("/proc/self/smaps");
   bool wanted = false;
@@ -328,7 +328,7 @@ TEST_F(SafetensorsDirTest, NamesMissingFiles) {
   EXPECT_EQ(OpenError(), (dir_ / "gone.safetensors").string() + ": No such file or directory");
 }
 
-// In place of the one file, of a shard or of the index: a clone without git lfs pull.
+// A clone without git lfs pull has a pointer in place of the one file, of a shard or of the index.
 TEST_F(SafetensorsDirTest, CallsALfsPointerThat) {
   const std::string pointer =
       "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234567890\n";

@@ -14,7 +14,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// One case: a sequence, what it was asked for, and the logits after it.
+// One case: a sequence, its parameters, and the logits after it.
 struct Case {
   std::vector<float> logits;
   SamplingParams params;
@@ -110,7 +110,7 @@ class Cases {
   bool Often() { return random_() % 2 == 0; }
   std::vector<int32_t> Ids(size_t vocab, size_t count) {
     std::vector<int32_t> ids(count);
-    // Mostly from a few, so that ids repeat.
+    // Mostly from a few ids, so that ids repeat.
     for (int32_t& id : ids)
       id = static_cast<int32_t>(random_() % (Often() ? vocab : 1 + vocab / 9));
     return ids;

@@ -41,7 +41,7 @@ std::vector<float> LogitsOf(const std::vector<double>& probabilities) {
 // Ids out of order, so that nothing works by accident of sorting.
 const std::vector<double> kProbabilities = {0.05, 0.4, 0.1, 0.3, 0.15};
 
-// As Kept, with what the sequence has generated.
+// As Kept, after the sequence has generated `output`.
 std::set<int32_t> KeptAfter(const std::vector<int32_t>& output, const SamplingParams& params) {
   Sampler sampler;
   std::set<int32_t> kept;
@@ -189,7 +189,7 @@ TEST(SamplerTest, TopPKeepsTheFewestThatReachP) {
   for (const auto& [p, ids] : kept) {
     EXPECT_EQ(Kept(logits, {.top_p = p}), ids) << p;
   }
-  // At the border: those that reach p exactly are enough.
+  // At the border: tokens that reach p exactly are enough.
   EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.25F}), (std::set<int32_t>{0}));
   EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.5F}), (std::set<int32_t>{0, 1}));
   EXPECT_EQ(Kept({2, 2, 2, 2}, {.top_p = 0.75F}), (std::set<int32_t>{0, 1, 2}));
@@ -219,7 +219,7 @@ TEST(SamplerTest, FiltersApplyInTheirOrder) {
   EXPECT_EQ(Kept(logits, {.top_p = 0.5F}), (std::set<int32_t>{1, 3}));
 }
 
-// Pearson's statistic against the probabilities that the kept tokens have left.
+// Pearson's statistic against the renormalised probabilities of the kept tokens.
 TEST(SamplerTest, DrawsFollowTheDistribution) {
   constexpr int kDraws = 50000;
   struct Case {
@@ -258,7 +258,7 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
   }
 }
 
-// What one sampler has chosen before does not matter: it may serve the batch in any order.
+// Earlier choices of a sampler do not matter: it may serve the batch in any order.
 TEST(SamplerTest, KeepsNothingBetweenCalls) {
   std::mt19937 random(5);
   std::normal_distribution<float> normal(0, 3);

@@ -1,4 +1,4 @@
-// Penalties, bias, min_tokens and logprobs: what each does to a choice, and on their way through
+// Penalties, bias, min_tokens and logprobs: the effect of each on a choice, and their way through
 // the engine.
 #include <cmath>
 #include <limits>
@@ -43,7 +43,7 @@ TEST(SamplingTest, RepetitionPenaltyActsOnPromptAndOutput) {
   EXPECT_EQ(GreedyPick(logits, params, {3}, {}), 0);
   EXPECT_EQ(GreedyPick(logits, params, {0}, {}), 1);
   EXPECT_EQ(GreedyPick(logits, params, {0, 0, 0}, {1}), 2);
-  // However often a token came, once; 3 / 2 = 1.5 and 2 / 2 = 1.
+  // Applied once, however often a token came; 3 / 2 = 1.5 and 2 / 2 = 1.
   EXPECT_EQ(GreedyPick(logits, params, {0, 0, 0, 1, 2}, {0, 0}), 0);
   // Negative logits are multiplied.
   EXPECT_EQ(GreedyPick({-3, -4}, params, {0}, {}), 1);
@@ -107,7 +107,7 @@ TEST(SamplingTest, MinTokensBarsEndAndStopIdsUntilAsManyAreMade) {
   EXPECT_EQ(pick(0), 2);
   EXPECT_EQ(pick(1), 2);
   EXPECT_EQ(pick(2), 0);
-  params.ignore_eos = true;  // then an end-of-sequence id is a token like any other
+  params.ignore_eos = true;  // an end-of-sequence id is then a token like any other
   EXPECT_EQ(pick(0), 0);
 }
 
@@ -127,7 +127,7 @@ TEST(SamplingTest, LogprobsAreOfTheModelsOwnDistribution) {
   EXPECT_EQ(sampled.logprobs->top[0].id, 0);
 }
 
-// A model, and the way from parameters to what a sink hears.
+// A model, and the way from parameters to a sink's events.
 class SamplingInEngineTest : public ::testing::Test {
  protected:
   SamplingInEngineTest()

@@ -1,4 +1,4 @@
-// What a request of several sequences was promised, when it is forked.
+// Promises to a request of several sequences, at its fork.
 #include "engine/serve/scheduler.h"
 
 #include <memory>
@@ -16,16 +16,18 @@ constexpr int32_t kPrompt = 9;
 constexpr int32_t kMaxTokens = 20;
 constexpr int32_t kWidth = 3;
 
-// The last row of its prompt runs by itself, as a decode does, and takes score blocks. It will not
-// be preempted again: each of its sequences needs all that it can ever come to.
+// The last row of its prompt runs alone, like a decode, and takes score blocks. The request will
+// not be preempted again, so each of its sequences needs its whole worst case.
 TEST(SchedulerTest, EachForkGetsItsWholeShareOfWhatWasPromised) {
   const ScratchDir scratch;
   const auto dir =
       WriteModelDir(MakeTinyModel({.cross_layer = {{"preset", "reuse"}, {"compute_layers", {0}}}}),
                     scratch.path());
-  const auto model = engine::LoadModel(
-      {.model_dir = dir, .score_reuse = "store", .cache_bytes = size_t{4} << 20, .block_tokens = 4},
-      std::make_unique<NullBackend>());
+  const auto model = engine::LoadModel({.model_dir = dir,
+                                        .score_reuse = engine::ScoreReuse::kStore,
+                                        .cache_bytes = size_t{4} << 20,
+                                        .block_tokens = 4},
+                                       std::make_unique<NullBackend>());
   ASSERT_TRUE(model.ok()) << model.status();
   ASSERT_TRUE(model->cache->stores_scores());
   engine::Scheduler scheduler({.max_batch_tokens = 512, .max_prefill_chunk = kPrompt - 1},
@@ -53,7 +55,7 @@ TEST(SchedulerTest, EachForkGetsItsWholeShareOfWhatWasPromised) {
   const auto worst =
       static_cast<int32_t>(scheduler.WorstCaseScoreBlocks(kPrompt, kMaxTokens, /*n=*/1));
   EXPECT_EQ(first.blocks.num_score_blocks() + first.blocks.num_reserved_scores(), worst);
-  // Blocks as well: else another that is not preempted either could be admitted into them.
+  // Blocks as well: otherwise another protected sequence could be admitted into them.
   const auto most = static_cast<int32_t>(scheduler.WorstCaseBlocks(kPrompt, kMaxTokens, /*n=*/1));
   EXPECT_EQ(first.blocks.num_blocks() + first.blocks.num_reserved(), most);
   for (const engine::Sequence* fork : forks) {

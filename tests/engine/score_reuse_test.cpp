@@ -1,5 +1,5 @@
-// Reused scores in blocks of their own: whoever stores them writes what whoever computes them again
-// writes, whatever else runs, and they cost what the plan says.
+// Reused scores in score blocks: storing them and computing them again give the same output, beside
+// any other requests, and they cost what the plan says.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -28,7 +28,7 @@ TinyModelOptions Model(const json& cross_layer, const kvcache::AttentionShape& s
   return {.attention = shape, .max_positions = 256, .cross_layer = cross_layer};
 }
 
-engine::EngineOptions Options(const std::filesystem::path& dir, const std::string& score_reuse,
+engine::EngineOptions Options(const std::filesystem::path& dir, engine::ScoreReuse score_reuse,
                               const std::string& cache_dtype = "f32") {
   return {.model_dir = dir,
           .device = "cpu",
@@ -42,7 +42,7 @@ engine::EngineOptions Options(const std::filesystem::path& dir, const std::strin
           .max_prefill_chunk = 24};
 }
 
-// As many blocks as that, and score blocks where they are stored.
+// Bytes of `blocks` blocks, and of as many score blocks if scores are stored.
 size_t Budget(const engine::EngineOptions& options, size_t blocks) {
   EngineRunner runner(options);
   return runner.core().model().plan.held_bytes_per_token() * kBlockTokens * blocks;
@@ -67,7 +67,7 @@ void PoisonFreeScores(engine::EngineCore& core) {
   }
 }
 
-// Prefixes in common, forks, prompts of many lengths, drawn and greedy.
+// Common prefixes, forks, prompts of many lengths, drawn and greedy.
 std::vector<engine::Request> Crowd() {
   std::vector<engine::Request> requests;
   const std::vector<int32_t> common = RandomPrompt(5, 20, 96);
@@ -148,12 +148,12 @@ TEST(ScoreReuseTest, StoredAndRoutedGiveTheSameBitsInAnyCrowd) {
       SCOPED_TRACE(plan.name + ", " + cache_dtype);
       const ScratchDir scratch;
       const auto dir = WriteModelDir(MakeTinyModel(Model(plan.cross_layer)), scratch.path());
-      const CrowdRun routed = RunCrowd(Options(dir, "route", cache_dtype));
+      const CrowdRun routed = RunCrowd(Options(dir, engine::ScoreReuse::kRoute, cache_dtype));
       EXPECT_EQ(routed.score_bytes_read, 0);
-      const CrowdRun stored = RunCrowd(Options(dir, "store", cache_dtype));
+      const CrowdRun stored = RunCrowd(Options(dir, engine::ScoreReuse::kStore, cache_dtype));
       ExpectSameAnswers(routed, stored);
       // Room for about half of them: preempted ones are computed again, by routing.
-      engine::EngineOptions tight = Options(dir, "store", cache_dtype);
+      engine::EngineOptions tight = Options(dir, engine::ScoreReuse::kStore, cache_dtype);
       tight.cache_bytes = Budget(tight, 36);
       const CrowdRun preempted = RunCrowd(tight);
       ExpectSameAnswers(routed, preempted);
@@ -165,10 +165,10 @@ TEST(ScoreReuseTest, StoredAndRoutedGiveTheSameBitsInAnyCrowd) {
   }
 }
 
-// Where a key plane is no wider than the scores over it, reading the scores saves nothing.
+// If a key plane is no wider than the scores over it, reading the scores saves nothing.
 TEST(ScoreReuseTest, StoresWhereThatMovesFewerBytes) {
   const auto stores = [](const kvcache::AttentionShape& shape, const json& cross_layer,
-                         const std::string& score_reuse, const std::string& cache_dtype = "f32") {
+                         engine::ScoreReuse score_reuse, const std::string& cache_dtype = "f32") {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer, shape)), scratch.path());
     EngineRunner runner(Options(dir, score_reuse, cache_dtype));
@@ -177,28 +177,25 @@ TEST(ScoreReuseTest, StoresWhereThatMovesFewerBytes) {
     return plan.stores_scores;
   };
   const json svformer_reuse = {{{"preset", "svformer"}}, kReuse};
-  EXPECT_TRUE(stores({6, 4, 4, 8}, kReuse, "auto"));
-  EXPECT_FALSE(stores({6, 8, 1, 8}, kReuse, "auto")) << "32 bytes of keys, 8 scores of 4";
-  EXPECT_TRUE(stores({6, 8, 1, 8}, kReuse, "store"));
-  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, "auto"));
-  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, "auto", "k=f32,v=int8")) << "values are read anyway";
-  EXPECT_FALSE(stores({6, 4, 2, 8}, kReuse, "auto", "k=int8,v=f32"))
+  EXPECT_TRUE(stores({6, 4, 4, 8}, kReuse, engine::ScoreReuse::kAuto));
+  EXPECT_FALSE(stores({6, 8, 1, 8}, kReuse, engine::ScoreReuse::kAuto))
+      << "32 bytes of keys, 8 scores of 4";
+  EXPECT_TRUE(stores({6, 8, 1, 8}, kReuse, engine::ScoreReuse::kStore));
+  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, engine::ScoreReuse::kAuto));
+  EXPECT_TRUE(stores({6, 4, 2, 8}, kReuse, engine::ScoreReuse::kAuto, "k=f32,v=int8"))
+      << "values are read anyway";
+  EXPECT_FALSE(stores({6, 4, 2, 8}, kReuse, engine::ScoreReuse::kAuto, "k=int8,v=f32"))
       << "24 bytes of keys, 4 scores of 4 read by 4 layers and written by 2";
-  EXPECT_FALSE(stores({6, 4, 4, 8}, kReuse, "route"));
-  EXPECT_FALSE(stores({6, 4, 4, 8}, svformer_reuse, "store")) << "outputs are reused, not scores";
-  EXPECT_FALSE(stores({6, 4, 4, 8}, nullptr, "store"));
-
-  const ScratchDir scratch;
-  const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
-  const auto wrong = engine::EngineCore::Create(Options(dir, "sometimes"));
-  EXPECT_EQ(wrong.status().message(),
-            "score-reuse: \"sometimes\" is not one of auto, store, route");
+  EXPECT_FALSE(stores({6, 4, 4, 8}, kReuse, engine::ScoreReuse::kRoute));
+  EXPECT_FALSE(stores({6, 4, 4, 8}, svformer_reuse, engine::ScoreReuse::kStore))
+      << "outputs are reused, not scores";
+  EXPECT_FALSE(stores({6, 4, 4, 8}, nullptr, engine::ScoreReuse::kStore));
 }
 
 TEST(ScoreReuseTest, BlocksAreTakenToDecodeAndFreeAtTheEnd) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
-  EngineRunner runner(Options(dir, "store"));
+  EngineRunner runner(Options(dir, engine::ScoreReuse::kStore));
   const auto used = [&] { return runner.core().cache().usage().score_blocks_used; };
   const int32_t total = runner.core().cache().usage().score_blocks_total;
   const auto promised = [&] { return total - used() - runner.core().cache().available_scores(); };
@@ -223,7 +220,7 @@ TEST(ScoreReuseTest, BlocksAreTakenToDecodeAndFreeAtTheEnd) {
 TEST(ScoreReuseTest, CountersTellScoresFromPlanes) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
-  const auto decode_step = [&](const std::string& score_reuse) {
+  const auto decode_step = [&](engine::ScoreReuse score_reuse) {
     EngineRunner runner(Options(dir, score_reuse));
     runner.MustSubmit("a", RandomPrompt(1, 20, 96), Greedy(3));
     runner.Step();
@@ -235,17 +232,17 @@ TEST(ScoreReuseTest, CountersTellScoresFromPlanes) {
   };
   constexpr int64_t kContext = 21;
   constexpr int64_t kPlaneRows = 2 * 8 * 4 * kContext;  // of both kv heads
-  const kernels::BackendCounters stored = decode_step("store");
+  const kernels::BackendCounters stored = decode_step(engine::ScoreReuse::kStore);
   EXPECT_EQ(stored.cache_bytes_read, (2 + 6) * kPlaneRows) << "keys of 2 layers, values of 6";
   EXPECT_EQ(stored.score_bytes_written, 2 * 4 * 4 * kContext);
   EXPECT_EQ(stored.score_bytes_read, 4 * 4 * 4 * kContext);
-  EXPECT_EQ(decode_step("route").cache_bytes_read, (6 + 6) * kPlaneRows);
+  EXPECT_EQ(decode_step(engine::ScoreReuse::kRoute).cache_bytes_read, (6 + 6) * kPlaneRows);
 }
 
 TEST(ScoreReuseTest, RefusesWhatCanNeverFit) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(MakeTinyModel(Model(kReuse)), scratch.path());
-  engine::EngineOptions options = Options(dir, "store");
+  engine::EngineOptions options = Options(dir, engine::ScoreReuse::kStore);
   options.cache_bytes = Budget(options, 16);
   EngineRunner runner(options);
   engine::Request request;
@@ -268,7 +265,7 @@ TEST(ScoreReuseTest, LongChains) {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer, deep)), scratch.path());
     std::vector<Recording> runs;
-    for (const char* score_reuse : {"store", "route"}) {
+    for (const auto score_reuse : {engine::ScoreReuse::kStore, engine::ScoreReuse::kRoute}) {
       EngineRunner runner(Options(dir, score_reuse));
       runner.MustSubmit("a", RandomPrompt(1, 30, 96), Greedy(6));
       runner.Run();
@@ -278,7 +275,7 @@ TEST(ScoreReuseTest, LongChains) {
   }
 }
 
-// Most sequences that decode at once in one budget follow the bytes that each holds.
+// The number of sequences that decode at once in one budget follows the bytes that each holds.
 TEST(ScoreReuseTest, ConcurrencyFollowsTheBytesATokenHolds) {
   constexpr int32_t kTokens = 5 * kBlockTokens;
   constexpr size_t kBudget = size_t{3} << 20;
@@ -292,12 +289,12 @@ TEST(ScoreReuseTest, ConcurrencyFollowsTheBytesATokenHolds) {
   for (const auto& [name, cross_layer] : plans) {
     const ScratchDir scratch;
     const auto dir = WriteModelDir(MakeTinyModel(Model(cross_layer)), scratch.path());
-    engine::EngineOptions options = Options(dir, "store");
+    engine::EngineOptions options = Options(dir, engine::ScoreReuse::kStore);
     options.cache_bytes = kBudget;
     options.max_running = 4096;
     options.max_batch_tokens = 4096;
     EngineRunner runner(options);
-    // They grow from a block to five; the peak is what runs when the first is preempted.
+    // They grow from a block to five; the peak is the number running at the first preemption.
     for (int32_t i = 0; i < 1200; ++i) {
       runner.MustSubmit(std::to_string(i), RandomPrompt(static_cast<uint64_t>(i), kTokens - 4, 96),
                         Greedy(5));

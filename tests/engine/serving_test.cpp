@@ -1,4 +1,4 @@
-// Prefix hits, preemption and forks leave every bit as it is; who is served first; what ends when.
+// Prefix hits, preemption and forks leave every bit as it is; order of service; ends of requests.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -119,17 +119,17 @@ TEST_P(ServingTest, APrefixHitLeavesEveryBit) {
   EXPECT_EQ(warm.start.cached_tokens, 40);
   ExpectSameBits(Alone(Make("a", first, 12)), warm);
   const Recording branch = run(Drawn("branch", second, 12));
-  EXPECT_EQ(branch.start.cached_tokens, 24);  // 30 alike, in full blocks
+  EXPECT_EQ(branch.start.cached_tokens, 24);  // 30 equal tokens, in full blocks
   ExpectSameBits(Alone(Drawn("b", second, 12)), branch);
 
-  // What was generated is found too: a talk goes on.
+  // Generated tokens are found too: a talk goes on.
   std::vector<int32_t> talk = first;
   talk.insert(talk.end(), warm.tokens.begin(), warm.tokens.end());
   talk.push_back(5);
   const Recording next = run(Make("next turn", talk, 6));
   EXPECT_EQ(next.start.cached_tokens, 56);
   ExpectSameBits(Alone(Make("c", talk, 6)), next);
-  // A whole number of blocks: the last token is computed all the same.
+  // A whole number of blocks: the last token is computed nevertheless.
   const std::vector<int32_t> whole(first.begin(), first.begin() + 40);
   EXPECT_EQ(run(Make("whole", whole, 3)).start.cached_tokens, 32);
 
@@ -189,7 +189,7 @@ TEST_P(ServingTest, SequencesOfOnePromptShareItsBlocks) {
   request.n = 5;
   ASSERT_TRUE(runner.Submit(request).ok());
   runner.Step();
-  // Two full blocks in common, one that each has begun.
+  // Two full blocks in common, and one block of each sequence's own.
   EXPECT_EQ(runner.blocks_used(), 2 + 5);
   runner.Run();
   EXPECT_EQ(runner.blocks_used(), 0);
@@ -289,7 +289,7 @@ TEST_P(OrderTest, LimitsEndWhatTheyShould) {
   runner.Run();
   EXPECT_EQ(runner["easy"].end.reason, FinishReason::kLength);
 
-  // In the middle: what was made is kept.
+  // In mid-output: the tokens so far are kept.
   engine::Request cut = Make("cut", Prompt(1, 5), 200);
   cut.time_limit = std::chrono::steady_clock::now() + milliseconds(20);
   ASSERT_TRUE(runner.Submit(cut).ok());

@@ -1,8 +1,7 @@
-// Random traffic on a pool far too small, against a model of what must hold. The backend's tokens
-// are a hash of all tokens before them as the cache gives them back, so every request's output is
-// known beforehand, whoever it shares blocks with and however often it is preempted. In every
-// second round the backend chooses the tokens, and steps are put under way before the last one's
-// are known.
+// Random traffic on a pool far too small, against a model of the invariants. The backend's tokens
+// are a hash of all tokens before them as the cache returns them, so every request's output is
+// known beforehand, with any sharing of blocks and any number of preemptions. In every second round
+// the backend chooses the tokens, and steps start before the last one's tokens are known.
 //
 //   STRATA_SOAK_STEPS=1000000 STRATA_SOAK_SEED=7 engine_soak_test
 #include <algorithm>
@@ -31,7 +30,7 @@ uint64_t FromEnvironment(const char* name, uint64_t fallback) {
   return text == nullptr ? fallback : std::strtoull(text, nullptr, 10);
 }
 
-// Checks every event against what the request must give.
+// Checks every event against the request's known output.
 class CheckedSink final : public engine::RequestSink {
  public:
   explicit CheckedSink(engine::Request request)
@@ -125,10 +124,10 @@ class Soak {
                                    scratch_.path());
     engine::EngineOptions options;
     options.model_dir = dir;
-    options.score_reuse = Below(3) == 0 ? "route" : "store";
+    options.score_reuse = Below(3) == 0 ? engine::ScoreReuse::kRoute : engine::ScoreReuse::kStore;
     const int32_t blocks = 24 + Below(40);
-    const bool stores = layers > 1 && options.score_reuse == "store";
-    const auto planes = static_cast<size_t>(1 + layers);  // keys of the first, values of all
+    const bool stores = layers > 1 && options.score_reuse == engine::ScoreReuse::kStore;
+    const auto planes = static_cast<size_t>(1 + layers);  // keys of the first layer, values of all
     options.cache_bytes = (planes * 8 + (stores ? 1 : 0)) * sizeof(float) * kBlockTokens *
                           static_cast<size_t>(blocks);
     options.block_tokens = kBlockTokens;
@@ -150,7 +149,7 @@ class Soak {
       Step();
     }
     failing_ = false;
-    // What is left must end by itself: each step makes at least a token or a chunk.
+    // The rest must end by itself: each step makes at least a token or a chunk.
     for (int64_t left = 60 * kMaxPositions * 4; core_->HasWork() && left > 0; --left) Step();
     EXPECT_FALSE(core_->HasWork()) << "requests that never end";
     EXPECT_TRUE(sinks_.empty());

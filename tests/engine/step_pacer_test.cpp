@@ -1,4 +1,4 @@
-// Prompts beside decodes: a step keeps to a time that those who decode were promised.
+// Prompts beside decodes: a step keeps to the time limit that decodes rely on.
 #include "engine/serve/step_pacer.h"
 
 #include <chrono>
@@ -20,10 +20,10 @@ using std::chrono::milliseconds;
 
 constexpr int32_t kMost = 512;
 
-// A machine on which a step takes so long.
+// A machine with given times of a step.
 struct Machine {
-  double decodes;  // seconds, of all
-  double token;    // of a prompt
+  double decodes;  // seconds, of all decodes of a step
+  double token;    // seconds, of a prompt token
 
   // Seconds of the last of `steps` full steps.
   double Run(StepPacer* pacer, int steps) const {
@@ -73,7 +73,7 @@ TEST(StepPacerTest, PromptsGetSomeTokensAtLeast) {
 
 TEST(StepPacerTest, WhatSaysNothingChangesNothing) {
   StepPacer pacer(milliseconds(100), kMost);
-  pacer.Observe(5, 0, kMost);  // nobody waited
+  pacer.Observe(5, 0, kMost);  // no decode waited
   EXPECT_EQ(pacer.most_prompt_tokens(), kMost);
   const Machine machine{.decodes = 0.02, .token = 0.001};
   machine.Run(&pacer, 20);
@@ -85,7 +85,7 @@ TEST(StepPacerTest, WhatSaysNothingChangesNothing) {
   EXPECT_EQ(unlimited.most_prompt_tokens(), kMost);
 }
 
-// Takes its time for every row.
+// Takes a fixed time for every row.
 class SlowRows final : public NullBackend {
  public:
   static constexpr std::chrono::microseconds kRow{200};
@@ -148,7 +148,7 @@ TEST_F(PacedStepsTest, APromptIsCutWhereOthersDecodeAndOnlyThere) {
     }
   }
   int32_t cut = 0;
-  // Beside decodes 400, then 256, 128 and 64, each cut in half at most.
+  // Beside decodes 400, then 256, 128 and 64, each at least half of the one before.
   for (size_t i = 8; i < keeper_.prompt_tokens.size(); ++i) {
     EXPECT_LE(keeper_.prompt_tokens[i], 55) << i;
     if (keeper_.prompt_tokens[i] > 0) ++cut;

@@ -1,5 +1,5 @@
-// A real checkpoint of somebody else's against the oracle: f32, grouped heads, tied embeddings of
-// which only lm_head.weight is stored.
+// A real checkpoint by somebody else against the oracle: f32, grouped heads, tied embeddings stored
+// only as lm_head.weight.
 #include <cstdlib>
 #include <filesystem>
 

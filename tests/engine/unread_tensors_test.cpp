@@ -37,11 +37,11 @@ class UnreadTensorsTest : public ::testing::Test {
     options.weights = "f32";
     return LoadModel(options);
   }
-  // The message, behind the model's folder where that is named, and the same from `strata plan`.
+  // The message without the model's folder, and the same from `strata plan`.
   std::string Refusal(const TinyModel& model) {
     const auto loaded = Load(model);
     EXPECT_EQ(loaded.status().code(), absl::StatusCode::kInvalidArgument) << loaded.status();
-    const auto explained = ExplainPlan(dir_, "", "auto", "auto");
+    const auto explained = ExplainPlan(dir_, "", "auto", ScoreReuse::kAuto);
     EXPECT_EQ(explained.status(), loaded.status());
     const std::string message(loaded.status().message());
     const std::string where = dir_.string() + ": ";
@@ -65,11 +65,11 @@ TEST_F(UnreadTensorsTest, ATensorThatTheArchitectureDoesNotKnowIsRefusedByName) 
         "model.layers.0.self_attn.q_proj.weight_scale", "model.layers.0.input_layernorm.bias",
         "model.layers.0.mlp.experts.0.gate_proj.weight", "model.norm.bias", "lm_head.bias",
         "model.embed_positions.weight", "v_head.summary.weight",
-        // Layers that there are not.
+        // Layers that do not exist.
         "model.layers.4.input_layernorm.weight", "model.layers.00.input_layernorm.weight",
         "model.layers.-1.input_layernorm.weight", "model.layers.99999999999.mlp.up_proj.weight",
         "model.layers..mlp.up_proj.weight", "model.layers.0",
-        // Not the dead ones.
+        // Names like those of unused tensors, but others.
         "model.layers.0.rotary_emb.inv_freq", "model.layers.9.self_attn.rotary_emb.inv_freq",
         "rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.scale"}) {
     EXPECT_EQ(Refusal(With(MakeTinyModel({}), {name})),
@@ -121,8 +121,8 @@ TEST_F(UnreadTensorsTest, WhatThePlanLeavesUnreadIsSummedUp) {
   EXPECT_EQ(trimmed->info.unused_bytes, 0U);
 }
 
-// A learned mix is a part of the model, whatever its config says or leaves out; who asks for
-// another plan on the command line gets it.
+// A learned mix is a part of the model, even if config.json does not mention it; another plan on
+// the command line overrides it.
 TEST_F(UnreadTensorsTest, LearnedMixesAreReadOrRefused) {
   TinyModel model = MakeTinyModel({.cross_layer = {{"preset", "resformer"}, {"mix", "learnable"}}});
   ASSERT_TRUE(Load(model).ok());

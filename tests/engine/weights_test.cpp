@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/model/resolve_plan.h"
 #include "engine/model/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -33,7 +34,7 @@ using kvcache::SharingPlan;
 constexpr kvcache::AttentionShape kGrouped = {
     .num_layers = 4, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
 
-// One for each way in which projections can be missing, whole or of some heads.
+// One plan for each way in which projections can be missing, whole or for some heads.
 const std::vector<std::pair<std::string, Json>>& Plans() {
   static const std::vector<std::pair<std::string, Json>> plans = {
       {"plain", nullptr},
@@ -50,7 +51,7 @@ const std::vector<std::pair<std::string, Json>>& Plans() {
   return plans;
 }
 
-// A model in memory, with what the engine makes of it.
+// A model in memory, and the engine's weights of it.
 struct Loaded {
   TinyModel model;
   std::string file;
@@ -94,7 +95,7 @@ class WeightsTest : public ::testing::Test {
     EXPECT_EQ(weights.status().code(), absl::StatusCode::kInvalidArgument);
     return std::string(weights.status().message());
   }
-  // All rows as the backend gives them back.
+  // All rows of a matrix, read through the backend.
   std::vector<float> Rows(const kernels::Matrix& matrix) {
     std::vector<int32_t> ids(static_cast<size_t>(matrix.num_outputs()));
     std::iota(ids.begin(), ids.end(), 0);
@@ -298,7 +299,7 @@ TEST_F(WeightsTest, NamesExpectedAgainstActualShape) {
 TEST_F(WeightsTest, RefusesADTypeThatCannotBeLoaded) {
   const TinyModel model = MakeTinyModel({});
   std::string file = model.Safetensors();
-  // Same size, another meaning.
+  // The same size with another meaning.
   const size_t entry = file.find("\"model.norm.weight\"");
   ASSERT_NE(entry, std::string::npos);
   file.replace(file.find("F32", entry), 3, "I32");
@@ -380,7 +381,7 @@ TEST(ResolvePlanTest, RefusesMixesThatAreNotTwoFiniteNumbers) {
             name + ": not finite: [0.5, nan]");
 }
 
-// Everything from a folder on disk, as the server does it.
+// Loads everything from a folder on disk, as the server does.
 void LoadsFromDisk(const std::filesystem::path& dir, kernels::Backend* backend,
                    int64_t expected_parameters = 0) {
   const auto config = LoadModelConfig(dir);

@@ -8,7 +8,7 @@
 
 namespace {
 
-// What every later stage takes for granted.
+// Whether the model has the properties that every later stage relies on.
 bool IsSane(const strata::engine::ModelConfig& model) {
   const auto& shape = model.attention;
   return shape.num_layers > 0 && shape.num_kv_heads > 0 &&

@@ -1,7 +1,7 @@
 // Feeds a fuzz target without libFuzzer: every seed as it is, then random mutations of the seeds
 // until the time is up. Not guided by coverage; clang's libFuzzer (-DSTRATA_FUZZ=ON) is, and runs
-// by hand. What it finds is in ./crash-PROGRAM: each input is written there before the
-// target sees it.
+// by hand. Each input is written to ./crash-PROGRAM before the target sees it, so a crash leaves
+// its input there.
 //
 //   safetensors_fuzz [--seconds S] [--seed N] SEED_FILE_OR_FOLDER...
 #include <fcntl.h>
@@ -47,7 +47,7 @@ std::vector<std::string> ReadSeeds(const std::vector<std::filesystem::path>& pat
 size_t Below(Random& random, size_t limit) { return static_cast<size_t>(random() % limit); }
 
 // One random edit: flip, overwrite, insert, delete, repeat, splice with another seed, or a number
-// of the kind that breaks parsers.
+// of a kind that breaks parsers.
 void Mutate(Random& random, const std::vector<std::string>& seeds, std::string& input) {
   static constexpr std::string_view kTokens[] = {"-1",
                                                  "0",
@@ -94,8 +94,8 @@ void Mutate(Random& random, const std::vector<std::string>& seeds, std::string& 
   }
 }
 
-// The input under test, in a file that stays open: some file systems write a file that is emptied
-// and filled again to the disk when it is closed, which took most of the time.
+// Keeps the input under test in a file that stays open: some file systems write a truncated and
+// refilled file to the disk when it is closed, which took most of the time.
 class Keeper {
  public:
   explicit Keeper(const std::filesystem::path& program)

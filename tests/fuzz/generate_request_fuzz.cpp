@@ -1,4 +1,4 @@
-// The bytes of a v1.GenerateRequest, from the wire to what the engine takes.
+// The bytes of a v1.GenerateRequest, from the wire to the engine's input.
 
 #include <cstddef>
 #include <cstdint>

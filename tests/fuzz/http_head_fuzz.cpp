@@ -1,5 +1,5 @@
-// The lines of a request up to its body: where nothing is wrong with them, the most generous reader
-// finds as many lengths of a body as are known of.
+// The lines of a request up to its body: if nothing is wrong with them, even the most generous
+// reader finds only the lengths of a body that the server knows.
 
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +27,7 @@ bool Names(std::string_view line, std::string_view name) {
   return end == std::string_view::npos || line[end] == ':';
 }
 
-// Whatever ends a line.
+// Counts lengths of a body with any kind of line ending.
 int NumLengths(std::string_view text) {
   int count = 0;
   while (!text.empty()) {

@@ -1,5 +1,5 @@
-// The body of a POST to /v1/completions, up to what the engine takes; and that answers with its
-// text or about what is wrong with it are JSON, whatever the bytes.
+// The body of a POST to /v1/completions, up to the engine's input. Answers with its text, or about
+// its errors, are JSON for any bytes.
 
 #include <cstddef>
 #include <cstdint>

@@ -20,7 +20,7 @@ inline void AbortUnless(bool good) {
   if (!good) std::abort();
 }
 
-// A refusal is one line that a client may be shown.
+// A refusal is one line that is safe to show to a client.
 inline void CheckRefusal(const absl::Status& status) {
   AbortUnless(!status.ok() && !status.message().empty());
   AbortUnless(status.message().find('\n') == absl::string_view::npos);
@@ -28,8 +28,8 @@ inline void CheckRefusal(const absl::Status& status) {
   AbortUnless(absl::IsInvalidArgument(status) || absl::IsUnimplemented(status));
 }
 
-// Takes what a front parsed the way that Generation and the engine do, and checks that what passes
-// is what they take for granted.
+// Takes a front's parsed request the way that Generation and the engine do, and checks that an
+// accepted one has the properties that they rely on.
 inline void FollowToTheEngine(absl::StatusOr<server::GenerationRequest> parsed) {
   static const auto tokenizer = *server::Tokenizer::FromJson(ByteTokenizerJson());
   engine::ModelInfo model;
@@ -48,7 +48,7 @@ inline void FollowToTheEngine(absl::StatusOr<server::GenerationRequest> parsed) 
   if (!status.ok()) return CheckRefusal(status);
 
   const engine::SamplingParams& sampling = request->sampling;
-  AbortUnless(!request->id.empty() && request->id.size() <= 128 + 17);  // with what is drawn
+  AbortUnless(!request->id.empty() && request->id.size() <= 128 + 17);  // with the random part
   AbortUnless(!request->prompt.empty());
   for (const int32_t id : request->prompt) AbortUnless(id >= 0 && id < model.vocab_size);
   AbortUnless(sampling.max_tokens >= 0);

@@ -9,8 +9,8 @@
 
 namespace {
 
-// Reads the first and last byte of every tensor of a file that is believed: the sanitizer sees one
-// that lies outside it. Then compares the names with those of a model of two layers.
+// Reads the first and last byte of every tensor of an accepted file: the sanitizer sees a byte
+// outside the file. Then compares the names with those of a model of two layers.
 void Open(std::string_view file) {
   const auto checkpoint = strata::engine::Checkpoint::FromBytes(file);
   if (!checkpoint.ok()) {
@@ -30,8 +30,8 @@ void Open(std::string_view file) {
 
 }  // namespace
 
-// The input as a whole file, and, so that the fuzzer need not find the length of the header first,
-// as a header before eight bytes of data.
+// Tries the input as a whole file and as a header before eight bytes of data, so that the fuzzer
+// need not find the length of the header first.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view input(reinterpret_cast<const char*>(data), size);
   Open(input);

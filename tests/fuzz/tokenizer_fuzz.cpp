@@ -1,5 +1,5 @@
-// A tokenizer.json, a zero byte, a text: whatever the file, loading ends in a status, and what it
-// loads encodes and decodes without a crash, streaming as it decodes.
+// A tokenizer.json, a zero byte, a text: loading any file ends in a status, and a loaded tokenizer
+// encodes and decodes without a crash, also when streaming.
 
 #include <cstddef>
 #include <cstdint>

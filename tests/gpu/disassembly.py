@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import sys
 
-# Kernels by name: what is to be loaded in the turn of the loop that holds the first matrix
-# instructions, how often at least, and none of it after the first of them.
+# Kernels by name, with a load that the loop around the first matrix instructions must contain, its
+# least number in a turn of the loop, all before the first of these instructions.
 LOOPS = {
     'FewRowsKernel': ('LDG', 12),  # a turn: four groups of 16 bytes of two outputs and of x
     'ManyRowsKernel': ('LDGSTS', 1),  # of a group that is multiplied some turns later
@@ -74,7 +74,7 @@ def faults_of_loop(lines, load, least):
         yield 'no loop holds the first matrix instruction'
         return
     loads = re.compile(rf'\b{load}\b')
-    # The smallest that holds a load: inner ones run over what is there already.
+    # The smallest loop that holds a load: inner loops run over data that has arrived.
     for _, first, last in sorted(around):
         begin = min(place for place in multiplies if first < place < last)
         before = sum(1 for line in lines[first:begin] if loads.search(line))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Registers, shared memory, stack and spills of every kernel, as ptxas reports them, and what the machine
-# code is held to (disassembly.py, where there is an nvdisasm). Needs nvcc and no device. Exits with 1
-# where a kernel spills or its code is not as it should be.
+# Prints registers, shared memory, stack and spills of every kernel, as ptxas reports them, and
+# checks the machine code (disassembly.py, if there is an nvdisasm). Needs nvcc and no device. Exits
+# with 1 if a kernel spills or its code fails the checks.
 #
 #   tests/gpu/resources.sh [ARCHITECTURE...]     90a 80: Hopper, Ampere
 set -euo pipefail

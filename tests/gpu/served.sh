@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A server on a device under a load of 64 users for 20 seconds over gRPC, prompts of 512 tokens and
-# answers of 128: tokens a second and what users waited.
+# answers of 128: prints tokens a second and the users' waiting times.
 #
 #   tests/gpu/served.sh BIN SERVE_ARGUMENT... -- LOAD_ARGUMENT...
 #

@@ -1,5 +1,6 @@
-# For scripts that need a server, which ends with them. Sourced; they say what they are called in `script`.
-# start_server BIN ARGUMENT...: sets `grpc` and `http`, where it listens, and `server`, its process.
+# Sourced by scripts that need a server; the server ends with the script. The script sets `script`,
+# its name.
+# start_server BIN ARGUMENT...: sets `grpc` and `http`, the addresses, and `server`, the process.
 folder=$(mktemp -d)
 server=
 finish() {

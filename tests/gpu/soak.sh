@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A server on a device under random load over gRPC: cancelled requests, sampling and penalties mixed,
-# shared prefixes, and a cache so small that sequences are preempted, or what the last arguments make of
-# it. No request may fail, all blocks are free afterwards, and the server drains with exit status 0.
+# A server on a device under random load over gRPC: cancelled requests, sampling and penalties
+# mixed, shared prefixes, and a cache so small that sequences are preempted, unless the last
+# arguments change it. No request may fail, all blocks are free afterwards, and the server drains
+# with exit status 0.
 #
 #   tests/gpu/soak.sh BIN MODEL [DEVICE [SECONDS [CACHE_OPTION VALUE]]]     cuda, 30; cpu as well
 set -euo pipefail
@@ -27,8 +28,8 @@ metric() {
 
 start_server "$bin" --model "$model" --device "$device" "${cache[@]}" --max-running 64
 
-# Few penalties: while a sequence that has them runs, no step is under way ahead of the last one's
-# tokens.
+# Few penalties: while a sequence with penalties runs, no step starts before the last one's tokens
+# are known.
 "$bin/strata-loadtest" --server "$grpc" --metrics "$http" --users 64 --duration "${seconds}s" \
   --prefix-groups 8 --prefix-tokens 48 --input-tokens uniform:1:96 --output-tokens uniform:1:128 \
   --cancel-share 0.1 --mix 0.5:temperature=0 --mix 0.48:top_p=0.9 \

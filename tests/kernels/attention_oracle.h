@@ -31,8 +31,8 @@ struct StoredRequest {
 struct Exact {
   std::vector<double> output;
   double lse;
-  double score_error;  // bound on what a f32 score may be off by
-  double largest;      // value met
+  double score_error;  // bound on the error of a f32 score
+  double largest;      // largest value read
 };
 
 inline Exact ExactAttention(const Inputs& inputs, const StoredRequest& stored, int64_t position,
@@ -70,10 +70,10 @@ inline Exact ExactAttention(const Inputs& inputs, const StoredRequest& stored, i
   return exact;
 }
 
-// What a kernel rounds beside its sums in f32.
+// A kernel's roundings besides its sums in f32.
 struct Rounding {
-  double sums = 1;     // of a sum's roundings, what an addition of the hardware may cost
-  double weights = 0;  // relative, of what values are multiplied with
+  double sums = 1;     // cost of an addition of the hardware, in roundings of a sum
+  double weights = 0;  // relative error of the values' weights
 };
 
 // With e the error of a score, a probability is off by a factor within exp(+-2e) (its own score and

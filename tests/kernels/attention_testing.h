@@ -28,7 +28,7 @@ inline const std::vector<Request>& Requests() {
   return requests;
 }
 
-// What keys and values are kept in.
+// Dtypes of keys and values.
 struct CacheDTypes {
   DType keys;
   DType values;
@@ -46,7 +46,7 @@ inline std::string NameOf(CacheDTypes dtypes) {
   return std::string(DTypeName(dtypes.keys)) + "_" + std::string(DTypeName(dtypes.values));
 }
 
-// The same keys, values and queries for every layout of the cache.
+// Keys, values and queries, the same for every layout of the cache.
 struct Inputs {
   explicit Inputs(int32_t dim) : head_dim(dim) {
     Random random(7);
@@ -144,7 +144,8 @@ class Cache {
   std::vector<std::vector<int32_t>> tables_;
 };
 
-// Four rows, one of which has a slot, leave what that row alone leaves, in the cache and before it.
+// Four rows, of which only one has a slot, leave the same memory as that row alone, in the cache
+// and before it.
 inline void ExpectRowsOfNoSlotAreNotWritten(Backend& backend, CacheDTypes dtypes) {
   constexpr int32_t kDim = 20;
   PagedArena arena = {

@@ -72,8 +72,8 @@ TEST(BufferTest, SaysHowMuchWasTooMuch) {
   }
 }
 
-// There is no module beside the tests, or no driver, or no device: one line says which. Where there
-// is all of it the backend is made.
+// If the module, the driver or a device is missing, one line says which. Otherwise the backend is
+// made.
 TEST(CreateBackendTest, SaysWhyThereIsNoCuda) {
   const auto cuda = CreateBackend({.device = "cuda"});
   if (cuda.ok()) {
@@ -85,7 +85,7 @@ TEST(CreateBackendTest, SaysWhyThereIsNoCuda) {
   EXPECT_FALSE(absl::StrContains(cuda.status().message(), "\n")) << cuda.status();
 }
 
-// NVIDIA's wheels put cuBLAS where no loader looks.
+// NVIDIA's wheels put cuBLAS in a place that no loader searches.
 TEST(CreateBackendTest, FindsCublasAmongPackagesOfPython) {
   const std::filesystem::path root = std::filesystem::path(testing::TempDir()) /
                                      absl::StrCat("cublas_", ::getpid());

@@ -7,7 +7,7 @@ namespace strata::kernels::elementwise_test {
 namespace {
 
 constexpr int64_t kRows = 3;
-const std::vector<int64_t> kSlots = {0, 1, 2};  // of rows that nothing is written of
+const std::vector<int64_t> kSlots = {0, 1, 2};  // of rows without writes
 const std::vector<int64_t> kWidths = {1, 7, 8, 15, 16, 17, 31, 33, 64, 576, 1001};
 
 // Runs `operation` (which fills fresh rows) for each instruction set and number of threads, checks
@@ -133,7 +133,7 @@ TEST(GatherRowsTest, CopiesRows) {
   }
 }
 
-// Rows that are enough for several threads come out as they do alone.
+// Rows in a call for several threads have the same bits as alone.
 TEST(RowsTest, BitsDoNotDependOnOtherRows) {
   constexpr int64_t kMany = 300;
   constexpr int64_t kHeadDim = 26;

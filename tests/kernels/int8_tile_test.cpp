@@ -7,7 +7,7 @@
 namespace strata::kernels::int8_tile_test {
 namespace {
 
-// The definition, in integers and with the C library's fma.
+// Naive, in integers and with the C library's fma.
 std::vector<float> Expected(size_t rows, const std::vector<int8_t>& x, const Int8Tile& tile) {
   std::vector<float> sums;
   for (size_t r = 0; r < rows; ++r) {
@@ -32,7 +32,7 @@ std::vector<int16_t> Widened(const std::vector<int8_t>& x) {
   return widened;
 }
 
-// `extreme`: the largest magnitudes there are, signs at random or all alike.
+// `extreme`: the largest magnitudes, with random signs or all alike.
 int32_t Byte(Random& random, int extreme) {
   if (extreme == 0) return static_cast<int32_t>(random.Below(255)) - 127;
   return extreme == 1 || random.Below(2) == 0 ? 127 : -127;
@@ -114,8 +114,8 @@ TEST(Int8TileTest, WidenedInputsAreTheSameInAnotherOrder) {
   }
 }
 
-// A row of inputs counts as zeros below 2^-100, and only there: a power of two changes the scale
-// and no bit of the values.
+// A row of inputs counts as zeros only below 2^-100: a power of two changes the scale and no bit of
+// the values.
 TEST(Int8TileTest, InputsOfEveryMagnitudeAreQuantisedByTheDefinition) {
   Random random(3);
   for (const int64_t target : AllTargets()) {
@@ -155,8 +155,8 @@ TEST(Int8TileTest, InputsOfEveryMagnitudeAreQuantisedByTheDefinition) {
   }
 }
 
-// The same of a whole product: rows that are smaller by a power of two give outputs that are, bit
-// for bit.
+// The same for a whole product: rows smaller by a power of two give outputs smaller by that power,
+// bit for bit.
 TEST(Int8TileTest, SmallRowsAreMultipliedAsLargeOnesAre) {
   constexpr int64_t kOutputs = 40;
   constexpr int64_t kInputs = 300;  // more than a block

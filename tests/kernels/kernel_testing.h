@@ -69,8 +69,7 @@ inline float NearestBF16(float value) {
   const bool up = to_high < to_low || (to_high == to_low && (below & 0x10000u) != 0);
   return static_cast<float>(up ? high : low);
 }
-// A format of few bits: the numbers decode(0) < decode(1) < ... < decode(last), and a bit for the
-// sign.
+// A format of few bits: the numbers decode(0) < decode(1) < ... < decode(last), and a sign bit.
 struct Codes {
   uint32_t last;
   uint32_t sign;
@@ -105,13 +104,13 @@ inline float NearestOf(const Codes& codes, float value) {
   return (code & codes.sign) != 0 ? -size : size;
 }
 
-// In 16 or 32 bits.
+// The number after storage in 16 or 32 bits.
 inline float Stored(float value, DType dtype) {
   return dtype == DType::kBF16  ? NearestBF16(value)
          : dtype == DType::kF16 ? NearestOf(kF16Codes, value)
                                 : value;
 }
-// A row as it is kept, in 8 bits with a scale: the largest |x| over the largest number.
+// A row after storage; in 8 bits with a scale, the largest |x| over the largest number.
 inline std::vector<double> StoredRow(const float* row, int64_t dim, DType dtype) {
   std::vector<double> stored(row, row + dim);
   if (!HasScale(dtype)) {
@@ -130,7 +129,7 @@ inline std::vector<double> StoredRow(const float* row, int64_t dim, DType dtype)
   return stored;
 }
 
-// In f32: a product with it gives back what goes into it, to the bit (but for what is not finite).
+// The identity in f32: a product with it returns its input, to the bit if finite.
 inline std::unique_ptr<Matrix> Identity(Backend& backend, int64_t width) {
   std::vector<float> ones(static_cast<size_t>(width * width));
   for (int64_t i = 0; i < width; ++i) ones[static_cast<size_t>(i * width + i)] = 1;
@@ -141,7 +140,7 @@ inline std::unique_ptr<Matrix> Identity(Backend& backend, int64_t width) {
   return *std::move(packed);
 }
 
-// A matrix whose rows stand apart, with marks between, before and after them that no kernel may
+// A matrix whose rows are apart, with marks between, before and after them that no kernel may
 // touch.
 class GuardedRows {
  public:
@@ -224,7 +223,7 @@ class BackendRows {
   float* At(int64_t i, int64_t j) { return memory_->floats() + host_.Index(i, j); }
   int64_t stride() const { return host_.stride(); }
 
-  // What is there now; no mark may have changed.
+  // Copies the rows back. No mark may have changed.
   GuardedRows& Fetch() {
     backend_.CopyToHost(std::as_writable_bytes(std::span(host_.memory())), memory_->data());
     host_.ExpectMarksIntact();

@@ -53,7 +53,7 @@ struct Weighed {
   std::vector<uint16_t> bins;
 };
 
-// On every instruction set, with marks behind the ends.
+// Runs on every instruction set, with marks after the ends.
 Weighed WeighEverywhere(const std::vector<float>& logits, const LogitWeighing& how) {
   constexpr float kMark = -7;
   Weighed first;
@@ -91,7 +91,7 @@ TEST(WeighLogitsTest, MatchesOracle) {
             continue;
           }
           const double x = (double{logits[i]} - double{top}) / temperature;
-          // Where x is rounded across an edge it may fall on either side: within 2^-22 of it.
+          // Near an edge, within 2^-22 of it, rounding may put x on either side.
           const double slack = 1e-6 * std::abs(x);
           if (x < double{floor} - slack) {
             EXPECT_EQ(got.bins[i], kNumLogitBins) << x;
@@ -134,8 +134,9 @@ TEST(SumExpLogitsTest, MatchesOracleOnEveryInstructionSet) {
     for (const int64_t target : AllTargets()) {
       const ScopedTarget scoped(target);
       const double sum = SumExpLogits(logits, top);
-      // The difference of two floats rounds, |x| e^x <= 0.37 times as much as the result; exp adds
-      // 2 units in the last place.
+      // The difference of two floats rounds: at most |x| e^x <= 0.37 times the result's rounding.
+      // exp
+      // adds 2 units in the last place.
       EXPECT_NEAR(sum, expected, 5 * kUnit * expected + 0.37 * kUnit * static_cast<double>(size));
       if (first == 0) first = sum;
       EXPECT_EQ(sum, first) << hwy::TargetName(target);

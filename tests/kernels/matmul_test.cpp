@@ -12,7 +12,7 @@ struct Shape {
 };
 
 std::vector<std::byte> Bytes(const std::vector<float>& values, DType dtype) {
-  std::vector<std::byte> bytes(1 + values.size() * DTypeSize(dtype));  // from an odd address on
+  std::vector<std::byte> bytes(1 + values.size() * DTypeSize(dtype));  // for an odd address
   for (size_t i = 0; i < values.size(); ++i) {
     std::byte* to = bytes.data() + 1 + i * DTypeSize(dtype);
     const auto high = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
@@ -22,7 +22,7 @@ std::vector<std::byte> Bytes(const std::vector<float>& values, DType dtype) {
   return bytes;
 }
 
-// What 8 bits make of `count` numbers: q * scale, by the definition.
+// `count` numbers in 8 bits: q * scale, by the definition.
 struct Quantised {
   float scale = 0;
   std::vector<double> q;
@@ -71,9 +71,9 @@ class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
     return *std::move(packed);
   }
 
-  // A chain of n fused multiply-adds is off by at most n units of the sum of its products' sizes,
-  // and adding blocks by one unit each; kAdd adds one more rounding. Inputs are rounded to what the
-  // weights are stored as.
+  // The error of a chain of n fused multiply-adds is at most n units of the sum of its products'
+  // sizes, and adding blocks adds one unit each; kAdd adds one more rounding. Inputs are rounded to
+  // the weights' dtype.
   void ExpectClose(const std::vector<float>& x, const std::vector<float>& out, int64_t rows) {
     const double units = static_cast<double>(std::min<int64_t>(inputs(), 256) + inputs() / 256 + 2);
     for (int64_t i = 0; i < rows; ++i) {
@@ -93,9 +93,9 @@ class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
     }
   }
 
-  // In 8 bits the sums of a block are exact, and each is scaled and added with one rounding, then
-  // the output's scale is multiplied in. From the product of unrounded numbers that is away by half
-  // a step of each weight and of each input, times the other.
+  // In 8 bits the sums of a block are exact, each is scaled and added with one rounding, and then
+  // the output's scale is multiplied in. The difference to the product of unrounded numbers is half
+  // a step of each weight times its input, and half a step of each input times its weight.
   void ExpectCloseInt8(const std::vector<float>& x, const std::vector<float>& out, int64_t rows) {
     const double units = static_cast<double>(inputs() / 256 + 3);
     for (int64_t j = 0; j < outputs(); ++j) {
@@ -190,7 +190,7 @@ TEST_P(MatMulTest, GatedIsTwoProducts) {
   const std::vector<std::byte> up_bytes = Bytes(ups, DType::kF32);
   const HostRows gate = {DType::kF32, gate_bytes.data() + 1, outputs(), inputs()};
   const HostRows up = {DType::kF32, up_bytes.data() + 1, outputs(), inputs()};
-  // Gates stay where exp is exact enough to be told from its limits.
+  // Gates stay in the range in which exp is exact enough to differ from its limits.
   const float scale = 4 / std::sqrt(static_cast<float>(inputs()));
   GuardedRows x(kRows, inputs(), Random(7).Normals(kRows * inputs(), scale));
   std::vector<float> reference;
@@ -282,7 +282,7 @@ TEST_P(MatMulTest, EmbedGathersTheStoredRows) {
   }
 }
 
-// What is not finite spoils its own row, or its own output, and zeros give zeros.
+// A number that is not finite spoils only its own row, or its own output; zeros give zeros.
 TEST_P(MatMulTest, NaNInfinityAndZeroKeepToThemselves) {
   constexpr int64_t kRows = 30;
   const float infinity = std::numeric_limits<float>::infinity();
@@ -385,7 +385,7 @@ TEST(PackTest, QuantisesToNearestEven) {
     const std::vector<float> expected = {127, 0, 0, 2, 2, -126, 3, -127, 0, 64};
     std::vector<float> weights;
     for (size_t k = 0; k < steps.size(); ++k) {
-      // A number below the smallest is none: there the whole steps are what can be asked for.
+      // Fractions of the smallest step do not exist as floats: whole steps are tested instead.
       weights.push_back((step > 0x1p-100f ? steps[k] : expected[k]) * step);
     }
     const std::vector<std::byte> bytes = Bytes(weights, DType::kF32);
@@ -402,7 +402,7 @@ TEST(PackTest, QuantisesToNearestEven) {
   }
 }
 
-// Every number is its output's largest: 127 steps, whatever its size.
+// Every number is its output's largest: 127 steps, for any magnitude.
 TEST(PackTest, QuantisesEveryMagnitude) {
   std::vector<float> values = {0.0f, -0.0f, 0x1p-149f, -0x1p-145f, 0x1p-130f, 0x1.8p127f};
   for (const float value : Random(4).Normals(1000)) values.push_back(value);

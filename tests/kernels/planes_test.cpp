@@ -1,4 +1,4 @@
-// What a cache's planes hold after rows were written to them, byte by byte.
+// Contents of a cache's planes after writes of rows, byte by byte.
 
 #include <tuple>
 
@@ -25,16 +25,16 @@ std::vector<std::vector<float>> RowsOf(int32_t dim) {
     rows.back().resize(static_cast<size_t>(dim));
   };
   filled({0.0f, -0.0f});
-  filled({127.0f, 0.5f, 1.5f, -2.5f, 126.5f, -0.5f});  // ties, of a scale of 1
+  filled({127.0f, 0.5f, 1.5f, -2.5f, 126.5f, -0.5f});  // ties with scale 1
   filled({-kHuge, kHuge, kHuge / 2});
   filled({kTiny, -kTiny});                          // the scale is 0
-  filled({150 * kTiny, -190 * kTiny, 95 * kTiny});  // the scale is one unit, and far off
+  filled({150 * kTiny, -190 * kTiny, 95 * kTiny});  // the scale is one unit, and inexact
   filled({1.0f, kNaN, -2.0f});
   filled({1.0f, 2.0f, -INFINITY});
   return rows;
 }
 
-// The row's bytes, without and then with their scale, as the contract has them.
+// The row's bytes, first the numbers, then the scale, by the contract.
 struct Expected {
   std::vector<std::byte> numbers;
   std::vector<std::byte> scale;

@@ -7,10 +7,10 @@
 
 #include "tests/kernels/attention_testing.h"
 
-// Scores that a decode step keeps for later layers, in blocks of a test's own.
+// Scores that a decode step keeps for later layers, in score blocks of a test.
 namespace strata::kernels {
 
-inline constexpr int32_t kSlots = kHeads + 2;  // two of them nobody writes
+inline constexpr int32_t kSlots = kHeads + 2;  // two of them are never written
 constexpr int32_t SlotOf(int64_t head) { return static_cast<int32_t>((2 * head + 3) % kSlots); }
 
 // Score blocks in a random order, NaN until written.
@@ -35,7 +35,7 @@ class ScoreBlocks {
   const PagedArena& arena() const { return arena_; }
   const int32_t* table() const { return table_.data(); }
 
-  // Slots and positions that are no head's in a context so long. `without`: a head without a slot.
+  // Checks slots of no head, and positions beyond `context`. `without`: a head without a slot.
   void ExpectRestIntact(int64_t context, int64_t without) const {
     const std::vector<float> scores = Download<float>(backend_, *memory_);
     std::vector<bool> used(scores.size());
@@ -78,8 +78,8 @@ inline std::vector<HeadAttention> Heads(const Inputs& inputs, const Buffer& quer
   return heads;
 }
 
-// Each row alone: a layer that keeps its scores, then one that finds them. `without`: a head whose
-// scores are not kept and that the second layer does not have; 0 is found of it.
+// Each row alone: a layer that stores its scores, then a layer that reads them. `without`: a head
+// that stores no scores and that the second layer does not have; its output there is 0.
 inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& inputs,
                                                const Cache& cache, int64_t without = -1) {
   ScoreBlocks scores(backend, cache.arena());
@@ -92,7 +92,7 @@ inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& i
   std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
   for (HeadAttention& head : finders) {
     head.reused_lse = std::exchange(head.lse, nullptr);
-    head.key_offset = head.value_offset;  // whoever reads these as keys gives himself away
+    head.key_offset = head.value_offset;  // reading these as keys would show in the results
   }
   if (without >= 0) {
     owners[static_cast<size_t>(without)].score_slot = -1;
@@ -108,7 +108,7 @@ inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& i
   return {{kept.Fetch().Values(), lse.Fetch().Values()}, {found.Fetch().Values(), {}}};
 }
 
-// Of heads that read one pair of planes some keep their scores and one does not, be it the first of
+// Among heads that read one pair of planes some keep their scores and one does not: the first of
 // them or the last.
 inline void ExpectHeadsKeepOrDoNot(Backend& backend, const Inputs& inputs, const Cache& cache) {
   const Outputs own = Attend(backend, inputs, cache, 1000, true);

@@ -48,7 +48,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, StoredScoresTest,
                                           testing::Values(5, 16, 512)),
                          ParamName);
 
-// A finding layer reads values and scores, a keeping one writes what it found in keys.
+// A reading layer reads values and scores; a storing layer writes the scores that it computed.
 TEST(StoredScoresTest, CountsWhatIsReadAndWritten) {
   const Inputs inputs(64);
   const std::unique_ptr<Backend> backend = MakeCpu(2);
@@ -88,7 +88,7 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
   ExpectSameBits(routed.output, found.Fetch().Values(), "output of reused scores");
 }
 
-// Their sum is 1, and over values that are one-hot they are the output.
+// The probabilities sum to 1, and over one-hot values they are the output.
 TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
   for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     const Inputs inputs(20);

@@ -34,7 +34,8 @@ TEST(ThreadPoolTest, EveryIndexOnceInRangesOfTheGrain) {
   }
 }
 
-// What a loop wrote is seen by the next, whoever runs it; workers sleep in between now and then.
+// A loop's writes are visible to the next loop, on any thread; workers sleep in between now and
+// then.
 TEST(ThreadPoolTest, LoopsFollowOneAnother) {
   ThreadPool pool(3);
   std::vector<int64_t> values(97, 0);
@@ -64,13 +65,13 @@ TEST(ThreadPoolTest, WorkersStayOnTheCpusTheyAreGiven) {
   const std::vector<int> allowed = AllowedCpus();
   ASSERT_FALSE(allowed.empty());
   std::vector<std::vector<int>> seen(3);  // of each worker
-  std::jthread caller([&] {               // whose own binding ends with it
+  std::jthread caller([&] {               // the caller's binding ends with this thread
     ThreadPool pool(3, allowed);
     pool.BindCaller();
     std::atomic<int> inside = 0;
     pool.ParallelFor(3, 1, [&](int64_t, int64_t, int worker) {
       seen[static_cast<size_t>(worker)] = AllowedCpus();
-      for (++inside; inside < 3;) std::this_thread::yield();  // so that each takes one
+      for (++inside; inside < 3;) std::this_thread::yield();  // so that each worker takes a range
     });
   });
   caller.join();

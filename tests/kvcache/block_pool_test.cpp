@@ -91,7 +91,7 @@ TEST(BlockPool, KeptBlocksGoIdleAndComeBack) {
   BlockRef oldest = pool.Share(2);
   EXPECT_EQ(pool.oldest_idle(), 1);
   EXPECT_EQ(pool.num_held(), 1);
-  oldest = BlockRef();  // the youngest now
+  oldest = BlockRef();  // now the youngest idle block
   EXPECT_EQ(pool.oldest_idle(), 1);
   pool.Forget(1);
   EXPECT_EQ(pool.oldest_idle(), 0);

@@ -29,7 +29,7 @@ std::unique_ptr<kernels::Backend> MakeBackend() {
 
 class CacheManagerTest : public testing::Test {
  protected:
-  // Blocks of 16 tokens where the options name no length.
+  // Options with blocks of 16 tokens unless they name a length.
   static CacheOptions Completed(CacheOptions options) {
     if (options.block_tokens == 0) options.block_tokens = 16;
     return options;

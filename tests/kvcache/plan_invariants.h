@@ -11,8 +11,8 @@
 
 namespace strata::kvcache {
 
-// Derives from a plan's sources, by definition and without regard to cost, everything that the plan
-// derives, and compares. Returns the first disagreement, "" when there is none.
+// Derives everything that a plan derives from the plan's sources, by definition and at any cost,
+// and compares. Returns the first disagreement, "" if there is none.
 class PlanInvariants {
  public:
   explicit PlanInvariants(const SharingPlan& plan) : plan_(plan), shape_(plan.shape()) {

@@ -35,7 +35,7 @@ std::string Refusal(const json& cross_layer, const AttentionShape& shape = kShap
   return std::string(plan.status().message());
 }
 
-// The layers that the heads of each layer read, from the same head; -1 where heads differ.
+// The layers that the heads of each layer read, from the same head; -1 if heads differ.
 std::vector<int32_t> LayersOf(const SharingPlan& plan, HeadRef HeadSources::*source) {
   std::vector<int32_t> layers;
   for (int32_t layer = 0; layer < plan.shape().num_layers; ++layer) {
@@ -175,7 +175,7 @@ TEST(ParsePlan, SlaReadsTheSkippedLayersOwnPlanes) {
   EXPECT_EQ(plan.sources(2, 3).keys, (HeadRef{2, 1})) << "below skip_layers all is standard";
   EXPECT_EQ(plan.sources(3, 1).keys, (HeadRef{3, 0}));
   EXPECT_EQ(plan.sources(3, 2).keys, (HeadRef{0, 1}));
-  // Layer 3's own, though layer 3's head itself reads layer 0.
+  // Layer 3's own projection, though layer 3's head itself reads layer 0.
   EXPECT_EQ(plan.sources(6, 3).keys, (HeadRef{3, 1}));
   EXPECT_EQ(plan.sources(6, 3).values, (HeadRef{3, 1}));
   EXPECT_EQ(plan.KeyHeads(3), (std::vector<int32_t>{0, 1}));

@@ -1,6 +1,6 @@
 #pragma once
 
-// What ParsePlan refuses, with the message, for 8 layers of 4 query heads and 2 kv heads.
+// Refusals of ParsePlan, with the message, for 8 layers of 4 query heads and 2 kv heads.
 
 namespace strata::kvcache {
 

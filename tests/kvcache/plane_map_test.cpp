@@ -52,7 +52,7 @@ TEST(PlaneMap, Int8Bytes) {
   EXPECT_EQ(planes.ValueOffset({0, 0}), 32U * 2 * 68);
   EXPECT_EQ(planes.KeyOffset({1, 0}), 32U * (2 * 68 + 2 * 128));
   for (const Plane& plane : planes.planes()) EXPECT_EQ(plane.offset % 64, 0U);
-  // Rows are padded to words, so that scales are aligned whatever a block holds.
+  // Rows are padded to words, so that scales are aligned for any length of a block.
   const PlaneMap padded(
       SharingPlan::Plain({.num_layers = 1, .num_query_heads = 1, .num_kv_heads = 1, .head_dim = 6}),
       CacheDTypes::Both(DType::kI8), 5);
@@ -88,7 +88,7 @@ TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
   EXPECT_DEATH(planes.KeyOffset({1, 2}), "a kv head of the plan");
 }
 
-// What the architectures promise, to the byte.
+// The ratios that the architectures promise, to the byte.
 TEST(PlaneMap, Ratios) {
   for (const int32_t num_layers : {8, 12, 24, 32}) {
     for (const int32_t num_kv_heads : {1, 4}) {

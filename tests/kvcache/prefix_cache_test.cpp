@@ -48,8 +48,8 @@ TEST(PrefixCache, KeepsSaltsApart) {
   EXPECT_TRUE(cache.CheckIntegrity().ok()) << cache.CheckIntegrity();
 }
 
-// The index compares names where a few bits of their hashes agree: with thousands of names that
-// differ in one place alone, each part of a name is compared.
+// The index compares names if a few bits of their hashes agree: with thousands of names that differ
+// in only one place, each part of a name is compared.
 TEST(PrefixCache, NamesThatDifferAnywhereAreApart) {
   constexpr int32_t kEntries = 400;
   constexpr int32_t kOthers = 20000;
@@ -79,8 +79,8 @@ TEST(PrefixCache, NamesThatDifferAnywhereAreApart) {
   }
 }
 
-// A block that was erased and holds other tokens now is another entry: what came after the old one
-// is not found after the new.
+// A block that was erased and now holds other tokens is another entry: blocks after the old entry
+// are not found after the new one.
 TEST(PrefixCache, ABlockUsedAgainIsAnotherEntry) {
   PrefixCache cache(4, 1);
   cache.Insert(kNone, "", Tokens{1}, 0);
@@ -104,7 +104,7 @@ TEST(PrefixCacheDeathTest, OurBugsEndTheProcess) {
   EXPECT_DEATH(cache.Insert(kNone, "", Tokens{1, 2}, 3), "one block");
 }
 
-// Against a map from the whole text before and in a block.
+// Compares with a map from the whole text up to the end of a block.
 TEST(PrefixCache, AgreesWithAMapOfWholePrefixes) {
   constexpr int32_t kBlocks = 40;
   std::mt19937 random(3);

@@ -15,7 +15,7 @@ namespace {
 constexpr AttentionShape kShape = {
     .num_layers = 4, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
 
-// Everything Make takes, plain until a test changes it.
+// All arguments of Make, plain until a test changes them.
 struct Draft {
   explicit Draft(const AttentionShape& of = kShape) : shape(of) {
     for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
@@ -122,7 +122,7 @@ TEST(SharingPlan, AnOwnerComputesEvenAfterALowerHeadOfItsLayer) {
 TEST(SharingPlan, ScoresAreAliveFromOwnerToLastReader) {
   Draft draft;
   draft.sources[1][0].scores = {0, 0};
-  draft.sources[2][1].scores = {1, 1};  // alive 1..2, meets (0, 0)'s 0..1 in layer 1
+  draft.sources[2][1].scores = {1, 1};  // alive in 1..2, overlaps (0, 0)'s 0..1 in layer 1
   draft.sources[3][2].scores = {2, 2};
   const absl::StatusOr<SharingPlan> plan = draft.Make();
   ASSERT_TRUE(plan.ok()) << plan.status();

@@ -8,15 +8,15 @@
 
 namespace strata::load {
 
-// The moments at which an open loop sends, whatever the server does. Drawn on a clock that runs as
-// fast as the rate asks, so that a rate that changes is followed exactly: gaps of mean 1 are
+// The moments at which an open loop sends, independent of the server. They are drawn on a clock
+// that runs as fast as the rate, so that a changing rate is followed exactly: gaps of mean 1 are
 // summed, and each sum is the moment at which as many arrivals are expected.
 class Arrivals {
  public:
   struct Options {
     double rate = 1;        // a second; may be infinite: all at once
     double burstiness = 1;  // 1: Poisson; below: in bursts; above: more even; infinite: constant
-    // From `rate` to this one in `ramp`, from where it stays.
+    // The rate goes from `rate` to `end_rate` in `ramp`, and stays there.
     std::optional<double> end_rate;
     Time ramp{};
     bool exponential = false;  // the ramp; else linear
@@ -31,7 +31,7 @@ class Arrivals {
 
   const Options options_;
   Random random_;
-  double expected_ = 0;  // arrivals until the last
+  double expected_ = 0;  // arrivals up to the last one
 };
 
 }  // namespace strata::load

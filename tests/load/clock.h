@@ -13,12 +13,12 @@ inline Time FromSeconds(double seconds) {
   return std::chrono::duration_cast<Time>(std::chrono::duration<double>(seconds));
 }
 
-// Where a run's times come from. Tests bring their own.
+// Source of a run's times. Tests bring their own.
 class Clock {
  public:
   virtual ~Clock() = default;
-  virtual Time Now() = 0;   // what everything is measured by
-  virtual Time Wall() = 0;  // what the machine says the time is, from the same zero; may be set
+  virtual Time Now() = 0;   // time of all measurements
+  virtual Time Wall() = 0;  // the machine's time of day, from the same zero; may be set
 };
 
 // The machine's clock that is never set. Any thread.

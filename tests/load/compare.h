@@ -8,19 +8,19 @@
 
 namespace strata::load {
 
-// One of several things to be compared: "[LABEL=]HOST:PORT[,HTTP]" or "[LABEL=]RESULT.json".
+// A server or a result to be compared: "[LABEL=]HOST:PORT[,HTTP]" or "[LABEL=]RESULT.json".
 struct Compared {
-  std::string label;      // the address or the file where none is given
+  std::string label;      // the address or the file if none is given
   std::string file = {};  // empty: a server
   std::string address = {}, metrics = {};
 };
 Compared ParseCompared(const std::string& text);
 
-// A report that was written earlier, under `label`. One line where it is none.
+// Reads an earlier report, under `label`. One line if the file is no report.
 absl::StatusOr<nlohmann::ordered_json> ReadReport(const std::string& path,
                                                   const std::string& label);
 
-// Figures side by side, with their spread where there were repeats, and as ratios to the first's.
+// Figures side by side, with their spread if there were repeats, and as ratios to the first's.
 std::string CompareText(const std::vector<nlohmann::ordered_json>& reports);
 // {"results": [...], "ratios": {key: [1, ...]}}; null where the first's figure is 0.
 nlohmann::ordered_json CompareJson(const std::vector<nlohmann::ordered_json>& reports);

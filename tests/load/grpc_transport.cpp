@@ -13,15 +13,15 @@ namespace strata::load {
 namespace {
 
 constexpr int kMaxMessageBytes = 256 << 20;
-constexpr const char* kSessionKey = "x-strata-session";  // deploy/haproxy.cfg goes by it
+constexpr const char* kSessionKey = "x-strata-session";  // deploy/haproxy.cfg balances by it
 constexpr Time kAnswerTimeout = std::chrono::seconds(3);
-// gRPC's waits are in whole milliseconds, rounded up, twice. The last of them are spent in naps, so
-// that nothing is sent late and no core is taken from the server.
+// gRPC rounds waits up to whole milliseconds, twice. The end of a wait is spent in naps, so that
+// nothing is sent late and no core is taken from the server.
 constexpr Time kLastNaps = std::chrono::milliseconds(2);
 constexpr Time kNap = std::chrono::microseconds(50);
 
-// A deadline that does not move when the machine's clock is set. None at all of no wait, as "now"
-// is rounded up to a wait too.
+// A deadline that does not move when the machine's time of day is set. No wait gives a deadline in
+// the past, as "now" would be rounded up to a wait too.
 gpr_timespec After(Time wait) {
   if (wait <= Time(0)) return gpr_inf_past(GPR_CLOCK_MONOTONIC);
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
@@ -31,7 +31,7 @@ gpr_timespec After(Time wait) {
 std::shared_ptr<grpc::Channel> Dial(const std::string& address, const server::Access& access) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);          // a server of one's own network
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);          // the server is in one's own network
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a connection for each channel
   return access.Dial(address, arguments);
 }
@@ -74,7 +74,7 @@ struct GrpcTransport::Call {
 
   uint64_t stream = 0;
   Step step = Step::kStarting;
-  bool read_next = false;  // once the message that was returned is no longer needed
+  bool read_next = false;  // to be set going once the returned message is no longer needed
   grpc::ClientContext context;
   std::unique_ptr<grpc::ClientAsyncReader<v1::GenerateEvent>> reader;
   v1::GenerateEvent message;
@@ -140,7 +140,7 @@ bool GrpcTransport::Next(Time until, StreamEvent* event) {
   }
 }
 
-// True where something is to be told.
+// Advances a call after its step. Returns true if `event` is to be returned.
 bool GrpcTransport::Advance(Call* call, bool ok, StreamEvent* event) {
   event->stream = call->stream;
   if (call->step == Call::Step::kFinishing) {
@@ -165,7 +165,7 @@ bool GrpcTransport::Advance(Call* call, bool ok, StreamEvent* event) {
   return true;
 }
 
-// What was returned has been dealt with: its stream goes on, or is gone.
+// The caller is done with the event returned last: its stream goes on, or is deleted.
 void GrpcTransport::FinishLast() {
   Call* call = std::exchange(last_, nullptr);
   if (call == nullptr) return;

@@ -14,13 +14,12 @@
 
 namespace strata::load {
 
-// What a server at HOST:PORT serves. One line where there is none (UNAVAILABLE), where it does not
-// answer within seconds (DEADLINE_EXCEEDED) or does not speak strata.v1 (UNIMPLEMENTED).
+// The model of the server at HOST:PORT. One line if there is no server (UNAVAILABLE), or it does
+// not answer within seconds (DEADLINE_EXCEEDED) or does not speak strata.v1 (UNIMPLEMENTED).
 absl::StatusOr<v1::Model> AskModel(const std::string& address, const server::Access& access = {});
 
-// Streams over gRPC. One completion queue, polled by the one thread that calls, so that sockets,
-// parsing and bookkeeping are together on one core and a time is taken as soon as a message is out
-// of the queue.
+// Streams over gRPC. The calling thread polls the one completion queue, so that sockets, parsing
+// and bookkeeping share a core and a time is taken as soon as a message leaves the queue.
 class GrpcTransport final : public Transport {
  public:
   // Streams take turns on `connections` connections. The clock outlives it.
@@ -45,7 +44,7 @@ class GrpcTransport final : public Transport {
   grpc::CompletionQueue queue_;
   std::unordered_map<uint64_t, std::unique_ptr<Call>> calls_;
   size_t started_ = 0;
-  Call* last_ = nullptr;  // whose event was returned last; may be null
+  Call* last_ = nullptr;  // the call of the event returned last; may be null
   const Time thread_began_;
 };
 

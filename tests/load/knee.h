@@ -4,9 +4,9 @@
 
 namespace strata::load {
 
-// Looks for the highest rate that a server sustains: doubles from `first` until one is not
+// Searches the highest rate that a server sustains: doubles from `first` until a rate is not
 // sustained (or halves until one is), then closes in on the border between the two, up to a factor
-// of `precision`. Each rate is tried by the caller. Rates outside [lowest, highest] are not tried.
+// of `precision`. The caller tries each rate. Rates outside [lowest, highest] are not tried.
 class KneeSearch {
  public:
   struct Limits {
@@ -17,7 +17,7 @@ class KneeSearch {
   };
   explicit KneeSearch(const Limits& limits) : limits_(limits) {}
 
-  // The rate to try next; nothing once the search is over.
+  // The rate to try next; nullopt once the search is over.
   std::optional<double> Next() const;
   void Report(double rate, bool sustained);
   // The highest rate that was sustained, if any.
@@ -25,8 +25,8 @@ class KneeSearch {
 
  private:
   const Limits limits_;
-  std::optional<double> sustained_;  // the highest
-  std::optional<double> too_much_;   // the lowest
+  std::optional<double> sustained_;  // the highest sustained rate
+  std::optional<double> too_much_;   // the lowest rate that was not sustained
 };
 
 }  // namespace strata::load

@@ -8,8 +8,7 @@
 
 namespace strata::load {
 
-// How many tokens a prompt or an answer has: a distribution, drawn from. Pure but for the
-// generator.
+// Distribution of the number of tokens of a prompt or an answer. Pure but for the generator.
 class Lengths {
  public:
   // "128", "uniform:64:256" (both ends included), "normal:MEAN:DEVIATION", "lognormal:MEDIAN:SIGMA"
@@ -18,7 +17,7 @@ class Lengths {
 
   static Lengths Constant(int32_t tokens) { return Lengths(Kind::kConstant, tokens, 0); }
 
-  // At least 1, at most `max`: what is drawn outside is cut to that.
+  // At least 1, at most `max`: draws outside are cut to these.
   int32_t Draw(Random* random, int32_t max) const;
 
  private:

@@ -63,8 +63,8 @@ TEST(LoadLiveTest, ASessionGoesAlongAsMetadata) {
                                                 "0-talk-1"}));
 }
 
-// What the client measured beside what the server did: the difference is network, gRPC and the
-// client itself, all on this machine.
+// Compares the client's measurements with the server's times: the difference is network, gRPC and
+// the client itself, all on this machine.
 TEST(LoadLiveTest, WhatIsMeasuredIsWhatTheServerDid) {
   MockServer server({.first = milliseconds(30), .gap = milliseconds(5)});
   load::Schedule schedule = Base();
@@ -118,7 +118,7 @@ TEST(LoadLiveTest, ManyStreamsOfMixedMessagesAndCancels) {
   EXPECT_GT(run.busy_share, 0);
 }
 
-// An open loop sends at its moments, whatever else the machine does.
+// An open loop sends at its moments, even on a busy machine.
 TEST(LoadLiveTest, TheScheduleIsKept) {
   MockServer server({.first = milliseconds(1), .gap = milliseconds(1)});
   load::Schedule schedule = Base();
@@ -193,7 +193,7 @@ TEST(LoadLiveTest, AskingWhatIsServed) {
   EXPECT_EQ(nobody.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(nobody.status().message()), ::testing::StartsWith("127.0.0.1:1: "));
 
-  // gRPC, but another service.
+  // A gRPC server with another service.
   grpc::health::v1::Health::Service health;
   int port = 0;
   grpc::ServerBuilder builder;
@@ -206,7 +206,7 @@ TEST(LoadLiveTest, AskingWhatIsServed) {
             address + ": speaks gRPC, but not strata.v1.Inference");
 }
 
-// A socket that takes connections and says nothing.
+// A socket that accepts connections and never answers.
 TEST(LoadLiveTest, AServerThatSaysNothing) {
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in name{};

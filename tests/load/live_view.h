@@ -10,7 +10,7 @@
 
 namespace strata::load {
 
-// How a run stands, in a few lines for a person: how far it is, rates of the last seconds,
+// Progress of a run in a few lines for a person: its share done, rates of the last seconds,
 // percentiles of the latest requests, the server's queue and cache.
 class LiveView {
  public:

@@ -75,18 +75,18 @@ class LoadTest(unittest.TestCase):
         received = sum(int(row['output_tokens']) for row in rows)
         self.assertEqual(sum(1 for row in rows if row['outcome'] == 'completed'),
                          result['completed'])
-        # What was on its way when a request was cancelled, the server sent and nobody read.
+        # The server sent tokens that were on their way at a cancel, and no client counted them.
         self.assertLessEqual(received, total(seen, 'strata_generated_tokens_total'))
         self.assertGreaterEqual(received + 120, total(seen, 'strata_generated_tokens_total'))
-        # A group's first prompt is computed, the others find it: 64 tokens are two blocks of it.
+        # A group's first prompt is computed, the others find it cached: 64 tokens are two blocks.
         self.assertEqual(result['cached_tokens'],
                          sum(int(row['cached_tokens'] or 0) for row in rows))
         self.assertGreater(result['cached_tokens'], 64 * 60)
-        # The server may hear of a user's next request before it hears that the last was cancelled.
+        # The server may get a user's next request before the cancel of the last one.
         self.assertLessEqual(result['server_max_running'], 2 * 8)
         for row in rows:
             if row['outcome'] == 'completed':
-                # The server's own split and the client's clock are of the same request.
+                # The server's own times and the client's are of the same request.
                 served = sum(float(row[f'{part}_s']) for part in ('queue', 'prefill', 'decode'))
                 self.assertLessEqual(served * 1e3, float(row['e2el_ms']) + 0.1)
         self.assertEqual(len(result['generated_texts']), 120)
@@ -198,7 +198,7 @@ class LoadTest(unittest.TestCase):
                                  '--turns', '3', '--requests', '12', '--output-tokens', '40')
         self.assertEqual(result['completed'], 12)
         self.assertIn('line 2: empty', done.stderr)
-        # Later turns hold what was said; a block of 32 tokens of it is found again.
+        # Later turns begin with earlier ones; a block of 32 tokens of them is found again.
         self.assertGreater(result['cached_tokens'], 0)
 
     def test_files_that_cannot_be_used(self):
@@ -260,8 +260,8 @@ class LoadTest(unittest.TestCase):
         capacity = alone['request_throughput']
         _, result = self.load(server, '--sweep', '--rate', f'{capacity / 3:.3f}', '--duration',
                               '2s', '--burstiness', 'inf', '--drain-timeout', '60s', *flags)
-        # What a busy machine sustains moves from one second to the next: which rates those are is
-        # the search's own test, on a clock of its own.
+        # The rate that a busy machine sustains changes from second to second. The search's own
+        # test, on a simulated clock, checks the rates.
         self.assertGreater(len(result['sweep']), 3)
         sustained = [point['rate'] for point in result['sweep'] if point['sustained']]
         self.assertTrue(sustained)  # the rate is halved until one is

@@ -13,8 +13,8 @@
 
 namespace strata::testing {
 
-// A server of strata.v1 that answers as it is told and writes down when it sent what. In this
-// process; a thread for each call.
+// A server of strata.v1 that answers as a test configures it and records the time of each message.
+// In this process; a thread for each call.
 class MockServer final : public v1::Inference::Service {
  public:
   using Instant = std::chrono::steady_clock::time_point;

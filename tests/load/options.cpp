@@ -13,12 +13,12 @@ namespace {
 
 constexpr int kUsageError = 2;
 
-// Declares options that CLI11 does not read by itself; what cannot be read makes it throw.
+// Declares options of types that CLI11 does not read; throws CLI11's error for a wrong text.
 class Declarer {
  public:
   explicit Declarer(CLI::App* app) : app_(app) {}
 
-  // `read` takes a text and gives a StatusOr of what goes to `store`.
+  // `read` takes a text and gives a StatusOr of the value for `store`.
   template <class Read, class Store>
   CLI::Option* Add(const std::string& flag, const std::string& type, const std::string& help,
                    Read read, Store store) {
@@ -160,7 +160,7 @@ void AddOutput(CLI::App* app, Options* options) {
   app->add_flag("--quiet", options->quiet, "No live view");
 }
 
-// What the options are together. Empty where they are right.
+// Checks the options together. Returns the first error; empty if there is none.
 std::string Check(const Options& options) {
   if (options.users > 0 && options.rate > 0) return "--users: not together with --rate";
   if (options.sweep && (options.rate <= 0 || std::isinf(options.rate))) {

@@ -69,9 +69,9 @@ struct Options {
   bool quiet = false;
 };
 
-// The command line asks for nothing more than this.
+// Reply to a command line that starts no run.
 struct Answer {
-  int exit_code = 0;  // 2 when something is wrong
+  int exit_code = 0;  // 2 on an error
   std::string text;
 };
 

@@ -7,8 +7,8 @@
 
 namespace strata::load {
 
-// One HTML file that shows reports side by side: figures, and plots that a script in it draws from
-// data in it. It asks the network for nothing.
+// One HTML file that shows reports side by side: figures, and plots that its script draws from its
+// data. It asks the network for nothing.
 std::string MakePage(const std::vector<nlohmann::ordered_json>& reports);
 
 }  // namespace strata::load

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "kernels/status_macros.h"
 #include "server/cli/standard_output.h"
 #include "tests/load/compare.h"
 #include "tests/load/grpc_transport.h"
@@ -44,10 +45,10 @@ class Program {
       : options_(options), interrupted_(interrupted) {}
 
   absl::Status Go() {
-    if (absl::Status status = Prepare(); !status.ok()) return status;
+    RETURN_IF_ERROR(Prepare());
     return options_.sweep ? Sweep() : Repeat();
   }
-  // What there is of a result, and the exit code.
+  // Writes the results so far and returns the exit code.
   int Write();
 
  private:
@@ -79,46 +80,42 @@ absl::Status Program::Prepare() {
         {.what = {
              .label = options_.label, .address = options_.server, .metrics = options_.metrics}});
   }
-  auto inputs = ReadInputs(options_);
-  if (!inputs.ok()) return inputs.status();
-  inputs_ = *std::move(inputs);
+  ASSIGN_OR_RETURN(auto inputs, ReadInputs(options_));
+  inputs_ = std::move(inputs);
   for (const std::string& line : inputs_.complaints) Say(line);
-  const auto access = server::Access::Open(options_.access);
-  if (!access.ok()) return access.status();
+  ASSIGN_OR_RETURN(const auto access, server::Access::Open(options_.access));
   for (Subject& subject : subjects_) {
     if (!subject.what.file.empty()) continue;
     if (options_.users == 0 && options_.rate == 0 && options_.trace.empty()) {
       return absl::InvalidArgumentError("--users: give it, --rate or --trace to load a server");
     }
-    auto model = AskModel(subject.what.address, *access);
-    if (!model.ok()) return model.status();
+    ASSIGN_OR_RETURN(auto model, AskModel(subject.what.address, access));
     subject.target = {.label = subject.what.label,
                       .address = subject.what.address,
                       .metrics = subject.what.metrics,
-                      .model = *std::move(model),
-                      .access = *access};
+                      .model = std::move(model),
+                      .access = access};
   }
   return absl::OkStatus();
 }
 
-// Servers take turns, so that what changes on the machine meanwhile meets them alike.
+// Servers take turns, so that changes on the machine during the runs affect all alike.
 absl::Status Program::Repeat() {
   for (int32_t repeat = 0; repeat < options_.repeats; ++repeat) {
     for (Subject& subject : subjects_) {
       if (!subject.what.file.empty() || interrupted_) continue;
-      auto run = LoadServer(options_, inputs_, subject.target, {}, interrupted_);
-      if (!run.ok()) return run.status();
-      if (!run->stopped.empty()) Say(run->stopped);
-      const bool gone = !run->stopped.empty() && !run->interrupted;
-      subject.runs.push_back(*std::move(run));
-      if (gone) return absl::UnavailableError("");  // has been said
+      ASSIGN_OR_RETURN(auto run, LoadServer(options_, inputs_, subject.target, {}, interrupted_));
+      if (!run.stopped.empty()) Say(run.stopped);
+      const bool gone = !run.stopped.empty() && !run.interrupted;
+      subject.runs.push_back(std::move(run));
+      if (gone) return absl::UnavailableError("");  // has been reported
     }
   }
   return absl::OkStatus();
 }
 
-// Enough are good; without an SLO, answers keep up with what is sent: at the end of sending no more
-// is left than what the quickest requests take.
+// With an SLO: enough requests are good. Without one: answers keep up with sending, so that at the
+// end of sending no more is left than the quickest requests take.
 bool Program::IsSustained(const RunResult& run) const {
   constexpr double kKeepsUp = 0.95;
   const Measures measures = Measure(run, options_.slo);
@@ -143,11 +140,10 @@ absl::Status Program::Sweep() {
   std::optional<ordered_json> best, last;
   absl::Status status;
   while (const auto rate = search.Next()) {
-    auto run = LoadServer(options_, inputs_, subject.target, rate, interrupted_);
-    if (!run.ok()) return run.status();
-    const std::string stopped = run->stopped;
-    const bool sustained = stopped.empty() && IsSustained(*run);
-    subject.runs.push_back(*std::move(run));
+    ASSIGN_OR_RETURN(auto run, LoadServer(options_, inputs_, subject.target, rate, interrupted_));
+    const std::string stopped = run.stopped;
+    const bool sustained = stopped.empty() && IsSustained(run);
+    subject.runs.push_back(std::move(run));
     ordered_json report = Report(subject, rate);
     Say(absl::StrFormat("%.3g requests/s: %s", *rate,
                         !stopped.empty() ? stopped

@@ -6,13 +6,13 @@
 namespace strata::load {
 
 // SplitMix64 (Steele, Lea and Flood, 2014): eight bytes of state, so that every talk and every
-// block of a trace has numbers of its own, the same in each run of the same seed.
+// block of a trace has its own numbers, the same in each run of the same seed.
 class Random {
  public:
   using result_type = uint64_t;
 
   explicit Random(uint64_t seed) : state_(seed) {}
-  // The generator of one thing of many: equal numbers give equal generators.
+  // The generator of item `number`: equal numbers give equal generators.
   Random(uint64_t seed, uint64_t number) : state_(seed) { state_ = (*this)() ^ number; }
 
   static constexpr uint64_t min() { return 0; }

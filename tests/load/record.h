@@ -7,11 +7,11 @@
 
 #include "tests/load/clock.h"
 
-// What a run saw, as plain values: every figure of a report is computed from these.
+// Observations of a run, as plain values: every figure of a report is computed from these.
 namespace strata::load {
 
-// When a message with tokens came, and how many it had. Eight bytes, as a long run keeps millions:
-// the time to the nanosecond for up to 78 hours, and up to 65,535 tokens.
+// Arrival time of a message with tokens, and their number. Eight bytes, as a long run keeps
+// millions: the time to the nanosecond for up to 78 hours, and up to 65,535 tokens.
 class Arrival {
  public:
   static constexpr int32_t kMaxTokens = 0xffff;
@@ -30,7 +30,7 @@ class Arrival {
 enum class Outcome : uint8_t {
   kUnfinished,  // the run ended before it did
   kCompleted,
-  kCancelled,  // by the load itself, as its share of cancels asks
+  kCancelled,  // by the load itself, according to its share of cancels
   kRejected,   // the server's queue was full
   kFailed,
 };
@@ -51,31 +51,30 @@ constexpr const char* OutcomeName(Outcome outcome) {
   return "?";
 }
 
-// What the server says of a request, in its last message.
+// The server's own figures of a request, from its last message.
 struct ServerSplit {
   double queue_seconds = 0;
   double prefill_seconds = 0;
   double decode_seconds = 0;
   int32_t cached_tokens = 0;
   int32_t preemptions = 0;
-  uint64_t cache_bytes = 0;  // the most it held
+  uint64_t cache_bytes = 0;  // the most that the request held
   uint64_t plain_cache_bytes = 0;
 };
 
-// One request. Latencies run from `intended`: what a client had to wait because the load came late
-// is part of them.
+// One request. Latencies run from `intended`, so they include a client's wait for a late load.
 struct Record {
   int64_t talk = 0;  // requests of one talk follow one another
   int32_t turn = 0;
-  int32_t input_tokens = 0;   // as the server counts them; what was meant until it has
+  int32_t input_tokens = 0;   // the server's count; the intended number until it is known
   int32_t output_tokens = 0;  // received
   Time intended{};
   Time sent{};
   Time end{};                     // of the stream
   std::vector<Arrival> arrivals;  // messages that had tokens
   Outcome outcome = Outcome::kUnfinished;
-  std::string error;  // one line, of what was rejected or failed
-  std::string text;   // generated; kept only where asked for
+  std::string error;  // one line, if rejected or failed
+  std::string text;   // generated; kept only if asked for
   std::optional<ServerSplit> server;
 };
 
@@ -84,7 +83,7 @@ struct Scrape {
   Time at{};
   double running = 0;  // sequences
   double waiting = 0;
-  double cache_usage = 0;  // [0, 1]: of the blocks, held by sequences
+  double cache_usage = 0;  // [0, 1]: share of the blocks held by sequences
   double preemptions = 0;  // since the server began
 };
 
@@ -92,17 +91,17 @@ struct RunResult {
   std::vector<Record> records;  // in the order they were sent
   std::vector<Scrape> scrapes;
   Time zero{};  // of the clock, when the run began; all other times count from it
-  // Measured is what was intended in [begin, end]: the run without its warm-up and cool-down.
+  // Requests intended in [begin, end] are measured: the run without its warm-up and cool-down.
   Time begin{};
   Time end{};
   int64_t unsent = 0;  // due before the run's end, and never sent
-  int64_t cut = 0;     // requests made shorter, to fit the model or the server's cache
+  int64_t cut = 0;     // requests shortened to fit the model or the server's cache
   int64_t scrapes_failed = 0;
   double busy_share = 0;       // of the client's one thread, over the run
-  Time wall_step{};            // by how much the machine's clock was set meanwhile
-  int64_t backward_steps = 0;  // of the run's own clock; each is taken as no time at all
+  Time wall_step{};            // change of the machine's time of day by setting it during the run
+  int64_t backward_steps = 0;  // of the run's own clock; each counts as no time at all
   bool interrupted = false;    // by a signal
-  std::string stopped;         // one line; empty: it came to its end
+  std::string stopped;         // the reason in one line; empty: the run came to its end
 };
 
 }  // namespace strata::load

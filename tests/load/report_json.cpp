@@ -125,7 +125,7 @@ ordered_json MakeReport(const ReportHeader& header, const std::vector<RunResult>
     AddRepeats(repeats, &report);
   }
   if (!slo.any()) report["request_goodput"] = nullptr;
-  report["rtfx"] = 0;  // of speech; vllm writes it for text too
+  report["rtfx"] = 0;  // for speech; vllm writes it for text too
   report["server"] = header.server;
   if (!stopped.empty()) report["stopped"] = stopped;
   report["warnings"] = warnings;

@@ -54,8 +54,8 @@ ordered_json Made(const std::vector<RunResult>& runs, const std::string& label) 
   return load::MakeReport(header, runs, {.ttft = 200});
 }
 
-// What `vllm bench serve --save-result --save-detailed --metric-percentiles 50,90,95,99,99.9`
-// writes for text generation (vllm/benchmarks/serve.py, 2026).
+// The keys that `vllm bench serve --save-result --save-detailed --metric-percentiles
+// 50,90,95,99,99.9` writes for text generation (vllm/benchmarks/serve.py, 2026).
 TEST(LoadReportTest, HasTheKeysOfVllmBenchServe) {
   ordered_json report = Made({OneRun(100)}, "a");
   load::AddDetails(OneRun(100), &report);
@@ -157,10 +157,10 @@ TEST(LoadReportTest, ComparesWithRatiosAndSpreads) {
                                              Made({OneRun(200), OneRun(300)}, "b")};
   const ordered_json compared = load::CompareJson(reports);
   EXPECT_EQ(compared["ratios"]["mean_ttft_ms"], ordered_json({1.0, 2.5}));
-  EXPECT_TRUE(compared["ratios"]["cancelled"][1].is_null());  // of nothing
+  EXPECT_TRUE(compared["ratios"]["cancelled"][1].is_null());  // a ratio to 0
   const std::string text = load::CompareText(reports);
   EXPECT_THAT(text, HasSubstr("250 +- 50 (2.50x)"));
-  EXPECT_THAT(text, ::testing::Not(HasSubstr("running, at most")));  // nobody was scraped
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("running, at most")));  // no scrapes
 }
 
 TEST(LoadReportTest, WhatIsComparedIsReadOrRefused) {

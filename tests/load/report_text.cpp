@@ -16,7 +16,7 @@ double Figure(const ordered_json& report, const std::string& key) {
   return found != report.end() && found->is_number() ? found->get<double>() : 0;
 }
 
-// "12.3 +- 0.4" where there were repeats.
+// "12.3 +- 0.4" if there were repeats.
 std::string WithSpread(const ordered_json& report, const std::string& key, const char* unit) {
   std::string text = absl::StrFormat("%.2f", Figure(report, key));
   if (const auto spread = report.find("spread"); spread != report.end() && spread->contains(key)) {

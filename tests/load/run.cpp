@@ -8,11 +8,11 @@
 namespace strata::load {
 namespace {
 
-// A user whose request failed does not ask again at once.
+// Pause of a user after a failed request.
 constexpr Time kAfterFailure = std::chrono::milliseconds(200);
-// So long every request has found no server: it is gone.
+// The server counts as gone after every request has found no server for this long.
 constexpr Time kGone = std::chrono::seconds(3);
-// For the streams that were cancelled at the end.
+// Wait for the streams that are cancelled at the end.
 constexpr Time kLastEnds = std::chrono::seconds(2);
 
 }  // namespace
@@ -62,7 +62,7 @@ void Run::Begin() {
   if (schedule_.users == 0) ArriveNext();
 }
 
-// The open loop's next talk; its moment does not depend on any answer.
+// Enqueues the open loop's next talk; its moment does not depend on any answer.
 void Run::ArriveNext() {
   if (arrivals_) {
     Enqueue(arrivals_->Next(), {});
@@ -125,7 +125,7 @@ Time Run::WakeAt() const {
 void Run::SendDue(Time now) {
   while (!due_.empty() && due_.top().at <= now) {
     const bool arrival = schedule_.users == 0 && !due_.top().talk;
-    // What stands on top of the queue is gone with the next line.
+    // Moving the top leaves the queue invalid only until the next line removes it.
     overdue_.push_back(std::move(const_cast<Due&>(due_.top())));
     due_.pop();
     if (arrival) ArriveNext();
@@ -136,7 +136,7 @@ void Run::SendDue(Time now) {
     overdue_.pop_front();
     Send(std::move(due));
     if (schedule_.max_requests > 0 && std::ssize(result_.records) >= schedule_.max_requests) {
-      overdue_.clear();  // they were over the number asked for
+      overdue_.clear();  // beyond the requested number
       return StopSending(now, Time::max());
     }
   }

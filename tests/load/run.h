@@ -17,10 +17,10 @@
 
 namespace strata::load {
 
-// When requests are sent, and for how long.
+// The times at which requests are sent, and the duration.
 struct Schedule {
-  // One of these three. A closed loop: so many users, each with its next request as soon as the
-  // last has ended and `think` has passed; they begin evenly over `ramp`.
+  // One of these three. A closed loop: this many users, each of whom sends its next request as soon
+  // as the last has ended and `think` has passed; users begin evenly over `ramp`.
   int32_t users = 0;
   Time ramp{};
   std::optional<Arrivals::Options> arrivals = {};  // an open loop
@@ -30,14 +30,14 @@ struct Schedule {
   Time think{};                       // between turns of a talk too
   int64_t max_requests = 0;           // 0: no limit
   std::optional<Time> duration = {};  // of sending
-  Time drain{};                       // what is left to those in flight at the duration's end
+  Time drain{};                       // for requests in flight at the duration's end
   Time limit{};                       // of one request
-  int32_t max_concurrency = 0;        // in flight; what is due beyond waits here. 0: no limit
+  int32_t max_concurrency = 0;        // in flight; other due requests wait here. 0: no limit
   Time warm_up{};                     // not measured
   Time cool_down{};                   // likewise, before the end of sending
 };
 
-// How a run stands, for whoever watches it.
+// Progress of a run, for a watcher.
 struct Progress {
   Time now{};
   int32_t in_flight = 0;
@@ -47,7 +47,7 @@ struct Progress {
   int64_t tokens = 0;              // received so far
 };
 
-// Sends a schedule's requests and records what comes back. One thread: the caller's.
+// Sends a schedule's requests and records the answers. One thread: the caller's.
 class Run {
  public:
   using Watch = std::function<void(const Progress&)>;  // called about every `kWatchInterval`
@@ -55,16 +55,16 @@ class Run {
 
   Run(const Schedule& schedule, Workload* workload, Transport* transport, Clock* clock);
 
-  // Once. `interrupted`, from any thread, ends it early. With `keep_text` records have the text.
-  // Its times begin at the call.
+  // Runs once; times begin at the call. `interrupted`, from any thread, ends it early. With
+  // `keep_text` records hold the text.
   RunResult Go(const std::atomic<bool>& interrupted, bool keep_text = false,
                const Watch& watch = nullptr);
 
  private:
-  // A talk whose next turn is due, or a place for one.
+  // A talk whose next turn is due, or a free place for a new talk.
   struct Due {
     Time at{};
-    int64_t order = 0;  // of two at one time
+    int64_t order = 0;  // between two at one time
     std::optional<Talk> talk = {};
   };
   struct Later {
@@ -78,7 +78,7 @@ class Run {
     std::optional<int32_t> cancel_after;
     bool cancelled = false;
     bool finished = false;          // its last message has come
-    std::vector<int32_t> ids = {};  // of the answer, where the talk needs them
+    std::vector<int32_t> ids = {};  // of the answer, if the talk needs them
     std::string text = {};
   };
 
@@ -106,20 +106,20 @@ class Run {
   bool keep_text_ = false;
 
   RunResult result_;
-  Time zero_{};  // the clock's at the run's beginning
-  Time last_{};  // latest moment of the run's own
+  Time zero_{};  // the clock's time at the run's beginning
+  Time last_{};  // latest time of the run
   std::priority_queue<Due, std::vector<Due>, Later> due_;
-  std::deque<Due> overdue_;  // in the order in which they became due
+  std::deque<Due> overdue_;  // in the order of becoming due
   int64_t enqueued_ = 0;
   int64_t talks_ = 0;    // begun
   int64_t arrived_ = 0;  // of the open loop
   bool sending_ = true;
-  Time sent_until_{};               // once sending is over
-  Time drain_until_ = Time::max();  // likewise
+  Time sent_until_{};               // set once sending is over
+  Time drain_until_ = Time::max();  // set once sending is over
   bool cancelled_rest_ = false;
   Time watch_at_{};
   std::unordered_map<uint64_t, Flight> flights_;
-  Time unavailable_since_ = Time::max();  // no message since, and a server that was not there
+  Time unavailable_since_ = Time::max();  // start of the time in which no server was there
   std::vector<size_t> ended_;             // since the watch's last call
   int64_t tokens_ = 0;
 };

@@ -65,7 +65,7 @@ TEST(LoadRunTest, AClosedLoopIsExact) {
   ASSERT_EQ(run.records.size(), 6U);
   for (size_t i = 0; i < 6; ++i) {
     const Record& record = run.records[i];
-    // Two at a time; each takes 180 ms and is followed by a pause of 50.
+    // Two at a time; each takes 180 ms, then a pause of 50 ms follows.
     const Time began = milliseconds(230) * (static_cast<int>(i) / 2);
     EXPECT_EQ(record.outcome, Outcome::kCompleted);
     EXPECT_EQ(record.intended, began);
@@ -95,8 +95,8 @@ TEST(LoadRunTest, AClosedLoopIsExact) {
   EXPECT_EQ(measures.preemptions, 6);
 }
 
-// A server that stands still for two seconds delays every request that was meant to be sent then,
-// and an open loop goes on sending.
+// A server that stands still for two seconds delays every request intended during that time; the
+// open loop goes on sending.
 TEST(LoadRunTest, AServersStallIsSeenByAllThatWereDue) {
   SetClock* clock = nullptr;
   Simulation simulation([&clock](uint64_t, const v1::GenerateRequest&) {
@@ -126,7 +126,7 @@ TEST(LoadRunTest, AServersStallIsSeenByAllThatWereDue) {
   }
 }
 
-// A client that stands still sends late; what it should have sent meanwhile waited all the same.
+// A client that stands still sends late; requests intended meanwhile have waited all the same.
 TEST(LoadRunTest, AClientsStallCountsFromTheIntendedTime) {
   Simulation simulation([](uint64_t, const v1::GenerateRequest&) {
     return Answer(milliseconds(10), milliseconds(1), 2);
@@ -140,7 +140,7 @@ TEST(LoadRunTest, AClientsStallCountsFromTheIntendedTime) {
       .rate = 10, .burstiness = std::numeric_limits<double>::infinity(), .end_rate = {}};
   schedule.max_requests = 20;
   const RunResult run = simulation.Go(schedule);
-  // The fifth is sent at 500 ms; its first message comes at 510 and is dealt with at 1510.
+  // The fifth is sent at 500 ms; its first message comes at 510 and is handled at 1510.
   for (size_t i = 0; i < run.records.size(); ++i) {
     const Record& record = run.records[i];
     const double intended = 100.0 * static_cast<double>(i + 1);
@@ -230,7 +230,7 @@ TEST(LoadRunTest, CancelsAreMadeAndCountedApart) {
     ASSERT_LE(record.output_tokens, 4);
     ++seen[static_cast<size_t>(record.output_tokens)];
   }
-  // After 0 or 1 tokens: with the first message. 2, 3, 4: after as many.
+  // Cancelled after 0 or 1 tokens: with the first message. After 2, 3, 4: with as many.
   for (size_t tokens = 1; tokens < 5; ++tokens) EXPECT_GT(seen[tokens], 15) << tokens;
   const Measures measures = Measure(run, {.ttft = 1000});
   EXPECT_EQ(measures.cancelled, 200);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "httplib.h"
+#include "kernels/status_macros.h"
 
 namespace strata::load {
 namespace {
@@ -43,7 +44,7 @@ absl::StatusOr<std::unique_ptr<Scraper>> Scraper::Start(const std::string& addre
                                                         const server::AccessOptions& access,
                                                         Time interval, Clock* clock) {
   std::unique_ptr<Scraper> scraper(new Scraper(address, access, interval, clock));
-  if (absl::Status status = scraper->ScrapeOnce(); !status.ok()) return status;
+  RETURN_IF_ERROR(scraper->ScrapeOnce());
   scraper->thread_ =
       std::jthread([self = scraper.get()](const std::stop_token& stop) { self->Loop(stop); });
   return scraper;
@@ -89,7 +90,7 @@ void Scraper::Loop(const std::stop_token& stop) {
       const MutexLock lock(mutex_);
       ++failed_;
     }
-    next = std::max(next, clock_->Now() - interval_);  // one that took long is not made up for
+    next = std::max(next, clock_->Now() - interval_);  // no catching up after a slow scrape
   }
 }
 

@@ -16,21 +16,21 @@
 
 namespace strata::load {
 
-// One answer of /metrics, without its time. INVALID_ARGUMENT naming a series that is not there.
+// Parses one answer of /metrics, without its time. INVALID_ARGUMENT naming a missing series.
 absl::StatusOr<Scrape> ParseMetrics(const std::string& text);
 
-// Asks the server's HTTP address, over TLS where `access` has a CA, for its gauges, on the clock of
-// the run, until this object goes or Stop. A thread of its own.
+// Scrapes gauges from the server's HTTP address, over TLS if `access` has a CA, on the clock of the
+// run, until Stop or destruction. A thread of its own.
 class Scraper {
  public:
-  // Has scraped once; one line where that failed. The clock outlives it.
+  // Scrapes once before it returns; one line if that fails. The clock outlives it.
   static absl::StatusOr<std::unique_ptr<Scraper>> Start(const std::string& address,
                                                         const server::AccessOptions& access,
                                                         Time interval, Clock* clock);
   ~Scraper() { thread_.request_stop(); }
 
   std::optional<Scrape> latest() const;
-  // All, and ends. Times are the clock's. Scrapes that failed are left out, and counted.
+  // Ends, and returns all scrapes. Times are the clock's. Failed scrapes are left out, and counted.
   std::vector<Scrape> Stop(int64_t* failed);
 
  private:
@@ -46,7 +46,7 @@ class Scraper {
   mutable Mutex mutex_;
   std::vector<Scrape> scrapes_ STRATA_GUARDED_BY(mutex_);
   int64_t failed_ STRATA_GUARDED_BY(mutex_) = 0;
-  std::jthread thread_;  // last: runs while the rest stands
+  std::jthread thread_;  // last: the other members outlive it
 };
 
 }  // namespace strata::load

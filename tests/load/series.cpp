@@ -16,7 +16,7 @@ bool IsMeasured(const Record& record, const RunResult& run) {
          record.intended >= run.begin && record.intended <= run.end;
 }
 
-// Dense where latencies hurt.
+// Percentiles are denser at high latencies.
 json Curve(std::vector<double> samples) {
   json curve = json::array();
   if (samples.empty()) return curve;
@@ -81,7 +81,7 @@ json Context(const RunResult& run) {
   return context;
 }
 
-// Of all of the run, what is not measured too.
+// The timeline of the whole run, unmeasured parts included.
 json Timeline(const RunResult& run) {
   Time end = run.end;
   for (const Record& record : run.records) end = std::max({end, record.end, record.sent});
@@ -93,7 +93,7 @@ json Timeline(const RunResult& run) {
     for (const Arrival& arrival : record.arrivals) {
       tokens[bin_of(arrival.at())] += arrival.tokens() / width;
     }
-    // How much of each bin it was there.
+    // Adds the share of each bin during which the request was in flight.
     const double from = Seconds(record.sent);
     const double to = record.end > Time(0) ? Seconds(record.end) : Seconds(end);
     for (size_t bin = bin_of(record.sent); bin < bins; ++bin) {
@@ -119,7 +119,7 @@ json Timeline(const RunResult& run) {
       timeline[gauge.key] = nullptr;
       continue;
     }
-    std::vector<json> values(bins);  // null where there was no scrape
+    std::vector<json> values(bins);  // null without a scrape
     for (const Scrape& scrape : run.scrapes) {
       const size_t bin = std::min(bin_of(std::max(scrape.at, Time(0))), bins - 1);
       const double before = values[bin].is_null() ? 0 : values[bin].get<double>();

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/status_macros.h"
 #include "tests/load/grpc_transport.h"
 #include "tests/load/live_view.h"
 #include "tests/load/run.h"
@@ -20,7 +21,7 @@ namespace strata::load {
 namespace {
 
 constexpr Time kScrapeInterval = std::chrono::milliseconds(100);
-constexpr Time kPlainInterval = std::chrono::seconds(10);  // of lines where there is no terminal
+constexpr Time kPlainInterval = std::chrono::seconds(10);  // between lines without a terminal
 constexpr int64_t kMaxEmptyNamed = 10;
 
 absl::StatusOr<std::vector<std::string>> ReadPrompts(const std::string& path,
@@ -88,7 +89,7 @@ Schedule MakeSchedule(const Options& options, const Inputs& inputs, std::optiona
   return schedule;
 }
 
-// Draws over its last lines on a terminal; elsewhere a line now and then.
+// Redraws its lines on a terminal; elsewhere prints a line now and then.
 class LivePrinter {
  public:
   LivePrinter(const LiveView::Bounds& bounds, const Scraper* scraper)
@@ -122,9 +123,8 @@ class LivePrinter {
 absl::StatusOr<Inputs> ReadInputs(const Options& options) {
   Inputs inputs;
   if (!options.trace.empty()) {
-    auto trace = ReadTrace(options.trace);
-    if (!trace.ok()) return trace.status();
-    inputs.trace = *std::move(trace);
+    ASSIGN_OR_RETURN(auto trace, ReadTrace(options.trace));
+    inputs.trace = std::move(trace);
     if (options.trace_shuffle) ShuffleTrace(options.seed, &*inputs.trace);
     inputs.complaints = inputs.trace->complaints;
     if (inputs.trace->skipped > 0) {
@@ -134,9 +134,8 @@ absl::StatusOr<Inputs> ReadInputs(const Options& options) {
     }
   }
   if (!options.prompts.empty()) {
-    auto prompts = ReadPrompts(options.prompts, &inputs.complaints);
-    if (!prompts.ok()) return prompts.status();
-    inputs.prompts = *std::move(prompts);
+    ASSIGN_OR_RETURN(auto prompts, ReadPrompts(options.prompts, &inputs.complaints));
+    inputs.prompts = std::move(prompts);
   }
   return inputs;
 }
@@ -149,9 +148,9 @@ absl::StatusOr<RunResult> LoadServer(const Options& options, const Inputs& input
   GrpcTransport transport(target.address, options.connections, &clock, target.access);
   std::unique_ptr<Scraper> scraper;
   if (!target.metrics.empty()) {
-    auto started = Scraper::Start(target.metrics, options.access, kScrapeInterval, &clock);
-    if (!started.ok()) return started.status();
-    scraper = *std::move(started);
+    ASSIGN_OR_RETURN(auto started,
+                     Scraper::Start(target.metrics, options.access, kScrapeInterval, &clock));
+    scraper = std::move(started);
   }
   const Schedule schedule = MakeSchedule(options, inputs, rate);
   Run run(schedule, &workload, &transport, &clock);

@@ -26,7 +26,7 @@ struct Target {
   server::Access access = {};
 };
 
-// What the files of the command line hold.
+// Contents of the files on the command line.
 struct Inputs {
   std::optional<Trace> trace;
   std::vector<std::string> prompts;     // none of them empty
@@ -34,13 +34,13 @@ struct Inputs {
 };
 absl::StatusOr<Inputs> ReadInputs(const Options& options);
 
-// Loads one server once, with --rate replaced by `rate` where one is given: schedule, workload,
-// streams, scrapes and the live view put together. One line where its gauges cannot be scraped.
+// Loads one server once, with `rate` in place of --rate if given: schedule, workload, streams,
+// scrapes and the live view put together. One line if its gauges cannot be scraped.
 absl::StatusOr<RunResult> LoadServer(const Options& options, const Inputs& inputs,
                                      const Target& target, std::optional<double> rate,
                                      const std::atomic<bool>& interrupted);
 
-// Keys of a report that say what the load was and where it went.
+// Keys of a report that describe the load and its server.
 nlohmann::json DescribeTraffic(const Options& options, std::optional<double> rate);
 nlohmann::json DescribeServer(const Target& target);
 

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# What cross-layer sharing buys under real traffic: the shape of SmolLM2-135M with random weights is
-# served under four plans in one memory budget, each under the beginning of the Azure conversation
-# trace, its lengths and times scaled to a small machine: preemptions, goodput and latency. How many
-# sequences run together before the first preemption hangs on which requests come first; so each
-# plan's cache is filled by five orders of the trace too.
+# Measures the gain of cross-layer sharing under real traffic. The shape of SmolLM2-135M with random
+# weights is served under four plans in one memory budget, each under the beginning of the Azure
+# conversation trace, its lengths and times scaled to a small machine. Reports preemptions, goodput
+# and latency. How many sequences run together before the first preemption depends on the order of
+# requests, so each plan's cache is also filled by five orders of the trace.
 #
 #   tests/load/sharing.sh AzureLLMInferenceTrace_conv.csv OUT
 #
-# OUT gets a result a plan and a fill, sharing.html (all side by side), sharing.md (the table) and
-# sharing.svg. Takes some 20 minutes on two cores; needs build/bin and Python.
+# OUT gets a result for each plan and each fill, sharing.html (all side by side), sharing.md (the
+# table) and sharing.svg. Takes some 20 minutes on two cores; needs build/bin and Python.
 set -euo pipefail
 trace=$1
 out=$2
 bin=$(cd "$(dirname "$0")/../.." && pwd)/build/bin
 mkdir -p "$out"
 
-# The budget holds 8,700 tokens of a plain cache. A step may read many prompts, so that what bounds
-# the sequences that run is memory. In the plans with reuse 8 of 30 layers compute scores.
+# The budget holds 8,700 tokens of a plain cache. A step may hold many prompt tokens, so that memory
+# limits the running sequences. In the plans with reuse 8 of 30 layers compute scores.
 serve=(--shape smollm-135m --weights int8 --cache-bytes 192MiB --block-tokens 8 --prefix-cache off
   --max-batch-tokens 8192 --max-step-time 0s --max-running 4096 --max-queue 4096)
 load=(--trace "$trace" --trace-speed 40 --length-scale 0.0625)

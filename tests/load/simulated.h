@@ -13,7 +13,7 @@
 
 namespace strata::testing {
 
-// A clock that stands still until it is told a time.
+// A clock that stands still until a test sets it.
 class SetClock final : public load::Clock {
  public:
   load::Time Now() override { return now; }
@@ -23,8 +23,8 @@ class SetClock final : public load::Clock {
   load::Time wall_step{};
 };
 
-// What a simulated server does after a request has come: so long after it, a message of so many
-// tokens, or with none the end.
+// One step of a simulated server: `after` the request, a message of `tokens` tokens, or the end if
+// `tokens` is 0.
 struct Reaction {
   load::Time after{};
   int32_t tokens = 0;
@@ -34,8 +34,8 @@ struct Reaction {
 
 inline absl::Status Unavailable() { return absl::UnavailableError("UNAVAILABLE: no server"); }
 
-// A server and its network on a SetClock: time passes only while the client waits, and by exactly
-// what the script says.
+// A server and its network on a SetClock: time passes only while the client waits, and exactly as
+// the script says.
 class SimulatedTransport final : public load::Transport {
  public:
   using Script =

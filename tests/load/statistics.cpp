@@ -67,19 +67,19 @@ int64_t MaxConcurrent(const std::vector<Record>& records) {
   std::vector<std::pair<Time, int>> changes;
   for (const Record& record : records) {
     if (record.outcome == Outcome::kUnfinished && record.end == Time(0)) {
-      changes.emplace_back(record.sent, 1);  // still there at the end
+      changes.emplace_back(record.sent, 1);  // in flight until the end
       continue;
     }
     changes.emplace_back(record.sent, 1);
     changes.emplace_back(record.end, -1);
   }
-  std::sort(changes.begin(), changes.end());  // who leaves, leaves first
+  std::sort(changes.begin(), changes.end());  // at one time, ends before starts
   int64_t now = 0, most = 0;
   for (const auto& [at, change] : changes) most = std::max(most, now += change);
   return most;
 }
 
-// What happened within [begin, end], whoever it happened to.
+// Measures events within [begin, end], of any request.
 void MeasureRates(const RunResult& run, const Slo& slo, Measures* measures) {
   const auto inside = [&run](Time at) { return at >= run.begin && at <= run.end; };
   int64_t ended = 0, good = 0, input = 0, output = 0;
@@ -270,7 +270,7 @@ std::vector<std::pair<std::string, double>> Flatten(const Measures& measures) {
   add("requests", measures.requests);
   add("completed", measures.completed);
   add("failed",
-      measures.failed + measures.rejected);  // as in vllm; next what of them the queue did
+      measures.failed + measures.rejected);  // as in vllm; next the part by the queue
   add("rejected", measures.rejected);
   add("cancelled", measures.cancelled);
   add("unfinished", measures.unfinished);

@@ -38,7 +38,7 @@ TEST(LoadStatisticsTest, AnArrivalHoldsTimeAndTokensExactly) {
   EXPECT_EQ(sizeof(Arrival), 8U);
 }
 
-// The values are numpy's, of np.percentile, np.mean and np.std.
+// Values of numpy's np.percentile, np.mean and np.std.
 TEST(LoadStatisticsTest, SummariesAreNumpys) {
   const load::Summary four = load::Summarize({4, 1, 3, 2});
   EXPECT_EQ(four.count, 4);

@@ -101,7 +101,7 @@ absl::StatusOr<TraceRow> ParseMooncake(const std::string& line) {
   return row;
 }
 
-// A line of names stands first, and only there.
+// A line of names may only be the first line.
 bool IsHeader(const std::string& line) {
   return absl::ascii_isalpha(static_cast<unsigned char>(line[0])) && line.find(',') != line.npos;
 }

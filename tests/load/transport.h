@@ -9,10 +9,10 @@
 
 namespace strata::load {
 
-// What happens to a stream: any number of messages, then one end.
+// Event of a stream: any number of messages, then one end.
 struct StreamEvent {
   uint64_t stream = 0;
-  Time at{};                                   // when it came
+  Time at{};                                   // arrival
   const v1::GenerateEvent* message = nullptr;  // null: the end. Valid until the next call of Next
   absl::Status status = {};                    // of the end
 };
@@ -21,15 +21,15 @@ struct StreamEvent {
 class Transport {
  public:
   virtual ~Transport() = default;
-  // The stream ends with DEADLINE_EXCEEDED when it has taken `limit`. A session that is not empty
-  // goes along as metadata, for a load balancer on the way.
+  // Starts a stream, which ends with DEADLINE_EXCEEDED after `limit`. A session that is not empty
+  // is sent as metadata, for a load balancer on the way.
   virtual void Start(uint64_t stream, const v1::GenerateRequest& request,
                      const std::string& session, Time limit) = 0;
-  // Its end comes soon, with CANCELLED unless it had ended before. No effect on one that has.
+  // Ends a stream soon, with CANCELLED unless it had ended before. No effect on an ended stream.
   virtual void Cancel(uint64_t stream) = 0;
-  // The next event, or false at `until`. Waits only here.
+  // The next event, or false at `until`. The only call that waits.
   virtual bool Next(Time until, StreamEvent* event) = 0;
-  // How much of the thread's time was spent working, not waiting, since the transport was made.
+  // Time that the thread has spent working, not waiting, since the transport was made.
   virtual Time Busy() const = 0;
 };
 

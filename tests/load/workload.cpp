@@ -12,7 +12,7 @@
 namespace strata::load {
 namespace {
 
-// What the generators of one seed are for.
+// Uses of the generators of one seed.
 constexpr uint64_t kTalks = 1;
 constexpr uint64_t kPrefixes = 2;
 constexpr uint64_t kBlocks = 3;
@@ -21,7 +21,7 @@ double DrawShare(Random* random) { return std::uniform_real_distribution<double>
 
 using google::protobuf::FieldDescriptor;
 
-// Sets a field that is a number or a text, or adds to it where it is repeated.
+// Sets a scalar field from its text, or adds an element if the field is repeated.
 bool PutScalar(const std::string& text, const FieldDescriptor* field,
                google::protobuf::Message* message) {
   const auto* reflection = message->GetReflection();
@@ -57,7 +57,7 @@ bool PutScalar(const std::string& text, const FieldDescriptor* field,
   }
 }
 
-// A field of the request but its prompt. Pairs of numbers, as of logit_bias, are written "42:-5".
+// Sets a field of the request, not its prompt. Pairs of numbers, as of logit_bias, are "42:-5".
 bool PutField(const std::string& name, const std::string& value, v1::GenerateRequest* request) {
   const FieldDescriptor* field = v1::GenerateRequest::descriptor()->FindFieldByName(name);
   if (field == nullptr || field->real_containing_oneof() != nullptr) return false;
@@ -133,7 +133,7 @@ Job Workload::Next(Talk* talk) {
     input = options_.input.Draw(&talk->random, limit);
     output = options_.output.Draw(&talk->random, limit);
   }
-  // The answer first: a prompt may be cut to a token.
+  // The answer has priority: a prompt may be cut to one token.
   const int32_t max_output = std::max(1, limit - said - 1);
   const int32_t max_input = std::max(1, limit - said - std::min(output, max_output));
   if (output > max_output || (options_.prompts.empty() && input > max_input)) ++cut_;
@@ -198,7 +198,7 @@ void Workload::AppendDrawn(Random random, int32_t tokens, std::vector<int32_t>* 
 bool Workload::Answer(const std::vector<int32_t>& ids, const std::string& text, Talk* talk) const {
   talk->ids.insert(talk->ids.end(), ids.begin(), ids.end());
   talk->text += text;
-  // Room for a token of each side at least.
+  // A further turn needs room for at least a token on each side.
   return talk->turn < options_.turns &&
          static_cast<int64_t>(talk->ids.size()) + 2 <= options_.max_positions;
 }

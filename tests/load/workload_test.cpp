@@ -208,7 +208,7 @@ TEST(LoadWorkloadTest, ASessionIsAGroupOrElseATalk) {
   EXPECT_EQ(prefixes.size(), 3U);
   for (const auto& [key, begins] : prefixes) EXPECT_EQ(begins.size(), 1U) << key;
   const std::string group = First(options, 0).session;
-  options.seed = 6;  // whose prefixes are others
+  options.seed = 6;  // gives other prefixes
   EXPECT_EQ(prefixes.count(First(options, 0).session), 0U) << group;
 }
 
@@ -244,7 +244,7 @@ TEST(LoadWorkloadTest, VariantsAreReadOrRefused) {
   EXPECT_EQ(variant->fields.priority(), -3);
   EXPECT_EQ(variant->fields.top_p(), 0.25F);
   EXPECT_TRUE(variant->fields.bypass_prefix_cache());
-  // A repeated field is named again.
+  // A repeated field is named several times.
   const auto repeated = load::ParseVariant(
       "1:stop=a b,stop=c,bad_words=x,allowed_token_ids=3,allowed_token_ids=5,logit_bias=42:-5,"
       "attention=1:2,truncate_prompt_tokens=-1,skip_special_tokens=0,cache_salt=me");

@@ -12,7 +12,7 @@ import tensor_file
 SVFORMER = {"preset": "svformer", "anchors": [0]}
 REUSE = {"preset": "reuse", "compute_layers": [0, 4]}
 
-# What each model changes in models.Config. The shipped ones, then those that are only compared.
+# Changes of each model to models.Config. First the shipped models, then models only for comparison.
 SHIPPED = {
     "svformer": {"cross_layer": SVFORMER},
     "plain": {},

@@ -21,8 +21,9 @@ import export
 import tensor_file
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-# Of these the three are kept whose first SETTLED greedy tokens are the least in doubt, the long one
-# always: 8 more bits of rounding (a bf16 cache) must not swap the best two before that.
+# Three of these prompts are kept, always the long one: those whose first SETTLED greedy tokens have
+# the largest margins. 8 more bits of rounding (a bf16 cache) must not swap the best two tokens
+# before that.
 LONG_PROMPT = (
     "The old clockmaker set his lamp upon the window sill and waited, for he had promised the "
     "children that the snow would bring his brother home before morning.")

@@ -156,7 +156,7 @@ def finish(name, args, run, tokenizer, valid_tokens):
     export.write_model(folder, run.model, tokenizer)
     windows = 128
     loss = evaluate(export.read_model(folder, torch.float32), valid_tokens, windows)
-    # Of absolute paths only the last part is kept: the rest says nothing to anyone else.
+    # Absolute paths are cut to their last part: the rest means nothing on another machine.
     words = [os.path.basename(w.rstrip("/")) if os.path.isabs(w) else w for w in sys.argv]
     export.write_json(os.path.join(folder, "training_log.json"), {
         "command": "python3 " + shlex.join(words),

@@ -84,7 +84,7 @@ class ApiKeys(unittest.TestCase):
                 status, headers, text = self.complete(server, key)
                 self.assertEqual((status, headers['WWW-Authenticate']), (401, 'Bearer'), text)
                 self.assertEqual(json.loads(text)['error']['code'], 'invalid_api_key')
-            # Nothing else of the server either, but for its health.
+            # The server also keeps everything else from callers without a key, except its health.
             self.assertEqual(call(server, 'GET', '/v1/models')[0], 401)
             self.assertEqual(call(server, 'GET', '/v1/models', headers=bearer(bob))[0], 200)
             self.assertEqual(call(server, 'GET', '/none')[0], 401)
@@ -200,7 +200,7 @@ class ApiKeys(unittest.TestCase):
                 for _ in stream:
                     pass
             self.assertEqual(self.complete(server, free)[0], 200)
-            # A place is free as soon as its client hears of the end.
+            # A place is free as soon as its client gets the end.
             for _ in range(20):
                 self.assertEqual(self.generate(server, key)[0], grpc.StatusCode.OK)
                 self.assertEqual(self.complete(server, key)[0], 200)
@@ -219,7 +219,7 @@ class ApiKeys(unittest.TestCase):
             self.assertIn('slow may make 0.2 requests a second', text)
             self.assertIn(int(headers['Retry-After']), range(1, 6))
             self.assertEqual(self.generate(server, key)[0], grpc.StatusCode.RESOURCE_EXHAUSTED)
-            # A file that is read again gives nobody a new allowance.
+            # A key file that is read again gives no key a new allowance.
             os.utime(self.file)
             wait_for(lambda: any('are in use from now on' in text for text in server.log))
             self.assertEqual(self.complete(server, key)[0], 429)

@@ -10,7 +10,7 @@
 
 namespace strata::testing {
 
-// Keeps what goes to the program's log while it lives.
+// Captures the program's log during its lifetime.
 class CapturedLog {
  public:
   CapturedLog() : before_(spdlog::default_logger()) {
@@ -21,7 +21,7 @@ class CapturedLog {
   CapturedLog& operator=(const CapturedLog&) = delete;
   ~CapturedLog() { spdlog::set_default_logger(std::move(before_)); }
 
-  // REQUIRES: nobody logs any more.
+  // REQUIRES: no thread logs any more.
   std::string text() const { return text_.str(); }
 
  private:

@@ -82,7 +82,7 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             whole = json.loads(result.stdout)
             self.assertGreater(whole['tokens'], 400)
-            # Each window but its first token, whatever runs beside it.
+            # Each window without its first token, with any other windows beside it.
             alone = json.loads(strata('eval', '--text', text, '--window', '100', '--json',
                                       '--threads', '1').stdout)
             self.assertEqual(alone['nats_per_token'], whole['nats_per_token'])
@@ -97,7 +97,7 @@ class CommandLine(unittest.TestCase):
             self.assertAlmostEqual(small['perplexity'] / whole['perplexity'], 1, delta=0.02)
             part = json.loads(strata('eval', '--text', text, '--window', '100', '--tokens', '101',
                                      '--json').stdout)
-            self.assertEqual(part['tokens'], 99)  # the last token has nobody to predict it
+            self.assertEqual(part['tokens'], 99)  # the last token is alone in its window
             self.assert_fails(strata('eval', '--text', text, '--window', '513'), 1, '--window',
                               '513', '2..511')
             self.assert_fails(strata('eval', '--text', folder + '/none'), 1, folder)
@@ -129,7 +129,7 @@ class CommandLine(unittest.TestCase):
 
     def test_no_server(self):
         with socket.socket() as unused:
-            unused.bind(('127.0.0.1', 0))  # taken, but nobody listens
+            unused.bind(('127.0.0.1', 0))  # taken, but not listening
             address = '127.0.0.1:%d' % unused.getsockname()[1]
             self.assert_fails(strata('generate', '--server', address, '--prompt', 'a'), 1, address)
             self.assert_fails(strata('health', '--server', address), 1, address)
@@ -177,7 +177,7 @@ class Server(unittest.TestCase):
     def test_stop_string(self):
         flags = ('--temperature', '0', '--max-tokens', '60')
         whole = json.loads(self.generate('--json', *flags).stdout)
-        stop = whole['text'][20:27]  # some letters, wherever tokens begin
+        stop = whole['text'][20:27]  # some letters, across borders of tokens
         before = whole['text'][:whole['text'].index(stop)]
         cut = json.loads(self.generate('--json', '--stop', 'no such', '--stop', stop,
                                        *flags).stdout)
@@ -215,7 +215,7 @@ class Server(unittest.TestCase):
         model = pathlib.Path(__file__).resolve().parents[2] / 'deploy' / 'models' / 'svformer'
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copy(BINARY, folder)
-            # Not a library: it cannot be loaded, even where there is a driver.
+            # Not a library: it cannot be loaded, even if there is a driver.
             pathlib.Path(folder, 'libstrata_cuda.so').touch()
             for device, told in (('cpu', False), ('auto', True)):
                 with Served(copy, '--model', str(model), '--device', device) as server:
@@ -252,7 +252,7 @@ class Server(unittest.TestCase):
         process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-        if process.returncode != 0:  # it may have been done already
+        if process.returncode != 0:  # otherwise it had already ended
             self.assertEqual((process.returncode, error), (1, 'strata: cancelled\n'))
 
     def test_port_in_use(self):
@@ -272,7 +272,7 @@ class Signals(unittest.TestCase):
                 [BINARY, 'generate', '--server', server.address, '--prompt', PROMPT, '--json',
                  '--ignore-eos', '--max-tokens', '300'],
                 stdout=subprocess.PIPE, text=True)
-            # The server has it, or is done with it.
+            # The server has the request, or has already finished it.
             wait_for(lambda: metrics(server)['vllm:num_requests_running'] > 0 or
                      total(metrics(server), 'strata_requests_total') > 0)
             server.send(signal.SIGTERM)

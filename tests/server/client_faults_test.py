@@ -30,7 +30,7 @@ from strata_process import TIMEOUT, Served, without_strata_variables
 
 BINARY = sys.argv.pop(1)
 PROMPT = 'Once upon a time'
-# gRPC keeps a few pollers more after a crowd than before it. Not one for each client.
+# gRPC keeps a few more pollers after a crowd than before it. Not one for each client.
 SPARE_THREADS = 8
 SPARE_FILES = 8
 LONG = {'prompt': PROMPT, 'max_tokens': 480, 'ignore_eos': True, 'n': 8, 'logprobs': 20,
@@ -172,9 +172,9 @@ class ClientFaults(unittest.TestCase):
             calls = [stub(channel).Generate(message) for _ in range(4)]
             for each in calls:
                 next(each)
-            self.use(server)  # nobody else is held up
-            # Before the clients have gone, or have read. The engine has long been idle: what it made
-            # waits in the server.
+            self.use(server)  # other clients are not held up
+            # Before the clients have left or read anything. The engine has long been idle: its
+            # output waits in the server.
             wait_for(lambda: self.ended_as('CANCELLED') == 8,
                      lambda: f'{self.ended_as("CANCELLED")} of 8 were given up', limit=40)
             self.wait_until_idle(server)
@@ -218,7 +218,7 @@ class ClientFaults(unittest.TestCase):
                     self.assertTrue(client.recv(100))
                     way(client)
             self.wait_until_idle(server)
-            while given_up.recv(100):  # the server does not wait for its rest for ever
+            while given_up.recv(100):  # the server does not wait for the rest for ever
                 pass
         self.assertGreaterEqual(self.statuses['CANCELLED'], 15)
 
@@ -229,10 +229,10 @@ class ClientFaults(unittest.TestCase):
             for message in (bad_text, b'\x12\x7fcut', b'\xff' * 100, b'') * 5:
                 with self.assertRaises(grpc.RpcError) as raised:
                     list(generate_bytes(message))
-                # What cannot be parsed gRPC answers itself.
+                # gRPC itself answers messages that cannot be parsed.
                 self.assertEqual(raised.exception.code().name,
                                  'UNIMPLEMENTED' if message else 'INVALID_ARGUMENT')
-        # Nobody fills the server's log from outside.
+        # Clients cannot fill the server's log.
         self.assertEqual([line for line in server.log if 'proto' in line], [])
         self.assertLess(len(server.log), 12, server.log)
 
@@ -266,7 +266,7 @@ class ClientFaults(unittest.TestCase):
                 post(client, {**LONG, 'n': 1})
             with grpc.insecure_channel(server.address) as channel:
                 calls = [stub(channel).Generate(long_request()) for _ in range(50)]
-                # Some have had their turn by now.
+                # Some have already had their turn.
                 wait_for(lambda: metrics(server)['vllm:num_requests_waiting'] >= 60)
                 for each in calls[::2]:
                     each.cancel()
@@ -282,7 +282,7 @@ class ClientFaults(unittest.TestCase):
                         for _ in range(CONNECTIONS)]
             try:
                 await asyncio.gather(*(channel.channel_ready() for channel in channels))
-                self.assertGreater(count(server, 'fd'), 2 * CONNECTIONS)  # HTTP's are there too
+                self.assertGreater(count(server, 'fd'), 2 * CONNECTIONS)  # with those of HTTP
                 request = pb.GenerateRequest(text=PROMPT, max_tokens=4, temperature=0)
                 return await asyncio.gather(*(generate(stub(channel), request)
                                               for channel in channels))
@@ -292,7 +292,7 @@ class ClientFaults(unittest.TestCase):
         few, hard = 256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if 0 <= hard < 4 * CONNECTIONS:
             self.skipTest(f'{hard} open files are too few')
-        limit_files(few)  # as a shell might: the server asks for more itself
+        limit_files(few)  # as a shell might: the server itself raises the limit
         with self.crowd('--max-queue', str(3 * CONNECTIONS)) as server, \
              contextlib.ExitStack() as stack:
             limit_files(hard)

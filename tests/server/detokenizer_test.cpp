@@ -17,8 +17,8 @@ namespace {
 using nlohmann::json;
 using Ids = std::vector<int32_t>;
 
-// A tokenizer of bytes "<0x00>" to "<0xFF>" with their values as ids, of further tokens from 256,
-// and of a special token "<s>" after them.
+// A tokenizer of bytes "<0x00>" to "<0xFF>" with their values as ids, `tokens` from 256 on, and a
+// special token "<s>" after them.
 std::unique_ptr<Tokenizer> ByteTokenizer(const std::vector<std::string>& tokens,
                                          const json& decoder) {
   json vocabulary;

@@ -1,4 +1,4 @@
-// A server whose device has failed, from outside: what it says of itself, and how it ends.
+// A server whose device has failed, from outside: its answers, and its end.
 #include <atomic>
 #include <chrono>
 #include <future>
@@ -69,11 +69,11 @@ TEST_F(FailedDeviceTest, RequestsEndWithTheErrorAndHealthSaysSo) {
   EXPECT_THAT(Get(server_->http_address(), "/readyz"), StartsWith("HTTP/1.1 503 "));
   EXPECT_EQ(Health(""), HealthCheckResponse::NOT_SERVING);
   EXPECT_EQ(server_->engine().load().blocks_used, 0);
-  server_.reset();  // before what it uses
+  server_.reset();  // before the members that it uses
   EXPECT_THAT(log.text(), HasSubstr(std::string("the device has failed: ") + kError));
 }
 
-// A port that was free a moment ago.
+// A port that was free a moment ago; another program might take it.
 std::string FreeAddress() {
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in any{};
@@ -99,7 +99,7 @@ bool Listens(const std::string& address) {
 }
 
 TEST_F(FailedDeviceTest, TheProgramEndsWithTheError) {
-  const CapturedLog log;  // and the test's own logger back afterwards
+  const CapturedLog log;  // also restores the test's own logger afterwards
   const std::string address = FreeAddress();
   auto ended = std::async(std::launch::async, [&] {
     return server::RunServe({.model_dir = dir_.path(),

@@ -1,5 +1,5 @@
 // The gauges of a scrape against counts that the test makes itself, at every step of an engine that
-// steps when it is told to.
+// the test drives.
 #include <algorithm>
 #include <chrono>
 #include <memory>
@@ -30,11 +30,12 @@ class IgnoringSink final : public engine::RequestSink {
   void OnFinished(engine::FinishedEvent) override {}
 };
 
-// What must hold of a sequence: it waits until one of two places is free, takes all of its prompt
-// in one step and then a token a step, and has blocks for what it has run and runs.
+// The expected state of a sequence: it waits until one of two places is free, takes all of its
+// prompt in one step and then a token a step, and has blocks for the tokens that it has run and
+// runs.
 struct Expected {
   int32_t prompt = 0;
-  int32_t step = 0;  // of its own, from 1; 0: it waits
+  int32_t step = 0;  // the sequence's own, from 1; 0: it waits
 
   bool done() const { return step > kMaxTokens; }
   bool runs() const { return step > 0 && !done(); }
@@ -121,10 +122,10 @@ TEST_F(GaugesTest, AreWhatEachSequenceHoldsAtEveryStep) {
   gate_.Await();
   StepAll(&sequences);
   CheckScrape(sequences);
-  for (const int32_t prompt : {17, 30, 3}) {  // they come in the midst of a step
+  for (const int32_t prompt : {17, 30, 3}) {  // these come during a step
     Submit(prompt);
     sequences.push_back({.prompt = prompt});
-    CheckScrape(sequences);  // they wait, though the engine has not seen them
+    CheckScrape(sequences);  // they wait before the engine has seen them
   }
   int32_t steps = 1;
   const auto done = [&sequences] { return std::ranges::all_of(sequences, &Expected::done); };

@@ -1,5 +1,5 @@
-// What a client gets of its sequences: text cut at stop strings, logprobs, several sequences. Where
-// the engine has no say, the test tells the generation what an engine would.
+// A client's output of its sequences: text cut at stop strings, logprobs, several sequences. Some
+// tests give a generation its tokens in place of the engine.
 #include <chrono>
 #include <string>
 #include <thread>
@@ -18,7 +18,7 @@ using std::chrono::milliseconds;
 
 class GenerationOutputTest : public GenerationTest {
  protected:
-  // The text that the first `count` of `ids` make, by a detokenizer of its own.
+  // The text of the first `count` of `ids`, by a separate detokenizer.
   std::string TextOf(const std::vector<int32_t>& ids, size_t count) const {
     server::Detokenizer detokenizer(tokenizer_.get());
     detokenizer.Prime(std::vector<int32_t>{'a' + 1});
@@ -56,7 +56,7 @@ TEST_F(GenerationOutputTest, AStopStringEndsTheOutputWhereverItsTokensStand) {
   ASSERT_TRUE(whole.WaitFor("closed"));
   int checked = 0;
   for (size_t first = 0; first + 3 < whole.ids.size(); first += 5) {
-    // The text of some tokens from the middle, which may also stand further ahead.
+    // The text of some tokens from the middle, which may also occur earlier.
     const std::string before = TextOf(whole.ids, first);
     const std::string upto = TextOf(whole.ids, first + 3);
     const std::string stop = upto.substr(before.size());
@@ -103,7 +103,7 @@ TEST_F(GenerationOutputTest, AStopStringStopsTheEngine) {
   ASSERT_TRUE(client.WaitFor("closed"));
   EXPECT_TRUE(client.status.ok()) << client.status;
   EXPECT_EQ(client.text, "");
-  // It has ended well, for the metrics too, and not because somebody left.
+  // It has ended normally, for the metrics too, not because the client left.
   const std::string text = metrics_.Render();
   EXPECT_EQ(ValueOf(text, "strata_sequences_finished_total{reason=\"stop\"}"), "1");
   EXPECT_EQ(ValueOf(text, "strata_request_seconds_count"), "2");
@@ -121,7 +121,7 @@ TEST_F(GenerationOutputTest, TokensAfterAStopStringAreNotCounted) {
   Say(generation.get(), 0, "cde");
   Say(generation.get(), 1, "12345");
   while (client.NumTold("delta") < 2) std::this_thread::sleep_for(milliseconds(1));
-  Say(generation.get(), 0, "fgh");  // made before the engine hears of the stop
+  Say(generation.get(), 0, "fgh");  // made before the engine has seen the stop
   End(generation.get(), 0, FinishReason::kCancelled, absl::CancelledError(""), 9);
   End(generation.get(), 1, FinishReason::kLength, absl::OkStatus(), 5);
   ASSERT_TRUE(client.WaitFor("closed"));
@@ -169,7 +169,7 @@ TEST_F(GenerationOutputTest, EachSequenceHasItsOwnText) {
   const auto generation = MakeUnstarted(request, &client);
   generation->OnStarted({.prompt_tokens = 2});
   generation->OnPromptLogprobs({engine::TokenLogprobs{.logprob = -2, .rank = 7, .top = {}}});
-  // Characters and stop strings that are cut where another sequence speaks.
+  // Characters and stop strings that are interrupted by another sequence's deltas.
   Say(generation.get(), 1, "caf\xC3");
   Say(generation.get(), 0, "zero-");
   Say(generation.get(), 2, "two -");
@@ -179,7 +179,7 @@ TEST_F(GenerationOutputTest, EachSequenceHasItsOwnText) {
   Say(generation.get(), 2, "> end");
   End(generation.get(), 2, FinishReason::kTimeLimit, absl::OkStatus(), 10);
   while (client.NumTold("finished") < 2) std::this_thread::sleep_for(milliseconds(1));
-  EXPECT_EQ(client.NumTold("closed"), 0);  // the engine has not said what became of the first
+  EXPECT_EQ(client.NumTold("closed"), 0);  // the engine has not ended the first sequence yet
   End(generation.get(), 0, FinishReason::kCancelled, absl::CancelledError(""), 10);
   ASSERT_TRUE(client.WaitFor("closed"));
   EXPECT_TRUE(client.status.ok()) << client.status;
@@ -229,14 +229,12 @@ TEST_F(GenerationOutputTest, LogprobsStandBesideTheirTokens) {
   }
 }
 
-// What a request gets that says nothing, from the model's generation_config.json; what it says
-// wins.
+// The model's generation_config.json gives the defaults of a request; the request's own values win.
 TEST_F(GenerationOutputTest, TheModelsDefaultsAreThoseOfARequestThatSaysNothing) {
   WriteFile(dir_.path() / "generation_config.json",
             R"({"temperature":0.25,"top_k":7,"top_p":0.5,"min_p":0.125,"repetition_penalty":1.5,
                 "max_new_tokens":33})");
-  const auto sampling = [this](const std::string& generation_config,
-                               const server::GenerationRequest& request) {
+  const auto sampling = [this](bool generation_config, const server::GenerationRequest& request) {
     engine::EngineOptions options;
     options.model_dir = dir_.path();
     options.generation_config = generation_config;
@@ -248,21 +246,21 @@ TEST_F(GenerationOutputTest, TheModelsDefaultsAreThoseOfARequestThatSaysNothing)
   };
   server::GenerationRequest request;
   request.prompt = "a";
-  const engine::SamplingParams models = sampling("auto", request);
+  const engine::SamplingParams models = sampling(true, request);
   EXPECT_EQ(models.temperature, 0.25F);
   EXPECT_EQ(models.top_k, 7);
   EXPECT_EQ(models.top_p, 0.5F);
   EXPECT_EQ(models.min_p, 0.125F);
   EXPECT_EQ(models.repetition_penalty, 1.5F);
   EXPECT_EQ(models.max_tokens, 33);
-  const engine::SamplingParams none = sampling("none", request);
+  const engine::SamplingParams none = sampling(false, request);
   EXPECT_EQ(none.temperature, 1);
   EXPECT_EQ(none.top_k, 0);
   EXPECT_EQ(none.max_tokens, 256);
   request.temperature = 2.0F;
   request.top_k = 0;
   request.max_tokens = 5;
-  const engine::SamplingParams own = sampling("auto", request);
+  const engine::SamplingParams own = sampling(true, request);
   EXPECT_EQ(own.temperature, 2.0F);
   EXPECT_EQ(own.top_k, 0);
   EXPECT_EQ(own.max_tokens, 5);

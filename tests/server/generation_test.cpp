@@ -15,7 +15,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Ends at its first Pump, during which it is woken again.
+// A stream that ends at its first Pump, and is woken again during it.
 class ShortStream final : public server::StreamPump::Stream,
                           public std::enable_shared_from_this<ShortStream> {
  public:
@@ -55,7 +55,7 @@ TEST_F(GenerationTest, TellsInOrderAndDetokenizes) {
   EXPECT_EQ(client.ids.size(), 40U);
   EXPECT_EQ(client.finished.reason, engine::FinishReason::kLength);
   EXPECT_EQ(client.finished.metrics.generated_tokens, 40);
-  std::vector<int32_t> tokens;  // those that are
+  std::vector<int32_t> tokens;  // ids that are tokens
   for (const int32_t id : client.ids) {
     if (id < tokenizer_->vocab_size()) tokens.push_back(id);
   }

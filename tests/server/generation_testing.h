@@ -17,7 +17,7 @@
 
 namespace strata::testing {
 
-// Keeps what it is told. With `prompt_reader` it is ready for more at once, else on Resume.
+// Records its calls. With `prompt_reader` it is ready for more at once, else after Resume.
 class RecordingClient final : public server::GenerationClient {
  public:
   explicit RecordingClient(bool prompt_reader) : prompt_reader_(prompt_reader) {}
@@ -92,7 +92,7 @@ class RecordingClient final : public server::GenerationClient {
   server::GenerationStarted started;
   std::vector<engine::TokenLogprobs> prompt_logprobs;
   std::map<int32_t, Sequence> sequences;  // by index
-  std::string text;                       // of the first, as are the next two
+  std::string text;                       // of the first sequence, like the next two members
   std::vector<int32_t> ids;
   server::GenerationFinished finished;
   absl::Status status;

@@ -1,4 +1,4 @@
-// Fields of gRPC's messages: those that the API lacks, and those that only some answers have.
+// Fields of gRPC's messages: fields that the API lacks, and fields that only some answers have.
 #include <string>
 
 #include "gtest/gtest.h"
@@ -9,7 +9,7 @@ namespace {
 
 using GrpcFieldsTest = GrpcServiceTest;
 
-// A later client's field, which would be dropped in silence.
+// A later client's field would otherwise be dropped in silence.
 TEST_F(GrpcFieldsTest, FieldsThatTheApiLacksAreRefused) {
   v1::GenerateRequest request = Greedy("abc", 3);
   request.GetReflection()->MutableUnknownFields(&request)->AddVarint(999, 1);

@@ -80,7 +80,7 @@ class GrpcServiceTest : public ::testing::Test {
     return Stream(stub_.get(), request).Rest();
   }
 
-  // Once the engine is idle; its cache must be empty then.
+  // Waits until the engine is idle; its cache must then be empty.
   int32_t BlocksUsedWhenIdle() {
     for (int i = 0; i < 5000; ++i) {
       const auto load = server_->engine().load();

@@ -1,4 +1,4 @@
-// What the messages say, field by field: a value that stands in another's place is still a value.
+// Contents of the messages, field by field: a value in the wrong field would still be valid.
 #include "server/grpc/grpc_messages.h"
 
 #include "gtest/gtest.h"

@@ -17,7 +17,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// The field that the BadRequest among the details names.
+// The field named in the BadRequest among the details.
 std::string BadField(const grpc::Status& status) {
   google::rpc::Status details;
   google::rpc::BadRequest bad_request;
@@ -262,7 +262,7 @@ TEST_F(GrpcServiceTest, CancelAndDeadlineFreeTheBlocks) {
   int32_t generated = 0;
   while (reader->Read(&event)) generated += event.delta().token_ids_size();
   const grpc::Status status = reader->Finish();
-  if (!status.ok()) {  // a very fast machine may have made it
+  if (!status.ok()) {  // a very fast machine may finish in time
     EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   }
   EXPECT_EQ(BlocksUsedWhenIdle(), 0);
@@ -413,7 +413,7 @@ TEST_F(GrpcServiceTest, DrainLetsRunningRequestsFinish) {
   auto drained = std::async(std::launch::async, [this] { server_->Drain(seconds(60)); });
   using grpc::health::v1::HealthCheckResponse;
   HealthCheckResponse::ServingStatus health = HealthCheckResponse::SERVING;
-  // NOT_SERVING while it drains; or, where that was quick, nobody listens any more.
+  // NOT_SERVING while it drains or, after a quick drain, no server at all.
   while (health == HealthCheckResponse::SERVING) health = Health("");
   EXPECT_TRUE(running.Rest().ok());
   EXPECT_EQ(running.ids.size(), 500U);

@@ -57,13 +57,13 @@ class HarnessRequests(unittest.TestCase):
             temperature=0.0)
         self.assertEqual(answered['x-request-id'], 'benchmark-serving-7')
         *texts, last = chunks
-        # Whoever has choices is a token; only what has none tells the usage.
+        # A chunk with choices is a token; only the chunk without has the usage.
         self.assertTrue(all(chunk['choices'] for chunk in texts))
         self.assertEqual(last['choices'], [])
         self.assertEqual(last['usage']['completion_tokens'], 12)
         self.assertGreater(last['usage']['prompt_tokens'], 0)
         self.assertTrue(''.join(chunk['choices'][0]['text'] for chunk in texts))
-        # Sampling parameters of its command line, which it puts beside the others.
+        # Sampling parameters of its command line, added to the others.
         _, chunks = self.stream(max_tokens=3, temperature=0.7, top_p=0.9, top_k=20, min_p=0.1,
                                 frequency_penalty=0.0, presence_penalty=0.0,
                                 repetition_penalty=1.0, logprobs=None, ignore_eos=True)
@@ -102,7 +102,7 @@ class HarnessRequests(unittest.TestCase):
             self.assertEqual(json.loads(text)['usage']['completion_tokens'], 6)
 
     def test_openai_package_sends_what_was_given(self):
-        # Its defaults are left out of a body; gateways between fill them in.
+        # It leaves its defaults out of a body; gateways fill them in.
         _, text = self.complete(
             best_of=None, echo=None, frequency_penalty=None, logit_bias={}, logprobs=None,
             max_tokens=4, n=None, presence_penalty=None, seed=None, stop=[], stream=None,

@@ -45,7 +45,7 @@ class Attack:
         try:
             client = self.dial(address)
         except OSError:
-            yield None  # nobody took it
+            yield None  # the server refused it
             return
         with contextlib.closing(client):
             yield client

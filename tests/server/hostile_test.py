@@ -29,16 +29,17 @@ from strata_process import TIMEOUT, Served
 
 PROMPT = 'Once upon a time'
 SPARE_FILES = SPARE_THREADS = 16
-# gRPC starts another timer thread whenever the deadline of a connection passes while all it has are
-# at work, and ends none of them: up to 156 after 10,000 connections at a time. Not one a client.
+# gRPC starts another timer thread whenever the deadline of a connection passes while all its timer
+# threads are busy, and ends none of them: up to 156 after 10,000 connections at a time. Not one a
+# client.
 TIMER_THREAD = 'grpc_global_tim'
 CONNECTIONS_A_TIMER, SPARE_TIMERS = 50, 32
-# What is allocated afterwards and was not before: caches of threads, gRPC's lists of what it keeps
-# for the most connections there were. In five minutes some 700,000 came, so that a leak of 12 bytes
-# for each would be too much.
+# Memory that stays allocated afterwards: caches of threads, gRPC's lists for the highest number of
+# connections. In five minutes some 700,000 connections came, so that a leak of 12 bytes for each
+# would be too much.
 SPARE_ALLOCATED = 8 << 20
-# Pages with something in use on them are the process's: at most what the most connections at a time
-# have once taken, and what their threads have. A sanitizer keeps the stacks of all allocations.
+# Pages with an allocation in use stay with the process: at most the memory of the highest number of
+# connections at a time and of their threads. A sanitizer keeps the stacks of all allocations.
 SPARE_RESIDENT, RESIDENT_A_CONNECTION = 96 << 20, 16 << 10
 TRIM_SECONDS = 10  # between two times that the server returns free pages
 LONG_SECONDS = 60
@@ -172,7 +173,7 @@ def main():
         assert not honest.failed, honest.failed
         before = counts(server)
         attacked(server, quiet_seconds, options)
-        _, first = settled(server, before, options)  # what a crowd takes once
+        _, first = settled(server, before, options)  # includes memory that a crowd takes once
         with Honest(server) as honest:
             print('attacks:', attacked(server, options.seconds, options))
         honest.report('attacked')

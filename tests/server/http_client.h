@@ -11,7 +11,7 @@
 
 namespace strata::testing {
 
-// A connection of a client that says what it is told to.
+// A client's connection that sends any bytes.
 class HttpClient {
  public:
   HttpClient(const HttpClient&) = delete;
@@ -35,12 +35,17 @@ class HttpClient {
   void TrySend(const std::string& bytes) {
     send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
   }
-  // Until `end` has come, or the connection has ended.
+  // Reads until `end` has come, or the connection has ended.
   std::string Read(const std::string& end) {
     std::string text;
     char byte = 0;
     while (!text.ends_with(end) && recv(socket_, &byte, 1, 0) == 1) text += byte;
     return text;
+  }
+  // Whether the server has closed the connection, and sent nothing before.
+  bool HasEnded() const {
+    char byte = 0;
+    return recv(socket_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
   }
   std::string Get(const std::string& path, const std::string& end) {
     Send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");

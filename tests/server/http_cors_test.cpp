@@ -1,4 +1,4 @@
-// What browsers are told of pages of other origins.
+// CORS: answers to browsers for pages of other origins.
 #include <string>
 #include <utility>
 #include <vector>

@@ -1,4 +1,4 @@
-// The paths that clients ask for first, before there is a model and with one.
+// The paths that clients ask for first, without a model and with one.
 #include "server/http_front.h"
 
 #include <chrono>
@@ -118,7 +118,7 @@ TEST_F(HttpFrontTest, EachNameOfTheModelIsListedAndTaken) {
     EXPECT_THAT(answer, StartsWith("HTTP/1.1 404 ")) << path;
     EXPECT_THAT(answer, HasSubstr("\"model_not_found\"")) << path;
   }
-  const std::string engines = engine_->model().name;  // which is none of them
+  const std::string engines = engine_->model().name;  // not one of the served names
   EXPECT_THAT(Get("/v1/models/" + engines), StartsWith("HTTP/1.1 404 "));
 }
 

@@ -11,12 +11,12 @@
 
 namespace strata::testing {
 
-// A server with a path of each kind. Each answer says which route gave it, for which path.
+// A server with a path of each kind. Each answer names the route that gave it, and the path.
 class HttpPathsServer : public ::testing::Test {
  protected:
   void Serve(server::HttpOptions options = {}) {
     options.address = "127.0.0.1:0";
-    options.idle_timeout = std::chrono::seconds(5);  // a test that waits for the end soon fails
+    options.idle_timeout = std::chrono::seconds(5);  // tests that wait for the end fail soon
     const auto route = [](const char* method, const char* path) {
       return server::HttpRoute{
           method, path, [name = std::string(method) + " " + path](const server::HttpCall& call) {
@@ -36,7 +36,7 @@ class HttpPathsServer : public ::testing::Test {
     server_ = *std::move(server);
   }
 
-  // What comes back to one request, to the end of the connection. `headers` are whole lines.
+  // The answer to one request, to the end of the connection. `headers` are whole lines.
   std::string Ask(const std::string& method, const std::string& path,
                   const std::string& headers = "") {
     HttpClient client(server_->address());

@@ -1,4 +1,4 @@
-// What a path and a method come to, and the name of each exchange.
+// Results of paths and methods, and the name of each exchange.
 #include <set>
 #include <string>
 #include <utility>
@@ -73,8 +73,8 @@ TEST_F(HttpPathsTest, AMethodThatAPathDoesNotHave) {
   }
 }
 
-// A wrong method keeps a connection where nothing follows its headers, and else ends it: what
-// follows would be the next request.
+// A wrong method keeps a connection if nothing follows its headers, and otherwise ends it: a body
+// would be read as the next request.
 TEST_F(HttpPathsTest, ABodyAfterAWrongMethodIsNoRequest) {
   Serve();
   HttpClient client(server_->address());
@@ -145,7 +145,7 @@ TEST_F(HttpPathsTest, AnExchangeWithoutAnIdIsGivenOne) {
       EXPECT_THAT(answer, EndsWith(" " + id));
     }
   }
-  HttpClient client(server_->address());  // the next exchange knows nothing of the last
+  HttpClient client(server_->address());  // the next exchange must not inherit from the last
   client.Send("GET /get HTTP/1.1\r\nX-Request-Id: mine\r\n\r\n");
   client.Read("got /get mine");
   client.Send("GET /get HTTP/1.1\r\nConnection: close\r\n\r\n");

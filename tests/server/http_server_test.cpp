@@ -17,7 +17,7 @@ namespace {
 using std::chrono::milliseconds;
 using Client = testing::HttpClient;
 
-// Of a connection that a test expects to be closed: it fails after so long, not after minutes.
+// Time limit of a connection that should be closed: the test fails after it, not after minutes.
 constexpr milliseconds kFailSoon{5000};
 
 int NumAnswers(const std::string& text) {
@@ -72,7 +72,7 @@ class HttpServerTest : public ::testing::Test {
     server_ = *std::move(server);
   }
 
-  // All that the server answers to `bytes` until it ends the connection, which is said.
+  // The server's whole answer to `bytes`. Checks that it announces and ends the connection's close.
   std::string AnswerAndEnd(const std::string& bytes) {
     Client client(server_->address());
     client.Send(bytes);
@@ -163,7 +163,7 @@ TEST_F(HttpServerTest, ABodyIsNoRequest) {
       AnswerAndEnd(method + " /ping" + rest);
     }
   }
-  // The library takes anything for the end of a chunk.
+  // The library takes any bytes for the end of a chunk.
   AnswerAndEnd("POST /echo HTTP/1.1" + chunked + "\r\n\r\n2\r\nhiX\r\n" + inner);
 }
 
@@ -278,7 +278,7 @@ TEST_F(HttpServerTest, ARequestThatComesSlowlyIsGivenUp) {
   const auto begin = std::chrono::steady_clock::now();
   std::string answer;
   std::thread reader([&] { answer = slow.Read("never"); });
-  for (int i = 0; i < 100; ++i) {  // a byte at a time, for ten times as long
+  for (int i = 0; i < 100; ++i) {  // a byte at a time, for ten times the timeout
     slow.TrySend("A");
     std::this_thread::sleep_for(milliseconds(20));
   }
@@ -296,7 +296,11 @@ TEST_F(HttpServerTest, SlowRequestsKeepNobodyOut) {
   for (int i = 0; i < 10; ++i) {
     EXPECT_NE(Client(server_->address()).Get("/ping", "pong").find(" 200 "), std::string::npos);
   }
-  EXPECT_EQ(first.Read("never"), "");
+  // The one whose request began first made room; that need not be the one that was sent first.
+  for (int i = 0; i < 1000 && !first.HasEnded() && !second.HasEnded(); ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_TRUE(first.HasEnded() || second.HasEnded());
 }
 
 TEST_F(HttpServerTest, AnOldConnectionEndsWithItsAnswer) {

@@ -214,7 +214,7 @@ class Http(unittest.TestCase):
         body = json.dumps({'prompt': PROMPT, 'max_tokens': 1, 'user': 'u' * 10000}).encode()
         for kind in ('application/x-www-form-urlencoded', 'multipart/form-data; boundary=x'):
             status, _, text = call(self.server, 'POST', '/v1/completions', body,
-                                   {'Content-Type': kind})  # the first is curl's
+                                   {'Content-Type': kind})  # the first kind is curl's
             self.assertEqual(status, 200, text)
 
     def test_keeps_a_connection(self):
@@ -333,13 +333,13 @@ class Drain(unittest.TestCase):
 
     def test_streams_end_and_readyz_says_no(self):
         with Served(BINARY) as server, contextlib.closing(stand_still(server, n=2)) as reader:
-            self.assertTrue(reader.recv(1))  # it runs, and is not done before it is read
+            self.assertTrue(reader.recv(1))  # it runs, and cannot end before it is read
             server.send(signal.SIGTERM)
             wait_for(lambda: call(server, 'GET', '/readyz')[::2] == (503, 'draining\n'))
             status, headers, _ = call(server, 'POST', '/v1/completions', {'prompt': PROMPT})
             self.assertEqual(status, 503)
             self.assertEqual(headers['Retry-After'], '1')
-            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # now in a hurry
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # now reads fast
             answer = b''
             while b'data: [DONE]\n\n' not in answer:
                 piece = reader.recv(1 << 20)
@@ -359,7 +359,7 @@ class Drain(unittest.TestCase):
             *_, last, done, end = response.read().decode().split('\n\n')
             connection.close()
             self.assertEqual((done, end), ('data: [DONE]', ''))
-            if 'finish_reason":"length' not in last:  # it may have been done already
+            if 'finish_reason":"length' not in last:  # otherwise it had already ended
                 self.assertIn('shutting down', json.loads(last[6:])['error']['message'])
             self.assertEqual(server.wait(), 0)
 

@@ -9,7 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/retry_after.h"
+#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
 #include "server/cli/access.h"
 #include "server/security/api_keys.h"
@@ -40,8 +40,8 @@ TEST(KeyFileTest, ALineSaysWhatItWasMadeOf) {
   EXPECT_EQ(lines->front().limits.concurrent, 4);
 }
 
-// What an editor or a shell on Windows puts in front of a text would be a part of its first word,
-// and OpenSSL passes over the certificate that follows it.
+// An editor or a shell on Windows may put a byte-order mark in front of a text. It would be a part
+// of the first word, and OpenSSL would skip the certificate after it.
 TEST(KeyFileTest, AByteOrderMarkIsCalledThat) {
   const testing::ScratchDir dir;
   const std::string path = (dir.path() / "keys").string();
@@ -70,7 +70,7 @@ TEST(KeyFileTest, AByteOrderMarkIsCalledThat) {
             "tls-cert: " + path + ": begins with a byte-order mark" + advice);
 }
 
-// A digest that others know, so that files made by other programs fit.
+// A standard digest, so that files made by other programs fit.
 TEST(KeyFileTest, TheDigestIsSha256) {
   EXPECT_EQ(KeyLineText({.name = "a", .digest = DigestOf("abc"), .limits = {}}),
             "a sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -89,7 +89,7 @@ std::unique_ptr<ApiKeys> OpenKeys(const std::vector<KeyLine>& lines) {
   return keys.ok() ? *std::move(keys) : nullptr;
 }
 
-// Whose `authorization` it is; empty: refused.
+// The name of the key in `authorization`; empty: refused.
 std::string NameOf(const ApiKeys& keys, const std::string& authorization) {
   std::shared_ptr<Caller> caller;
   const absl::Status status = keys.Admit(authorization, &caller);
@@ -99,7 +99,7 @@ std::string NameOf(const ApiKeys& keys, const std::string& authorization) {
   return caller != nullptr ? caller->key() : "";
 }
 
-// One step away from `key`.
+// Keys one step away from `key`.
 std::vector<std::string> NearKeys(const std::string& key) {
   std::vector<std::string> near = {key + key,
                                    key + " ",
@@ -199,7 +199,7 @@ TEST(KeyAccountTest, ARateRefillsAndNeverHoldsMoreThanASecond) {
   for (int i = 0; i < 100; ++i) EXPECT_TRUE(account.Enter(now).ok());
 }
 
-// Else whoever has the file read again, or a line of it changed, would be let in anew.
+// Otherwise rereading the file, or changing a line of it, would give callers a new allowance.
 TEST(KeyAccountTest, LimitsThatAreSetAgainGiveNoNewAllowance) {
   KeyAccount account("a");
   account.SetLimits({.requests_per_second = 2});
@@ -211,7 +211,7 @@ TEST(KeyAccountTest, LimitsThatAreSetAgainGiveNoNewAllowance) {
   account.SetLimits({.requests_per_second = 100});
   EXPECT_FALSE(account.Enter(now).ok());
   now += seconds(1);
-  EXPECT_TRUE(account.Enter(now).ok());  // 99 are left
+  EXPECT_TRUE(account.Enter(now).ok());  // leaves 99
   account.SetLimits({.requests_per_second = 1});
   EXPECT_TRUE(account.Enter(now).ok());
   EXPECT_FALSE(account.Enter(now).ok());
@@ -226,7 +226,7 @@ TEST(KeyAccountTest, PlacesComeBackOnce) {
   EXPECT_TRUE(second.Begin().ok());
   Caller third(account);
   EXPECT_EQ(third.Begin().message(), "api_key: a has 2 requests running, which is its limit");
-  third.End();  // it had none
+  third.End();  // it had no place
   EXPECT_FALSE(Caller(account).Begin().ok());
   first.End();
   first.End();

@@ -27,7 +27,7 @@ import bpe  # noqa: E402
 MODELS = ROOT / 'deploy' / 'models'
 A_TOKEN = 1e-3  # the server's float32 against float64
 
-# (context, continuations) as multiple choice has them.
+# (context, continuations), as in multiple-choice questions.
 QUESTIONS = [
     ('Once upon a time', [' there was a king', ', and', ' of']),
     ('The old man sat by the fire and said, "', ['I am tired."', 'the the the', '🙂 naïve']),
@@ -82,7 +82,7 @@ class Played:
         self.name, self.eos = name, eos
         self.tokenizer = bpe.Tokenizer.load(MODELS / name)
         self.model = Model(MODELS / name)
-        self.known = {}  # what `expected` has worked out
+        self.known = {}  # results of `expected`
 
     @contextlib.contextmanager
     def served(self):
@@ -155,7 +155,7 @@ class LmEval(unittest.TestCase):
         for name in ('plain', 'svformer', 'reuse', 'svformer-reuse'):
             with Played(name).served() as played:
                 requests = played.encode()
-                # What the model would say itself, so that some are greedy.
+                # The model's own continuation, so that some are greedy.
                 context = requests[0][0]
                 requests.append((context, played.model.greedy(context, 4)))
                 self.assertEqual(len(requests), 11)
@@ -166,7 +166,7 @@ class LmEval(unittest.TestCase):
                     self.assertEqual(one['text'], other['text'])
                 if name != 'plain':
                     continue
-                # lm-eval takes for granted that a decoded prompt is encoded to the same ids.
+                # lm-eval assumes that a decoded prompt is encoded to the same ids.
                 same = [i for i, (context, continuation) in enumerate(requests)
                         if played.tokenizer.encode(played.tokenizer.decode(
                             context + continuation)) == context + continuation]
@@ -179,7 +179,7 @@ class LmEval(unittest.TestCase):
     def test_an_end_token_that_is_generated_takes_no_token_of_the_answer(self):
         plain = Played('plain')
         requests = plain.encode()[:8]
-        # The likeliest tokens after four of the eight end an answer, and so does the model's own end.
+        # Makes the likeliest tokens after four of the eight end tokens, beside the model's own.
         ends = {plain.model.next_token(context + continuation)
                 for context, continuation in requests[:4]}
         with Played('plain', eos=[0, *sorted(ends)]).served() as played:
@@ -198,7 +198,7 @@ class LmEval(unittest.TestCase):
                     self.assertEqual(choice['text'], played.tokenizer.decode(
                         prompt if following in ends else prompt + [following]))
             self.assertGreaterEqual(ended, 8)
-            # The continuation's last token is an end token too, and in its middle there is one.
+            # The continuation's last token is an end token, or there is one in its middle.
             requests = [(context, continuation + [0]) for context, continuation in requests[:4]]
             requests += [(context, [0] + continuation) for context, continuation in requests[:3]]
             requests.append(([0], requests[0][0]))  # as loglikelihood_rolling begins

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
 #include "tests/server/metrics_text.h"
 
@@ -55,7 +56,7 @@ TEST(MetricsTest, CountsAStepTokenByToken) {
   EXPECT_EQ(gap("2.5"), "4");
   EXPECT_EQ(gap("+Inf"), "5");
   EXPECT_EQ(ValueOf(text, "strata_time_to_first_token_seconds_count"), "1");
-  EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "0");  // a front counts them
+  EXPECT_EQ(ValueOf(text, "strata_generated_tokens_total"), "0");  // counted by the fronts
   EXPECT_EQ(ValueOf(text, "strata_preemptions_total"), "1");
   EXPECT_EQ(ValueOf(text, "strata_recomputed_tokens_total"), "4");
   EXPECT_EQ(ValueOf(text, "strata_cache_read_bytes_total"), "1000");
@@ -97,9 +98,9 @@ TEST(MetricsTest, CountsAbortsRejectionsAndTokens) {
   metrics.OnAbort({.seconds = 0.002, .steps = 1});
   metrics.OnAbort({.seconds = 0.002, .steps = 0});
   metrics.CountRejection(absl::InvalidArgumentError("top_p: 2"));
-  metrics.CountRejection(absl::ResourceExhaustedError("queue: 9 requests wait"));
-  metrics.CountRejection(absl::ResourceExhaustedError("queue: 9 requests wait"));
-  metrics.CountRejection(absl::ResourceExhaustedError("memory: 9 bytes"));
+  metrics.CountRejection(engine::InField("queue", absl::ResourceExhaustedError("9 requests wait")));
+  metrics.CountRejection(engine::InField("queue", absl::ResourceExhaustedError("9 requests wait")));
+  metrics.CountRejection(engine::InField("memory", absl::ResourceExhaustedError("9 bytes")));
   metrics.CountDroppedLogLine();
   metrics.CountGeneratedTokens(3);
   metrics.CountGeneratedTokens(2);

@@ -5,7 +5,7 @@
 
 namespace strata::testing {
 
-// Of a scrape: the value behind `series`, such as "a_total" or "a{b=\"c\"}"; "absent" without one.
+// The value after `series` in a scrape, such as "a_total" or "a{b=\"c\"}"; "absent" without one.
 inline std::string ValueOf(const std::string& text, const std::string& series) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {

@@ -1,4 +1,4 @@
-// What the program says of a model's files and a text that it is given.
+// Messages of the program about a model's files and a given text.
 
 #include <string>
 
@@ -16,7 +16,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// The log of a server that loads a model which shares layer 0's values.
+// The log of a server at the load of a model that shares layer 0's values.
 std::string LogOfStart(bool trim) {
   const testing::ScratchDir scratch;
   testing::TinyModelOptions model;
@@ -46,7 +46,7 @@ TEST(ModelFilesTest, TensorsThatThePlanLeavesUnreadAreLoggedOnceSummedUp) {
   EXPECT_THAT(LogOfStart(/*trim=*/true), Not(HasSubstr("checkpoint:")));
 }
 
-// Its perplexity would be a number like any other.
+// The perplexity of a pointer would look like any other number.
 TEST(ModelFilesTest, APointerInPlaceOfATextIsNotEvaluated) {
   const testing::TinyModelDir model;
   const std::string text = (model.path() / "valid.txt").string();

@@ -60,7 +60,7 @@ class Model:
         self.config = json.loads((folder / 'config.json').read_text())
         assert self.config['tie_word_embeddings'] and self.config.get('rope_scaling') is None
         self.value_sources, self.score_sources = sources(self.config)
-        # Matrices stand as [inputs, outputs], which Debian's NumPy multiplies faster.
+        # Matrices are [inputs, outputs], which Debian's NumPy multiplies faster.
         self.layers = [{} for _ in range(self.config['num_hidden_layers'])]
         for name, tensor in read_safetensors(folder / 'model.safetensors').items():
             tensor = np.ascontiguousarray(tensor.T)

@@ -66,7 +66,7 @@ class OpenAiCompletionTest : public GenerationTest {
     }
     return chunks;
   }
-  // Lets `id` follow whatever stands before.
+  // Makes `id` follow any text.
   static json Forced(int32_t id) { return {{std::to_string(id), 100}}; }
 };
 
@@ -132,7 +132,7 @@ TEST_F(OpenAiCompletionTest, TextOffsetsArePlacesInTheText) {
     EXPECT_EQ(choice["text"], text);
     EXPECT_EQ(choice["logprobs"]["text_offset"], expected);
   }
-  // A character whose last bytes are the output's is the output's.
+  // A character that the output completes belongs to the output.
   const std::string part = text.substr(0, 3);
   for (const bool echo : {false, true}) {
     const json body = {{"prompt", IdsOf(part)},
@@ -168,9 +168,9 @@ TEST_F(OpenAiCompletionTest, OfTokensThatLookAlikeTheLikeliestStands) {
   json by_id = body;
   by_id["return_tokens_as_token_ids"] = true;
   const json ids = Choice(by_id)["logprobs"];
-  ASSERT_EQ(ids["top_logprobs"][0].size(), 20U);  // none is lost
+  ASSERT_EQ(ids["top_logprobs"][0].size(), 20U);  // all are there
   EXPECT_EQ(ids["tokens"][0].get<std::string>().find("token_id:"), 0U);
-  std::map<std::string, double> likeliest;  // by how the token looks
+  std::map<std::string, double> likeliest;  // by the token's text
   for (const auto& [key, logprob] : ids["top_logprobs"][0].items()) {
     const int32_t id = std::stoi(key.substr(9));
     auto bytes = tokenizer_->Decode(std::vector<int32_t>{id}, false);
@@ -301,8 +301,7 @@ TEST_F(OpenAiCompletionTest, VllmsParameters) {
   EXPECT_EQ(scored["logprobs"], nullptr);
 }
 
-// What is echoed shows as many of the likeliest as `logprobs` says, whatever `prompt_logprobs`
-// says.
+// Echoed tokens show as many likeliest tokens as `logprobs` says, with any `prompt_logprobs`.
 TEST_F(OpenAiCompletionTest, PromptLogprobsAndEchoHaveCountsOfTheirOwn) {
   const json choice = Choice({{"prompt", "abc"},
                               {"max_tokens", 1},
@@ -340,7 +339,7 @@ TEST_F(OpenAiCompletionTest, AStopStringThatIsTheTextOfASpecialTokenStopsThere) 
       EXPECT_EQ(choice["stop_reason"], "<|end|>");
     }
   }
-  // Not before min_tokens.
+  // A stop string does not count before min_tokens.
   const json choice = Complete({{"prompt", "a"},
                                 {"max_tokens", 5},
                                 {"ignore_eos", true},
@@ -350,7 +349,7 @@ TEST_F(OpenAiCompletionTest, AStopStringThatIsTheTextOfASpecialTokenStopsThere) 
   EXPECT_EQ(choice["usage"]["completion_tokens"], 3);
 }
 
-// As vLLM does it: the text of a stop id, but for a special token that the text leaves out.
+// As in vLLM: the text has the text of a stop id, except of a special token that it leaves out.
 TEST_F(OpenAiCompletionTest, AStopIdIsInTheTextWhereStopStringsAre) {
   for (const bool include : {false, true}) {
     const json body = {{"prompt", "a"},
@@ -393,7 +392,7 @@ TEST_F(OpenAiCompletionTest, TheIdIsTheCallersAndTheEnginesIsItsOwn) {
   EXPECT_EQ(Complete({{"prompt", "a"}, {"max_tokens", 1}})["id"], "cmpl-caller");
   EXPECT_EQ(Complete({{"prompt", "a"}, {"max_tokens", 1}, {"request_id", "mine"}})["id"],
             "cmpl-mine");
-  // Two of one name run at once.
+  // Two requests of one name run at once.
   server::GenerationRequest request = Text("a", 200);
   request.log_id = "same";
   RecordingClient first(/*prompt_reader=*/true);

@@ -14,7 +14,7 @@
 namespace strata::server::openai_logprobs_test {
 namespace {
 
-// In the manner of SentencePiece: a token begins with its space, and decoding takes the first off.
+// As in SentencePiece: a token begins with its space, and decoding removes the first space.
 std::unique_ptr<Tokenizer> SpacedTokenizer() {
   const nlohmann::json strip = {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}};
   const nlohmann::json spaces = {
@@ -27,7 +27,7 @@ std::unique_ptr<Tokenizer> SpacedTokenizer() {
                {"added_tokens", {{{"id", 0}, {"content", "<s>"}, {"special", true}}}}});
 }
 
-// After `before`, which the text continues.
+// Writes logprobs of `ids`, whose text continues `before`.
 CompletionLogprobs Write(const Tokenizer& tokenizer, const Ids& before, const Ids& ids) {
   LogprobsWriter writer(&tokenizer, {});
   writer.Prime(before);
@@ -74,7 +74,7 @@ int64_t PlaceOf(const std::string& bytes, size_t byte) {
   return place;
 }
 
-// Tokens that are bytes and parts of characters, in any order: also what is no UTF-8.
+// Tokens that are bytes and parts of characters, in any order, even if they are no UTF-8.
 TEST(OpenAiLogprobsTest, OffsetsArePlacesOfCharactersWhateverTheTokens) {
   const std::vector<std::string> pieces = {"a",        "\xF0",     "\x9F\x98", "\x80",
                                            "\xF0\x9F", "\x98\x80", "\xC3",     "\xA9",

@@ -25,7 +25,10 @@ class OpenAiTest : public GenerationTest {
 
 TEST_F(OpenAiTest, CountsByTheirReasonWhatTheQueueDidNotRefuse) {
   const std::string body = R"({"prompt":"a","max_tokens":1})";
-  EXPECT_EQ(Complete(body, /*max_generations=*/0).status, 429);
+  const server::HttpReply full = Complete(body, /*max_generations=*/0);
+  EXPECT_EQ(full.status, 429);
+  EXPECT_NE(full.body.find(R"("code":"rate_limit_exceeded")"), std::string::npos) << full.body;
+  EXPECT_NE(full.body.find(R"("param":null)"), std::string::npos) << full.body;
   EXPECT_EQ(Rejections("http_limit"), "1");
 
   rlimit files{};

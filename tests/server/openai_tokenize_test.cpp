@@ -15,7 +15,7 @@ using nlohmann::json;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-// The tokenizer has the 256 bytes, byte b is id b + 1, and 0, <|end|>.
+// The tokenizer has the 256 bytes, byte b as id b + 1, and <|end|> as id 0.
 class OpenAiTokenizeTest : public GenerationTest {
  protected:
   server::HttpReply Post(const std::string& path, const std::string& body) const {

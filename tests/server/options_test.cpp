@@ -56,7 +56,7 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
   EXPECT_EQ(serve.engine.threads, 3);
   EXPECT_EQ(serve.engine.weights, "int8");
   EXPECT_EQ(serve.engine.cache_dtype, "k=int8,v=bf16");
-  EXPECT_EQ(serve.engine.score_reuse, "auto");
+  EXPECT_EQ(serve.engine.score_reuse, engine::ScoreReuse::kAuto);
   EXPECT_EQ(serve.engine.cross_layer, R"({"preset":"plain"})");
   EXPECT_EQ(serve.drain_timeout, std::chrono::seconds(90));
   EXPECT_EQ(std::get<ServeOptions>(Parse({"serve", "--http-address", ""})).http_address, "");
@@ -248,6 +248,34 @@ TEST(OptionsTest, HelpAndVersion) {
   const auto serve = std::get<Answer>(Parse({"serve", "--help"}));
   EXPECT_NE(serve.text.find("STRATA_CACHE_BYTES"), std::string::npos);
   EXPECT_NE(serve.text.find("64MiB"), std::string::npos);
+}
+
+// Most options are rarely used: help shows them only if asked for all.
+TEST(OptionsTest, OptionsForDevelopersShowInHelpAllAlone) {
+  const auto shows = [](const char* command, const char* help, const std::string& option) {
+    const auto answer = std::get<Answer>(Parse({command, help}));
+    EXPECT_EQ(answer.exit_code, 0);
+    return answer.text.find("\n  " + option + " ") != std::string::npos;
+  };
+  for (const char* option : {"--score-reuse", "--max-prefill-chunk", "--priority-ageing",
+                             "--grpc-memory", "--handshake-timeout", "--pin-threads"}) {
+    EXPECT_FALSE(shows("serve", "--help", option)) << option;
+    EXPECT_TRUE(shows("serve", "--help-all", option)) << option;
+  }
+  EXPECT_FALSE(shows("plan", "--help", "--score-reuse"));
+  EXPECT_TRUE(shows("plan", "--help-all", "--score-reuse"));
+  for (const char* help : {"--help", "--help-all"}) {
+    EXPECT_TRUE(shows("serve", help, "--cache-bytes")) << help;
+  }
+  EXPECT_EQ(std::get<Answer>(Parse({"--help-all"})).exit_code, 0);
+  // Hidden or not, they work, and so do their variables.
+  EXPECT_EQ(std::get<ServeOptions>(Parse({"serve", "--score-reuse", "route"})).engine.score_reuse,
+            engine::ScoreReuse::kRoute);
+  EXPECT_TRUE(std::get<ServeOptions>(Parse({"serve", "--pin-threads", "on"})).engine.pin_threads);
+  EXPECT_FALSE(
+      std::get<ServeOptions>(Parse({"serve", "--prefix-cache", "off"})).engine.prefix_cache);
+  EXPECT_EQ(ErrorOf({"serve", "--prefix-cache", "yes"}), "--prefix-cache: 'yes' is not on|off");
+  EXPECT_EQ(ErrorOf({"serve", "--score-reuse", "x"}), "--score-reuse: 'x' is not auto|store|route");
 }
 
 TEST(OptionValuesTest, Bytes) {

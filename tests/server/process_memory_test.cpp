@@ -17,7 +17,7 @@ TEST(ProcessMemoryTest, PagesBetweenOnesInUseAreReturned) {
   const size_t before = AllocatedBytes();
   std::vector<std::unique_ptr<char[]>> blocks;
   for (size_t i = 0; i < kBlocks; ++i) {
-    blocks.push_back(std::make_unique<char[]>(kBlockBytes));  // zeros: written to
+    blocks.push_back(std::make_unique<char[]>(kBlockBytes));  // zeroed, so it is written to
   }
   EXPECT_GE(AllocatedBytes(), before + kBlocks * kBlockBytes);
   for (size_t i = 0; i < kBlocks; ++i) {

@@ -21,7 +21,7 @@ from strata_process import Served
 BINARY = sys.argv.pop(1)
 REQUESTS = 200
 USERS = 48
-BLOCKS = ('--block-tokens', '16')  # the prompts have no more than that in common
+BLOCKS = ('--block-tokens', '16')  # short, as the prompts' common prefixes are short
 BLOCK_BYTES = 16 * 2304  # of the default model
 SMALL_POOL = 40  # blocks
 PROMPTS = ('Once upon a time there was an old king who had a daughter, and ',
@@ -89,7 +89,7 @@ class Replay(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        # Without a prefix cache an idle server remembers nothing of those before.
+        # Without a prefix cache an idle server remembers nothing of earlier requests.
         with Served(BINARY, '--prefix-cache', 'off') as server:
             cls.expected = asyncio.run(alone(server.address))
             seen = metrics(server)

@@ -8,7 +8,7 @@
 
 namespace strata::testing {
 
-// A directory with a model of random weights that shares layer 0's values, and that tokenizer.
+// A directory with a model of random weights that shares layer 0's values, and its tokenizer.
 class TinyModelDir {
  public:
   TinyModelDir() {

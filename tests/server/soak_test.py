@@ -94,7 +94,7 @@ class Soak(unittest.TestCase):
                 self.assertEqual(sum(seen[f'strata_cache_bytes{{pool="{pool}",state="{state}"}}']
                                      for pool in ('keys', 'values')), count * BLOCK_BYTES)
             running, waiting = seen['vllm:num_requests_running'], seen['vllm:num_requests_waiting']
-            self.assertLessEqual(running + waiting, 2 * USERS)  # n is 2 at most
+            self.assertLessEqual(running + waiting, 2 * USERS)  # n is at most 2
             self.assertLessEqual(running, states['used'])
             self.assertEqual(running == 0, states['used'] == 0)
             self.assertLessEqual(seen['strata_inter_token_latency_seconds_bucket{le="0.00025"}'],
@@ -140,7 +140,7 @@ class Soak(unittest.TestCase):
         self.assertEqual(metrics['strata_cache_blocks{state="used"}'], 0)
         self.assertEqual(metrics['vllm:num_requests_running'], 0)
         self.assertEqual(metrics['vllm:num_requests_waiting'], 0)
-        # From the cancel to the blocks' return at most the step under way ended.
+        # Between a cancel and the return of its blocks only the step under way can end.
         self.assertGreater(steps, 0)
         self.assertEqual(metrics['strata_abort_steps_bucket{le="1"}'], steps)
 

@@ -1,5 +1,5 @@
-// A server whose engine stands still in the midst of a step, from outside: what it says of itself,
-// and that it still answers.
+// A server whose engine stands still in the middle of a step, from outside: it reports the stall,
+// and still answers.
 #include <sys/resource.h>
 
 #include <chrono>
@@ -33,7 +33,7 @@ class StalledEngineTest : public GrpcServiceTest {
   }
   void TearDown() override {
     gate_.Open();
-    server_.reset();  // before what it uses
+    server_.reset();  // before the members that it uses
   }
 
   std::string Get(const std::string& path) {
@@ -73,7 +73,7 @@ TEST_F(StalledEngineTest, HealthSaysSoUntilItGoesOn) {
   ASSERT_TRUE(BecomesReady("ready\n"));
   EXPECT_EQ(Health(""), HealthCheckResponse::SERVING);
   EXPECT_EQ(Health("strata.v1.Inference"), HealthCheckResponse::SERVING);
-  server_.reset();  // nobody writes to the log
+  server_.reset();  // no thread writes to the log any more
   EXPECT_THAT(log_.text(), HasSubstr("watchdog: step 1 has run for "));
   EXPECT_THAT(log_.text(), HasSubstr(" (1 sequences run, 0 wait)"));
   EXPECT_THAT(log_.text(), HasSubstr("watchdog: the engine goes on"));
@@ -91,7 +91,7 @@ TEST_F(StalledEngineTest, TheRestIsAnsweredWhenNoMoreMayGenerate) {
     clients.push_back(std::make_unique<HttpClient>(server_->http_address()));
     clients.back()->Post("/v1/completions", Completion(kMaxTokens));
   }
-  // Step by step, so that none is done before all have come.
+  // Step by step, so that no request ends before all have come.
   const auto seen = [this] {
     return server_->engine().load().running + server_->engine().load().waiting;
   };

@@ -111,7 +111,7 @@ TEST(StopStringsTest, RefusesWhatIsOutsideTheLimits) {
   Make(std::vector<std::string>(16, std::string(256, 'a')));
 }
 
-// The definition: byte after byte, is one of the strings at the end of all that has come?
+// Naive: after each byte, is one of the strings at the end of all bytes so far?
 Output Search(const std::vector<std::string>& stops, bool include,
               const std::vector<std::string>& pieces, size_t armed_from) {
   std::string all;
@@ -143,7 +143,7 @@ class RandomText {
   std::mt19937 random_;
 };
 
-// Over texts in which strings overlap, cut into pieces at random.
+// On texts in which strings overlap, cut into pieces at random.
 TEST(StopStringsTest, AgreesWithASearchOfTheWholeText) {
   RandomText random(31);
   int matches = 0;
@@ -163,8 +163,8 @@ TEST(StopStringsTest, AgreesWithASearchOfTheWholeText) {
 }
 
 // Strings that repeat themselves, in texts made of their beginnings: after a mismatch the matcher
-// falls back to a shorter beginning, often several times for a byte, and after a match that does
-// not count as well.
+// falls back to a shorter beginning, often several times for a byte; after a match that does not
+// count it does too.
 TEST(StopStringsTest, StringsThatRepeatThemselvesAreFoundAfterEveryMismatch) {
   RandomText random(13);
   const std::vector<std::string> letters = {"a", "b"};
@@ -202,7 +202,7 @@ TEST(StopStringsTest, StringsThatRepeatThemselvesAreFoundAfterEveryMismatch) {
   EXPECT_GT(late, 1000);
 }
 
-// The smallest case: "aabaa" is followed by "b", and what is left of it is "aab".
+// The smallest case: when "b" follows "aabaa", the longest beginning left is "aab".
 TEST(StopStringsTest, AMismatchLeavesTheLongestBeginning) {
   EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaabaaab"}), (Output{"aab", 1}));
   EXPECT_EQ(Feed(Make({"aabaaab"}), {"aabaaaabaaab"}), (Output{"aabaa", 1}));

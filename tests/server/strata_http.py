@@ -30,7 +30,7 @@ def dial(address, receive_buffer=None):
     client = socket.socket()
     if receive_buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        # The server's kernel sizes its own buffer by the segments that a client takes.
+        # The server's kernel sizes its own buffer by the client's segment size.
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
     client.settimeout(TIMEOUT)
     client.connect((host, int(port)))

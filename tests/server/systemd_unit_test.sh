@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Has systemd check the unit of deploy/systemd: that it understands every line, and that what it lets
-# the service do stays small. Skips itself, with 77, where there is no systemd-analyze.
+# Has systemd check the unit of deploy/systemd: every line is understood, and the service's exposure
+# stays small. Skips itself, with 77, if there is no systemd-analyze.
 #
 #   systemd_unit_test.sh BUILD/bin/strata
 set -euo pipefail
@@ -15,7 +15,7 @@ most_exposure=20  # tenths, of 100
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# The program where it is, instead of where the bundle puts it.
+# Uses the program where it is built, instead of the bundle's place.
 sed "s|^ExecStart=/opt/strata/bin/strata|ExecStart=$binary|" deploy/systemd/strata.service \
   >"$folder/strata.service"
 grep -qx "ExecStart=$binary serve" "$folder/strata.service"

@@ -115,7 +115,7 @@ class Tls(unittest.TestCase):
             load = strata(*access, '--metrics', server.http_address, '--users', '2', '--requests',
                           '4', '--output-tokens', '4', '--quiet', binary=LOADTEST)
             self.assertEqual(load.returncode, 0, load.stderr)
-            # Bytes without TLS are no request, and hurt nobody.
+            # Bytes without TLS are no request, and do no harm.
             for address in (server.address, server.http_address):
                 with socket.create_connection(split(address), TIMEOUT) as plain:
                     plain.sendall(b'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n')

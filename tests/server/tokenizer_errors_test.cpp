@@ -1,4 +1,4 @@
-// What the tokenizer refuses, and the messages.
+// Files that the tokenizer refuses, and the messages.
 
 #include <stdlib.h>
 
@@ -45,7 +45,7 @@ TEST(TokenizerErrorTest, FilesThatAreMissingOrBroken) {
             "tokenizer.json: JSON nested deeper than the limit of 32");
 }
 
-// Readers differ in which of the two they take: another token id.
+// Readers differ in which of the two values they take, and so in the token id.
 TEST(TokenizerErrorTest, AKeyThatStandsTwiceIsRefused) {
   EXPECT_EQ(
       Tokenizer::FromJson(R"({"model":{"type":"BPE","vocab":{"a":0,"b":1,"a":2},"merges":[]}})")

@@ -18,8 +18,8 @@ namespace {
 using nlohmann::json;
 using testing::ElementsAre;
 
-// The pieces that `pre_tokenizer` makes of a text. Every piece that the test names is a token, and
-// ignore_merges takes it whole; "?" is any other.
+// The pieces that `pre_tokenizer` makes of a text. Every piece in `known` is a token, which
+// ignore_merges takes whole; "?" stands for any other.
 std::vector<std::string> Pieces(const json& pre_tokenizer, std::string_view text,
                                 const std::vector<std::string>& known) {
   json model = CharModel(known);
@@ -34,7 +34,7 @@ std::vector<std::string> Pieces(const json& pre_tokenizer, std::string_view text
   return pieces;
 }
 
-// What `normalizer` makes of a text, seen through a model of single characters.
+// A text after `normalizer`, by a model whose tokens are single characters.
 std::string Normalized(const json& normalizer, std::string_view text,
                        const std::vector<std::string>& characters) {
   json tokenizer = {{"model", CharModel(characters)}, {"normalizer", normalizer}};
@@ -94,7 +94,7 @@ TEST(BpeTest, LongWordsFinish) {
 json ByteLevelTokenizer(bool use_regex, bool add_prefix_space) {
   const json byte_level = {
       {"type", "ByteLevel"}, {"use_regex", use_regex}, {"add_prefix_space", add_prefix_space}};
-  // The alphabet as GPT-2 defines it: printable bytes are themselves, the others follow U+00FF.
+  // GPT-2's alphabet: printable bytes are themselves, the others follow U+00FF.
   json vocabulary;
   int next = 0x100;
   for (int byte = 0; byte < 256; ++byte) {

@@ -1,4 +1,4 @@
-// Published tokenizers and our own, against the ids they must give.
+// Published tokenizers and our own, against known ids.
 
 #include <algorithm>
 #include <cstdint>

@@ -48,7 +48,7 @@ struct Counter final : engine::EngineObserver {
   int64_t finished = 0;
 };
 
-// What holds for any trace that dropped nothing.
+// Checks the invariants of a trace that dropped nothing.
 class CheckedTrace {
  public:
   explicit CheckedTrace(const std::string& text) {
@@ -145,7 +145,7 @@ class TraceTest : public ::testing::Test {
                                                 .max_positions = 128}),
                                  scratch_.path())) {}
 
-  // A pool of 14 blocks of 8 tokens: too few for what Work asks.
+  // A pool of 14 blocks of 8 tokens: too small for Work.
   engine::EngineOptions Options(engine::EngineObserver* observer) const {
     engine::EngineOptions options;
     options.model_dir = model_dir_;
@@ -196,7 +196,7 @@ TEST_F(TraceTest, EveryRequestBeginsAndEndsAndSpansNest) {
   EXPECT_EQ(trace.steps, counter.steps);
   EXPECT_EQ(trace.tokens, counter.tokens);
   EXPECT_EQ(trace.preemptions, counter.preemptions);
-  // Two of the three sequences may find no room when they are forked, and wait like the preempted.
+  // Two of the three sequences may find no room at their fork, and then wait as if preempted.
   EXPECT_GE(trace.spans.at("preempted"), counter.preemptions);
   EXPECT_LE(trace.spans.at("preempted"), counter.preemptions + 2);
   EXPECT_GT(counter.preemptions, 0);
@@ -219,7 +219,7 @@ TEST_F(TraceTest, EveryRequestBeginsAndEndsAndSpansNest) {
   EXPECT_EQ(trace.counters.at("sequences").at("waiting"), 0);
 }
 
-// As SIGKILL leaves it: whole events, no end.
+// A trace as SIGKILL leaves it: whole events, no end.
 TEST_F(TraceTest, OpensWithoutItsEnd) {
   auto trace = Trace::Open(path_, nullptr);
   ASSERT_TRUE(trace.ok()) << trace.status();
@@ -227,7 +227,7 @@ TEST_F(TraceTest, OpensWithoutItsEnd) {
   Work(&runner);
   ASSERT_FALSE(HasFatalFailure());
   std::string text;
-  while (text.find("\"step\"") == std::string::npos) {  // until the next time it writes
+  while (text.find("\"step\"") == std::string::npos) {  // until its next write
     std::this_thread::yield();
     text = ReadFile(path_);
   }

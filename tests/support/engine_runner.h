@@ -15,7 +15,7 @@
 
 namespace strata::testing {
 
-// A directory of its own that goes when the object does.
+// A directory that is removed with the object.
 class ScratchDir {
  public:
   ScratchDir();
@@ -29,8 +29,8 @@ class ScratchDir {
   std::filesystem::path path_;
 };
 
-// What one request was told, and the logits that chose each of its tokens. Of its sequences but the
-// first in `others`, by index.
+// Events of one request, and the logits that chose each of its tokens. `others`: the same for its
+// sequences after the first, by index.
 struct Recording final : engine::RequestSink {
   void OnStarted(const engine::StartedEvent& event) override;
   void OnPromptLogprobs(std::vector<engine::TokenLogprobs> logprobs) override;
@@ -47,14 +47,14 @@ struct Recording final : engine::RequestSink {
   std::vector<std::optional<engine::TokenLogprobs>> token_logprobs;  // [tokens]
   std::vector<std::vector<float>> attention;                         // [tokens]
   engine::FinishedEvent end;
-  std::vector<std::vector<float>> logits;  // [a choice of a token][vocab]
+  std::vector<std::vector<float>> logits;  // [chosen token][vocab]
   std::map<int32_t, Recording> others;
 
   Recording& Of(int32_t index);
 };
 
-// What runs the model of every EngineRunner from now on, in place of its options' device: the same
-// tests for another backend. One that is emulated is slow: tests of many cases run some of them.
+// Sets the backend of every later EngineRunner, in place of its options' device, to run the same
+// tests on another backend. `emulated`: it is slow, and tests of many cases run some of them.
 void SetTestBackend(std::function<std::unique_ptr<kernels::Backend>()> make_backend, bool emulated);
 bool TestBackendIsEmulated();
 
@@ -64,7 +64,7 @@ bool TestBackendIsEmulated();
 //          runner.MustSubmit("a", {1, 2, 3}, Greedy(8)); runner.Run(); runner["a"].tokens
 class EngineRunner {
  public:
-  // Throws where the engine can't be made: the test fails with the status as its message.
+  // Throws if the engine cannot be made: the test fails with the status as its message.
   explicit EngineRunner(const engine::EngineOptions& options);
 
   // Validates, then queues.
@@ -73,7 +73,7 @@ class EngineRunner {
                       const engine::SamplingParams& sampling);
   void MustSubmit(const std::string& id, std::vector<int32_t> prompt,
                   const engine::SamplingParams& sampling);
-  // One step. Throws where an invariant is broken after it.
+  // Runs one step. Throws if an invariant is broken after it.
   void Step();
   void Run();
 
@@ -89,7 +89,7 @@ class EngineRunner {
 // Greedy, never stopped by an end-of-sequence token.
 engine::SamplingParams Greedy(int32_t max_tokens);
 
-// A prompt of `length` ids below `vocab`, another one for each seed.
+// A prompt of `length` ids below `vocab`, different for each seed.
 std::vector<int32_t> RandomPrompt(uint64_t seed, int32_t length, int32_t vocab);
 
 }  // namespace strata::testing

@@ -10,16 +10,16 @@
 
 namespace strata::testing {
 
-// Where the steps of an engine stand until they are let through: a device that stands still. Any
+// Holds the steps of an engine until they are let through, like a device that stands still. Any
 // thread.
 class Gate {
  public:
-  // Waits until a step stands here.
+  // Waits until a step is held here.
   void Await() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return standing_; });
   }
-  // Lets the step that stands here through, or the next that comes.
+  // Lets one step through: the held one or the next.
   void LetOne() {
     const std::lock_guard lock(mutex_);
     ++passes_;
@@ -48,7 +48,7 @@ class Gate {
   int64_t passes_ = 0;
 };
 
-// A backend that does nothing, and not before the gate lets it. `gate` must outlive it.
+// A backend that does nothing, once the gate lets it. `gate` must outlive it.
 class GatedBackend final : public NullBackend {
  public:
   explicit GatedBackend(Gate* gate) : gate_(gate) {}

@@ -16,7 +16,7 @@ using kernels::ConstRows;
 using kernels::Rows;
 
 constexpr uint32_t kSeed = 0x5EED;
-constexpr float kFeedForward = -1;  // marks rows that the residual takes no part of
+constexpr float kFeedForward = -1;  // marks feed-forward rows, which the residual does not add
 
 uint32_t Fold(uint32_t hash, uint32_t token) {
   hash ^= token + 0x9E3779B9U + (hash << 6) + (hash >> 2);
@@ -32,7 +32,7 @@ int32_t TokenOf(float digest, int64_t vocab_size) {
                               static_cast<uint32_t>(vocab_size));
 }
 
-// Column 0 carries the meaning: a token id from Embed to the cache, a digest from there on.
+// Column 0 carries the data: a token id from Embed to the cache, then a digest.
 class HashBackend final : public NullBackend {
  public:
   HashBackend(std::function<bool()> fail, bool chooses)
@@ -123,7 +123,8 @@ class HashBackend final : public NullBackend {
            place * static_cast<size_t>(cache.head_dim);
   }
 
-  // As the cache's keys have it, or for a layer that reuses scores what the owner kept of them.
+  // The token read from the cache's keys or, in a layer that reuses scores, from the owner's
+  // scores.
   static float TokenAt(const kernels::PagedArena& cache, const kernels::SequenceRows& sequence,
                        const kernels::HeadAttention& head, int64_t position) {
     const int64_t place = position % cache.block_tokens;

@@ -10,12 +10,13 @@
 namespace strata::testing {
 
 // A backend whose model is a hash: the next token depends on every token before it, as read back
-// through block tables from the cache, and on nothing else. So a block that is shared, evicted or
-// given away wrongly shows as a wrong token. A layer that reuses scores reads them from the score
-// blocks where the first layer kept them. For models with one head, the layers above the first of
-// which reuse its scores.
-// `fail`, if given, is asked at each step whether the device reports an error. `chooses`: it
-// chooses the tokens itself, the likeliest after biases, and tells them when they are taken.
+// through block tables from the cache, and on nothing else. A block that is shared, evicted or
+// given away wrongly therefore shows as a wrong token. A layer that reuses scores reads them from
+// the score blocks that the first layer wrote. For models with one head in which later layers reuse
+// the first layer's scores.
+// `fail`, if given, is called at each step and returns whether the device reports an error.
+// `chooses`: the backend chooses the tokens itself, the likeliest after biases, and returns them
+// when they are taken.
 std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {},
                                                   bool chooses = false);
 

@@ -21,7 +21,7 @@ NaiveMatrix Mixed(NaivePass& pass, int layer, int kv_head, double own, double fi
   return mixed;
 }
 
-// The list that a layer of the Reuse Transformer hands to the one above.
+// The list of probabilities that a layer of the Reuse Transformer hands to the one above.
 std::vector<NaiveMatrix> HandedOn(NaivePass& pass, const std::vector<int>& compute_layers,
                                   int reused, int layer) {
   const int heads = pass.config().query_heads;

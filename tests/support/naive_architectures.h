@@ -23,9 +23,10 @@ void NaiveResFormer(NaiveArchitecture& a, double own, double first, std::vector<
 // The same with [own, first] from the tensor self_attn.value_mix of each of the layers.
 void NaiveLearnableResFormer(NaiveArchitecture& a, std::vector<int> layers);
 
-// U_l = P_m V_l. Every layer hands on a list of H probability matrices. A computing layer: its own,
-// in head order. Another: heads [0, reused) take the first `reused` of the list from below, the
-// rest compute; it hands on the computed ones, then the reused ones. arXiv 2110.06821
+// U_l = P_m V_l. Every layer hands on a list of H probability matrices. A computing layer hands on
+// its own, in head order. In another layer heads [0, reused) take the first `reused` matrices of
+// the list from below and the others compute; it hands on the computed matrices, then the reused
+// ones. arXiv 2110.06821
 void NaiveReuse(NaiveArchitecture& a, std::vector<int> compute_layers, int reused);
 
 // In layers l >= skip_layers the last skip_heads heads read K and V of the same head of layer
@@ -44,7 +45,7 @@ void NaiveSkipV1(NaiveArchitecture& a);
 void NaiveFusedKvLite(NaiveArchitecture& a, int layer);
 
 // A table with an entry for every head, followed entry by entry. Scores name query heads, keys and
-// values name kv heads; a head whose scores are another's has no keys of its own.
+// values name kv heads; a head that reuses scores has no keys of its own.
 struct NaiveTable {
   using Ref = std::pair<int, int>;                                         // layer, head
   std::vector<std::vector<Ref>> scores;                                    // [layer][query head]

@@ -11,9 +11,8 @@
 namespace strata::testing {
 namespace {
 
-// x Wᵀ for rows [first_row, first_row + count) of w: [outputs, inputs].
-// The innermost loops. Sanitizers leave them alone, whose checks of every element were half the
-// time of the sanitized tests; whoever calls them has rows of that length.
+// The innermost loops, without sanitizers' checks of every element, which took half the time of the
+// sanitized tests. Callers pass rows of that length.
 #define STRATA_UNCHECKED __attribute__((no_sanitize("address", "undefined")))
 
 STRATA_UNCHECKED double Dot(const double* x, const double* y, int count) {
@@ -26,6 +25,7 @@ STRATA_UNCHECKED void AddScaled(double scale, const double* x, int count, double
   for (int k = 0; k < count; ++k) to[k] += scale * x[k];
 }
 
+// x Wᵀ for rows [first_row, first_row + count) of w: [outputs, inputs].
 NaiveMatrix Project(const NaiveMatrix& x, const NaiveTensor& w, int64_t first_row, int count) {
   const int64_t inputs = w.shape.at(1);
   if (inputs != x.cols || first_row + count > w.shape.at(0)) {

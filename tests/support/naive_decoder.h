@@ -11,9 +11,9 @@
 
 namespace strata::testing {
 
-// The oracle: a decoder in double precision that shares no code with what it judges. It knows no
-// plan, no cache and no kernels; it copies matrices where the engine shares planes, writes out
-// every T x T matrix of probabilities, and recomputes the whole sequence each time.
+// The oracle: a decoder in double precision that shares no code with the engine. It has no plan,
+// cache or kernels: it copies matrices where the engine shares planes, writes out every T x T
+// matrix of probabilities, and recomputes the whole sequence each time.
 
 // Row-major, [rows, cols].
 struct NaiveMatrix {
@@ -57,28 +57,27 @@ NaiveConfig ReadNaiveConfig(const std::string& config_json);
 
 class NaivePass;
 
-// How a cache would keep keys (after RoPE) and values (after a mix): exactly, or each element
-// rounded to the nearest bfloat16, ties to even, or each row as whole multiples of 1/127 of its
-// largest magnitude.
+// Storage of keys (after RoPE) and values (after a mix): exact, or each element rounded to the
+// nearest bfloat16, ties to even, or each row as whole multiples of 1/127 of its largest magnitude.
 enum class NaiveCache { kExact, kBf16, kInt8 };
 
-// Where a decoder rounds.
+// Places at which a decoder rounds.
 struct NaiveRounding {
   NaiveCache cache = NaiveCache::kExact;
-  bool inputs = false;  // each element that a weight matrix meets, to the nearest bfloat16
+  bool inputs = false;  // rounds each input of a weight matrix to the nearest bfloat16
 };
 
-// How the layers attend, as four functions of (pass, layer, head). The defaults are the standard
-// transformer; naive_architectures.h replaces them one by one, as each paper's equation does.
+// Attention of the layers, as four functions of (pass, layer, head). The defaults are the standard
+// transformer; naive_architectures.h replaces them one by one, following each paper's equation.
 struct NaiveArchitecture {
   using Function = std::function<NaiveMatrix(NaivePass&, int layer, int head)>;
-  Function probabilities;  // of a query head: [T, T], what its values are multiplied with
-  Function keys;           // of a query head: [T, d], what its own query meets
+  Function probabilities;  // of a query head: [T, T], weights of its values
+  Function keys;           // of a query head: [T, d], for its own query
   Function values;         // of a query head: [T, d]
   Function written;        // of a kv head: [T, d], its projected values after any mix
 };
 
-// What one run over a sequence has projected so far.
+// Projections of one run over a sequence, computed when needed.
 class NaivePass {
  public:
   NaivePass(const NaiveConfig& config, const NaiveTensors& tensors,
@@ -88,7 +87,7 @@ class NaivePass {
   const NaiveConfig& config() const { return config_; }
   const NaiveArchitecture& architecture() const { return architecture_; }
   const NaiveTensor& Tensor(const std::string& name) const;
-  // What a weight matrix meets in place of x.
+  // The input of a weight matrix, rounded if NaiveRounding says so.
   NaiveMatrix Input(NaiveMatrix x) const;
   int KvHeadOf(int query_head) const { return query_head * config_.kv_heads / config_.query_heads; }
 
@@ -129,7 +128,7 @@ class NaiveDecoder {
   const NaiveArchitecture architecture_;
 };
 
-// The lowest id among the largest logits, and how far the runner-up stands below it.
+// The lowest id among the largest logits, and the distance to the runner-up.
 struct NaiveChoice {
   int32_t token = 0;
   double margin = 0;

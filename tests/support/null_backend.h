@@ -37,7 +37,7 @@ class ShapeOnly final : public kernels::Matrix {
   const int64_t outputs_, inputs_;
 };
 
-// Every operation does nothing: memory is memory, matrices have shapes. Others derive from it.
+// A backend whose operations do nothing; memory and shapes of matrices are real. A base class.
 class NullBackend : public kernels::Backend {
  public:
   std::string Describe() const override { return "null"; }

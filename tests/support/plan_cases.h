@@ -10,17 +10,17 @@
 
 namespace strata::testing {
 
-// One plan in the product's words and in the oracle's.
+// One plan as config.json's "cross_layer" and as the oracle's architecture.
 struct PlanCase {
   std::string name;
   nlohmann::json cross_layer;
   NaiveArchitecture naive;
 };
 
-// Every preset and the lists that make sense, for a model of this shape (at least 6 layers).
+// Every preset and sensible lists of presets, for a model of this shape (at least 6 layers).
 std::vector<PlanCase> PresetCases(const kvcache::AttentionShape& shape);
 
-// The model's tensors in full, whatever is trimmed from the checkpoint, for the oracle.
+// The model's full tensors for the oracle, even if the checkpoint is trimmed.
 NaiveTensors FullTensors(const TinyModelOptions& options);
 
 // The largest |engine - oracle| of a row over the largest |oracle|.

@@ -14,7 +14,7 @@ class PlanMaker {
       : random_(seed), layers_(layers), query_heads_(query_heads), kv_heads_(kv_heads) {}
 
   RandomPlan Make() {
-    // Each plan leans its own way: some share nearly everything, some almost nothing.
+    // Plans differ in their shares: some share nearly everything, some almost nothing.
     const int score_percent = Below(90);
     const int key_percent = Below(90);
     const int value_percent = Below(90);
@@ -44,7 +44,7 @@ class PlanMaker {
   double Eighths() { return (Below(25) - 8) / 8.0; }  // -1 to 2, exact in a float
   int KvHeadOf(int h) const { return h * kv_heads_ / query_heads_; }
 
-  // In the own layer only lower heads, so that no chain bites its tail.
+  // In the head's own layer only lower heads, so that no chain is a ring.
   Ref ScoreSource(int l, int h) {
     const int layer = Percent(40) && l > 0 ? l - 1 : Below(l + 1);
     if (layer == l) return {l, Below(h + 1)};
@@ -56,14 +56,14 @@ class PlanMaker {
     return {Below(l + 1), Percent(50) ? KvHeadOf(h) : Below(kv_heads_)};
   }
 
-  // One of the forms that mean `source`.
+  // One of the notations of `source`.
   json Entry(Ref source, Ref self, int same_head) {
     if (source == self && Percent(70)) return nullptr;
     if (source.second == same_head && Percent(50)) return source.first;
     return json::array({source.first, source.second});
   }
 
-  // A whole layer as null or one number where that says the same, else a list.
+  // A whole layer as null or one number if that means the same, else a list.
   json LayerEntry(const json& heads) {
     bool all_equal = true;
     for (const json& head : heads) all_equal = all_equal && head == heads[0];
@@ -86,7 +86,7 @@ class PlanMaker {
         const Ref self(l, KvHeadOf(h));
         const Ref source = table_.scores[layer][head];
         own_scores.push_back(Entry(source, {l, h}, h));
-        // A head that applies another's scores has no keys to name.
+        // A head that reuses scores has no keys to name.
         own_keys.push_back(source == Ref(l, h) ? Entry(table_.keys[layer][head], self, self.second)
                                                : json(nullptr));
         own_values.push_back(Entry(table_.values[layer][head], self, self.second));

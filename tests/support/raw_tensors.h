@@ -10,8 +10,8 @@
 
 namespace strata::testing {
 
-// A tensor of a safetensors file as it lies there. Tests read goldens and real checkpoints with
-// this, not with the loader that they judge.
+// A tensor of a safetensors file as stored. Tests read goldens and real checkpoints with this, not
+// with the loader under test.
 struct RawTensor {
   std::string dtype;
   std::vector<int64_t> shape;
@@ -22,7 +22,7 @@ struct RawTensor {
 };
 using RawTensors = std::map<std::string, RawTensor, std::less<>>;
 
-// Throws where the file is none.
+// Throws if the file is no safetensors file.
 RawTensors ReadRawTensors(const std::filesystem::path& file);
 NaiveTensors AsNaive(const RawTensors& tensors);
 

@@ -23,7 +23,7 @@ struct TinyModelOptions {
   kernels::DType dtype = kernels::DType::kF32;
   uint64_t seed = 1;
   nlohmann::json cross_layer = nullptr;  // as in config.json; null: the key is left out
-  // True: projections hold the rows of living heads only, and those without any are left out.
+  // True: projections hold the rows of living heads only, and projections without any are left out.
   // False: every layer has all three in full.
   bool trim = true;
 };
@@ -47,9 +47,9 @@ struct TinyModel {
   std::string Safetensors() const;
 };
 
-// Scaled so that activations stay O(1), attention is far from uniform and logits are neither flat
-// nor one-sided. A weight depends on seed, tensor name and place in the full-size tensor alone:
-// models that differ in plan or trim have the same weights wherever both have them.
+// Weights are scaled so that activations stay O(1), attention is far from uniform and logits are
+// neither flat nor one-sided. A weight depends only on seed, tensor name and place in the full-size
+// tensor: models that differ in plan or trim have the same weights wherever both have them.
 // REQUIRES: cross_layer is a valid plan.
 TinyModel MakeTinyModel(const TinyModelOptions& options);
 

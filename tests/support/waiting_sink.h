@@ -10,7 +10,7 @@
 
 namespace strata::testing {
 
-// A gate that is shut until it is opened for good.
+// A gate that stays shut until it is opened, and then stays open.
 class Gate {
  public:
   void Open() {
@@ -29,10 +29,10 @@ class Gate {
   bool open_ STRATA_GUARDED_BY(mutex_) = false;
 };
 
-// Records, and lets the test hold the engine's thread inside a call.
+// Records events, and lets the test hold the engine's thread inside a call.
 class WaitingSink final : public engine::RequestSink {
  public:
-  std::function<void(int)> on_token = [](int) {};  // with the number of tokens so far
+  std::function<void(int)> on_token = [](int) {};  // gets the number of tokens so far
   std::function<void()> on_finished = [] {};
 
   void OnStarted(const engine::StartedEvent& event) override {

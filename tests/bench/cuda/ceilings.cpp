@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t kSize = 8192;
 constexpr size_t kWorkspace = size_t{64} << 20;
 
-// Numbers of either sign, finite and of moderate size in each of the types: the exponent's high bits
-// are those of 1 and below.
+// Numbers of either sign, finite and of moderate size in each of the types: the exponent's high
+// bits are those of numbers about 1 and below.
 std::vector<uint8_t> RandomNumbers(cudaDataType_t type, size_t count) {
   std::mt19937 random(1);
   if (type == CUDA_R_8I || type == CUDA_R_8F_E4M3) {
@@ -34,7 +34,7 @@ std::vector<uint8_t> RandomNumbers(cudaDataType_t type, size_t count) {
   return numbers;
 }
 
-// 10^9 operations a second of out^T = w x^T, all kSize in every direction; 0 where cuBLASLt has no
+// 10^9 operations a second of out^T = w x^T, all kSize in every direction; 0 if cuBLASLt has no
 // plan for it.
 double ProductGops(cudaStream_t stream, cudaDataType_t type) {
   constexpr auto kCount = static_cast<size_t>(kSize * kSize);

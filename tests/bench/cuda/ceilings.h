@@ -3,10 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
-// What a CUDA device can do at most, by none of the server's code: copies of CUDA's runtime and
-// products of cuBLASLt alone, on random numbers. Host code without other dependencies: the probe
-// has it, and libstrata_cuda_ceilings.so, which the benches load where there is a device, so that
-// they start where there is none.
+// Peak rates of a CUDA device without the server's code: copies of CUDA's runtime and products of
+// cuBLASLt alone, on random numbers. Host code without other dependencies. It is part of the probe
+// and of libstrata_cuda_ceilings.so; benches load the library only if there is a device, so that
+// they also start without one.
 
 struct StrataCudaCeilings {
   double copy_gbps = 0;    // 10^9 bytes a second, each byte read and written counted twice
@@ -17,14 +17,14 @@ struct StrataCudaCeilings {
 };
 
 extern "C" {
-// Of device 0. Takes `copy_bytes` twice, and 512 MiB, for as long as it runs. Ends the program with
-// a line where the device fails.
+// Measures device 0. Takes twice `copy_bytes`, and 512 MiB, during the call. Ends the program with
+// a line if the device fails.
 void strata_cuda_ceilings(size_t copy_bytes, StrataCudaCeilings* ceilings);
 }
 
 namespace strata::testing {
 
-// 10^9 bytes a second, read and written.
+// 10^9 bytes a second, reads and writes counted.
 double CopyGbps(size_t bytes);
 
 }  // namespace strata::testing

@@ -1,17 +1,18 @@
-// What of a device the server's design hangs on and nobody can know without one.
+// Measures the properties of a device that the server's design depends on.
 //
 //   build/bin/strata-cudaprobe [PART...]
 //
 //   device   its name, memory, caches and driver
-//   copies   the rate of copies that fit the second cache and that do not, and of reading
-//   nodes    what a kernel costs in a graph, by its arguments, its size, and whether it waits itself
+//   copies   the rate of copies within and beyond the size of the second cache, and of reading
+//   nodes    the time of a kernel in a graph, by its arguments, its size, and whether it waits
+//   itself
 //   sums     adding up weights in shared memory: 64 bits at once, or pieces of 32
 //   bf16 f16 int8 fp8 f32
-//            which products cuBLASLt has a plan for, what asking costs, what they take and, in int8,
-//            whether they are right; a process each, as an error of the device stays
-//   ceilings what the benches compare with
+//            products for which cuBLASLt has a plan, the time of asking and of the product, and, in
+//            int8, its correctness; a process each, as an error of the device stays
+//   ceilings the rates that benches compare with
 //
-// All of it if nothing is said. A line of JSON for each figure. Exits with 77 where there is no device.
+// Without arguments all parts. A line of JSON for each figure. Exits with 77 if there is no device.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -36,7 +37,7 @@ void Print(const ordered_json& line) {
   std::fflush(stdout);
 }
 
-// A stream of CUDA's, as benches of single things want it.
+// A plain CUDA stream for benches of single operations.
 class PlainStream {
  public:
   PlainStream() {
@@ -45,7 +46,7 @@ class PlainStream {
   PlainStream(const PlainStream&) = delete;
   PlainStream& operator=(const PlainStream&) = delete;
   ~PlainStream() { cudaStreamDestroy(handle_); }
-  operator cudaStream_t() const { return handle_; }  // NOLINT: it is one
+  operator cudaStream_t() const { return handle_; }  // NOLINT: implicit on purpose
 
  private:
   cudaStream_t handle_ = nullptr;
@@ -98,7 +99,7 @@ void ProbeCopies(const cudaDeviceProp& device) {
 }
 
 void ProbeNodes(const cudaDeviceProp& device) {
-  constexpr int kNodes = 180;  // about those of a decode step of 16 layers
+  constexpr int kNodes = 180;  // about as many as in a decode step of 16 layers
   const PlainStream stream;
   const Memory<uint32_t> out(1);
   for (const int blocks : {1, device.multiProcessorCount, 8 * device.multiProcessorCount}) {
@@ -175,7 +176,7 @@ void ProbeSums() {
   }
 }
 
-// As the server asks for them: cublas_products.cpp.
+// Asks for products as the server does: cublas_products.cpp.
 void ProbeProducts(DType dtype) {
   const std::string name = std::string(kernels::DTypeName(dtype));
   constexpr int64_t kMostRows = 2048;

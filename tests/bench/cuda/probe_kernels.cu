@@ -17,7 +17,7 @@ __global__ void ReadKernel(const uint4* from, size_t count, uint32_t* out) {
     const uint4 words = __ldcs(from + i);
     sum ^= words.x ^ words.y ^ words.z ^ words.w;
   }
-  if (sum == 0x12345678u) *out = sum;  // so that nothing is left out
+  if (sum == 0x12345678u) *out = sum;  // keeps the compiler from dropping the loads
 }
 
 template <size_t kBytes>

@@ -9,7 +9,7 @@
 
 namespace strata::testing {
 
-// Ends the program with a line: a bench has nothing to mend.
+// Ends the program with a line on an error: a bench cannot recover.
 inline void Require(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
@@ -33,7 +33,7 @@ class Memory {
 };
 
 // Seconds of one call of `operation`, which puts work into the stream, by the device's clock: the
-// median of five runs of `calls` each, after one that does not count.
+// median of five runs of `calls` calls each, after one call that is not counted.
 template <class Operation>
 double DeviceSeconds(cudaStream_t stream, int calls, Operation operation) {
   cudaEvent_t begin = nullptr;

@@ -1,5 +1,5 @@
-// Steps that are put under way before the tokens of the last one are known: when there are some,
-// and that nobody can tell from the answers.
+// Steps that are started before the last step's tokens are known: when there are such steps, and
+// that no answer depends on them.
 
 #include <algorithm>
 #include <map>
@@ -17,11 +17,11 @@ namespace {
 constexpr int32_t kVocab = 96;
 constexpr int32_t kBlockTokens = 8;
 
-// Requests of every kind that come and go at given steps, the same for the same seed.
+// Requests of every kind that come and go at drawn steps, the same for the same seed.
 struct Visit {
   engine::Request request;
-  int step = 0;           // that it comes before
-  int32_t tokens = 1000;  // it is cancelled when it has so many
+  int step = 0;           // the step before which it comes
+  int32_t tokens = 1000;  // the number of tokens at which it is cancelled
 };
 
 std::vector<Visit> Visits(uint64_t seed, int count) {
@@ -60,7 +60,7 @@ class CudaAheadTest : public kernels::CudaTest {
     options_ = {.model_dir = WriteModelDir(MakeTinyModel({.attention = shape}), scratch_.path()),
                 .cache_dtype = "bf16",
                 .cross_layer = "reuse",
-                .score_reuse = "store",
+                .score_reuse = engine::ScoreReuse::kStore,
                 .cache_bytes = size_t{17} << 10,
                 .block_tokens = kBlockTokens,
                 .max_batch_tokens = 32,
@@ -113,7 +113,7 @@ Outcome Serve(engine::EngineCore* core, const std::vector<Visit>& visits) {
   return outcome;
 }
 
-// Bit for bit. Of a request that was cancelled one may have a token that the other has not.
+// Bit for bit. Of a cancelled request one recording may have a token that the other lacks.
 void ExpectSame(const Recording& a, const Recording& b) {
   EXPECT_TRUE(b.in_order);
   EXPECT_EQ(a.end.reason, b.end.reason);

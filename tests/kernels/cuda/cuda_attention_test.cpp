@@ -18,14 +18,14 @@ class CudaAttentionTest : public CudaTest, public ::testing::WithParamInterface<
   CacheDTypes dtypes() const { return std::get<0>(GetParam()); }
   int32_t head_dim() const { return std::get<1>(GetParam()); }
   int32_t block_tokens() const { return std::get<2>(GetParam()); }
-  // Whether the tensor cores do it: queries and weights are rounded to 16 bits.
+  // Whether the tensor cores compute it: queries and weights are then rounded to 16 bits.
   bool rounds() const {
     const bool size = head_dim() == 32 || head_dim() == 64 || head_dim() == 128;
     return dtypes().keys == dtypes().values && dtypes().keys != DType::kF32 && size &&
            (!HasScale(dtypes().keys) || block_tokens() % 4 == 0);
   }
-  // What the hardware's sums of matrix instructions lose is not in the manual: it truncates where
-  // the others round, some bits further down.
+  // The manual does not say how matrix instructions round their sums: they truncate instead of
+  // rounding, some bits further down.
   Rounding rounding() const {
     return rounds() ? Rounding{.sums = 4, .weights = 0x1p-8} : Rounding{};
   }
@@ -46,7 +46,7 @@ TEST_P(CudaAttentionTest, MatchesOracleHoweverItIsCut) {
   const Outputs expected = Attend(*backend, inputs, cache, 1000, true);
   ExpectClose(RoundedInputs(inputs), dtypes(), expected, rounding());
   const Outputs routed = Attend(*backend, inputs, cache, 1000, true, &expected.lse);
-  // The same but for rounding the log-sum-exp and the weights.
+  // The same but for rounding of the log-sum-exp and the weights.
   const double bound = rounds() ? 6.0 * 0x1p-8 : 6.0 * 800 * kUnit;
   for (size_t i = 0; i < routed.output.size(); ++i) {
     ASSERT_NEAR(routed.output[i], expected.output[i], bound);

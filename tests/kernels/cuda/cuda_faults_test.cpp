@@ -1,4 +1,4 @@
-// What only a device that is none can be made to do: fail, be missing, count.
+// Cases that only the emulated device can produce: failures, missing devices, counts.
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -18,7 +18,7 @@ TEST(CudaFaultsTest, TheFirstErrorStaysAndSaysWhere) {
   BackendRows out(*backend, GuardedRows(2, 32));
   const std::vector<int32_t> rows = {3, 1};
   EXPECT_TRUE(backend->Synchronize().ok());
-  backend->GatherRows(x.rows(), rows, out.rows());  // the list of rows is there from now on
+  backend->GatherRows(x.rows(), rows, out.rows());  // allocates the list of rows
   cuda_on_cpu::SetFault(cudaErrorIllegalAddress);
   backend->GatherRows(x.rows(), rows, out.rows());
   const absl::Status status = backend->Synchronize();
@@ -54,7 +54,7 @@ TEST(CudaFaultsTest, SaysWhatItMisses) {
   EXPECT_TRUE(MakeCuda()->CheckWeights(DType::kF8).ok());
 }
 
-// Some shapes and types have no plan in cuBLASLt, others on other devices: no reason to end.
+// cuBLASLt has no plan for some shapes and types, which differ between devices: not an error.
 TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
   const std::vector<float> weights = Random(1).Normals(48 * 96);
   const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 48, 96};
@@ -83,7 +83,7 @@ TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
           << notes[0];
       EXPECT_TRUE(backend->TakeNotes().empty());
     }
-    EXPECT_EQ(results[0], results[1]);  // the kernels that batch invariance takes
+    EXPECT_EQ(results[0], results[1]);  // both use the batch-invariant kernels
   }
 }
 
@@ -153,15 +153,15 @@ const T* Put(cuda::Stream& stream, cuda::DeviceArray<T>& memory, const std::vect
   return to;
 }
 
-// A grid has 65,535 blocks in its second and third dimension at most, and a prompt may have a row
-// more, or 64 heads for each. Here one row is there, so that the others cost nothing.
+// A grid has at most 65,535 blocks in its second and third dimension, and a prompt may have more
+// rows, or 64 heads for each. Only one row exists here, so that the other blocks cost nothing.
 TEST(CudaFaultsTest, PromptsMayHaveMoreRowsThanAGridIsHigh) {
   if (testing::kSanitized) GTEST_SKIP() << "millions of fibers";
   constexpr int32_t kDim = 32;
   constexpr int32_t kMost = 65536;
   cuda::Stream stream;
   stream.Open();
-  cuda::DeviceArray<uint16_t> arena;  // a key of zeros and a value of 1.5
+  cuda::DeviceArray<uint16_t> arena;  // holds a key of zeros and a value of 1.5
   cuda::DeviceArray<float> query, output;
   cuda::DeviceArray<cuda::SequenceEntry> sequence;
   cuda::DeviceArray<int32_t> table;

@@ -1,5 +1,5 @@
-// A step's way to the device and back: its copies, decode steps as graphs, the rows that pad them,
-// and that no answer depends on any of it.
+// A step's way to the device and back: its copies, decode steps as graphs, and padding rows. No
+// answer depends on any of these.
 
 #include <cstring>
 #include <set>
@@ -45,7 +45,7 @@ class CudaGraphsTest : public ::testing::Test {
 
 TEST_F(CudaGraphsTest, AStepThatCameTwiceIsOneLaunch) {
   const auto core = Make(kernels::MakeCuda());
-  core->set_runs_ahead(false);  // one step of the device is one of the core
+  core->set_runs_ahead(false);  // each step of the core is one step of the device
   Recordings recordings;
   Add(core.get(), 7, 12, &recordings);
   for (int i = 0; i < 3; ++i) core->Step();  // the prompt, then a step that is new, then known
@@ -59,8 +59,8 @@ TEST_F(CudaGraphsTest, AStepThatCameTwiceIsOneLaunch) {
   EXPECT_EQ(recordings[0]->tokens.size(), 12U);
 }
 
-// Prompts, decodes, and tokens chosen in every way: what a step reads goes in one copy, and what it
-// came to in another.
+// Prompts, decodes, and tokens chosen in every way: a step's inputs go in one copy, and its results
+// come in another.
 TEST_F(CudaGraphsTest, AStepIsOneCopyInAndOneOut) {
   const auto core = Make(kernels::MakeCuda());
   core->set_runs_ahead(false);
@@ -92,7 +92,7 @@ TEST_F(CudaGraphsTest, AStepIsOneCopyInAndOneOut) {
   EXPECT_EQ(recordings[2]->token_logprobs[9]->top.size(), 4U);
 }
 
-// When a token is told, the step that runs it is in the stream already.
+// When a sink gets a token, the step that runs this token is already in the stream.
 TEST_F(CudaGraphsTest, TheDeviceHasWorkWhileTokensAreHandedOut) {
   struct Watch final : engine::RequestSink {
     void OnStarted(const engine::StartedEvent&) override {}
@@ -115,8 +115,7 @@ TEST_F(CudaGraphsTest, TheDeviceHasWorkWhileTokensAreHandedOut) {
   EXPECT_EQ(core->steps_ahead(), 10) << "all but the prompt's and the first decode";
 }
 
-// Twelve sequences that end one after the other are 12, 11, ... rows, and in buckets 16, 8, 4,
-// 2, 1.
+// Twelve sequences end one after the other: 12, 11, ... rows, in buckets of 16, 8, 4, 2, 1.
 TEST_F(CudaGraphsTest, BatchesOfAnySizeAreAFewGraphs) {
   const int64_t before = cuda_on_cpu::GraphsMade();
   const auto core = Make(kernels::MakeCuda());
@@ -132,19 +131,19 @@ TEST_F(CudaGraphsTest, BatchesOfAnySizeAreAFewGraphs) {
   }
 }
 
-// Steps of as many rows as there are sequences.
+// A backend without padding rows.
 class Unpadded final : public ProfilingBackend {
  public:
   using ProfilingBackend::ProfilingBackend;
   int64_t PaddedRows(int64_t decodes) const override { return decodes; }
 };
 
-// Under --batch-invariant, for plans that share values, and keep scores and find them.
+// Under --batch-invariant, for plans that share values, and that store and read scores.
 TEST_F(CudaGraphsTest, RowsThatPadChangeNoBit) {
   for (const char* const plan : {"svformer", "reuse"}) {
     SCOPED_TRACE(plan);
     options_.cross_layer = plan;
-    options_.score_reuse = "store";
+    options_.score_reuse = engine::ScoreReuse::kStore;
     const auto logits = [&](bool padded) {
       std::unique_ptr<kernels::Backend> backend = kernels::MakeCuda(/*batch_invariant=*/true);
       if (!padded) backend = std::make_unique<Unpadded>(std::move(backend));
@@ -167,10 +166,10 @@ TEST_F(CudaGraphsTest, RowsThatPadChangeNoBit) {
   }
 }
 
-// Of the whole cache, sentinels everywhere, a step changes the entries of its live rows.
+// With sentinels in the whole cache, a step changes only the entries of its live rows.
 TEST_F(CudaGraphsTest, RowsThatPadWriteNothing) {
   options_.cross_layer = "reuse";
-  options_.score_reuse = "store";
+  options_.score_reuse = engine::ScoreReuse::kStore;
   const auto core = Make(kernels::MakeCuda());
   core->set_runs_ahead(false);
   const kernels::PagedArena arena = core->cache().arena();
@@ -217,7 +216,7 @@ TEST_F(CudaGraphsTest, RowsThatPadWriteNothing) {
   }
 }
 
-// Sequences come and go, in more kinds of steps than are remembered, and one context grows into a
+// Sequences come and go in more kinds of steps than are remembered, and one context grows into a
 // second span.
 TEST_F(CudaGraphsTest, NoAnswerDependsOnThem) {
   const auto answers = [&](std::unique_ptr<kernels::Backend> backend, bool graphs) {
@@ -235,7 +234,7 @@ TEST_F(CudaGraphsTest, NoAnswerDependsOnThem) {
     for (const auto& recording : recordings) tokens.push_back(recording->tokens);
     return tokens;
   };
-  // One that is waited for after each operation has no steps to keep.
+  // A backend that waits after each operation has no steps to keep.
   auto waiting = std::make_unique<ProfilingBackend>(kernels::MakeCuda(), /*waits=*/true);
   const auto expected = answers(std::move(waiting), false);
   EXPECT_EQ(expected[0].size(), 12U);

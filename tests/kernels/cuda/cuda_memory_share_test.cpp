@@ -1,5 +1,5 @@
-// A share of the device's memory for everything: what the cache gets of it, what is refused, and
-// that no step goes beyond it.
+// A share of the device's memory for everything: the cache's part of it, refusals, and that no step
+// goes beyond it.
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -55,7 +55,7 @@ TEST_F(CudaMemoryShareTest, TheCacheTakesTheRestAndStepsStayWithin) {
   EXPECT_LE(cuda_on_cpu::BytesInUse() - before, budget);
 }
 
-// More sequences than may run, all of one request: its choices take 64 rows of the vocabulary.
+// One request of more sequences than may run: its choices take 64 rows of the vocabulary.
 TEST_F(CudaMemoryShareTest, AWideRequestAloneStaysWithin) {
   options_.model_dir = WriteModelDir(MakeTinyModel({.vocab_size = 1 << 18}), scratch_.path());
   options_.memory_share = 0.5;

@@ -1,4 +1,4 @@
-// Memory of the CUDA backend, on a device or none.
+// Memory of the CUDA backend, on a real or an emulated device.
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -38,10 +38,10 @@ TEST_F(CudaMemoryTest, IsAlignedZeroedAndCopies) {
   }
 }
 
-// What was handed over may be changed when the call returns.
+// The caller may change the memory it handed over as soon as the call returns.
 TEST_F(CudaMemoryTest, HostMemoryIsReadWhenItIsHandedOver) {
   constexpr size_t kCount = 300;
-  constexpr size_t kBytes = size_t{100} << 10;  // more than the staging memory holds, together
+  constexpr size_t kBytes = size_t{100} << 10;  // all copies exceed the staging memory
   std::vector<std::unique_ptr<Buffer>> buffers;
   std::vector<std::byte> source(kBytes);
   for (size_t i = 0; i < kCount; ++i) {

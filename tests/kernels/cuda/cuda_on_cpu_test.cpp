@@ -1,4 +1,4 @@
-// The device that is none, held to what CUDA's manuals say: what the other tests rest on.
+// Checks the emulated device against CUDA's manuals: the other tests rely on it.
 
 #include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
 
@@ -33,8 +33,8 @@ std::vector<float> RunBlock(void (*kernel)(float*), std::vector<float> values, u
   return values;
 }
 
-// a [16][k] and b [k][8] row by row, then c [16][8]: c += a b, in numbers that stand side by side
-// in words of 4 bytes.
+// Reads a [16][k] and b [k][8] row by row, then c [16][8]: c += a b. Neighbouring numbers share
+// words of 4 bytes.
 template <class T>
 void MmaKernel(float* data) {
   constexpr int kSide = 4 / sizeof(T);
@@ -90,7 +90,7 @@ TEST(CudaOnCpuTest, MatrixInstructionsMultiply) {
   ExpectMultiplies<cuda::E4M3>(32);
 }
 
-// Every number of a format, what is halfway to the next, and what is on either side of that.
+// Tries every number of a format, the value halfway to the next, and values on either side of it.
 template <class T>
 void ExpectRoundsToNearest(const Codes& codes) {
   const auto expect = [&](float value) {
@@ -118,7 +118,7 @@ TEST(CudaOnCpuTest, NumbersAreTheNearest) {
   }
 }
 
-// Rows of 8 two-byte numbers, 32 of them: number 8 row + column. Lane by lane what it loads.
+// 32 rows of 8 two-byte numbers: number 8 row + column. Returns each lane's loads.
 template <bool kTransposed>
 void LoadKernel(float* data) {
   auto* const numbers = ptx::SharedMemory<uint16_t>();
@@ -153,7 +153,7 @@ TEST(CudaOnCpuTest, MatricesAreLoadedAsFragments) {
   }
 }
 
-// A copy is there when it was waited for, and not before; what is not valid is zeros.
+// A copy has arrived after the wait for it, not before; an invalid one is zeros.
 void CopyKernel(float* data) {
   auto* const shared = ptx::SharedMemory<float>();
   if (threadIdx.x > 0) return;
@@ -201,7 +201,7 @@ TEST(CudaOnCpuTest, BlocksAddUpInAnyOrder) {
   cuda_on_cpu::SetOrder(Order::kForward);
 }
 
-// A race between two barriers: what thread 0 sees of thread 1 depends on who comes first.
+// A race between two barriers: the value that thread 0 reads depends on the order of the threads.
 void RaceKernel(float* data) {
   if (threadIdx.x == 1) data[1] = 7;
   if (threadIdx.x == 0) data[0] = data[1];
@@ -239,7 +239,7 @@ TEST(CudaOnCpuDeathTest, WhatThreadsMustAgreeOnIsChecked) {
   EXPECT_DEATH(RunBlock(CopyLeftKernel, std::vector<float>(4), 1, 16), "copies under way");
 }
 
-// data: a place in device memory on 256 bytes. A device takes none of these addresses.
+// data: device memory aligned to 256 bytes. A device refuses each of these addresses.
 void MisalignedCopyKernel(float* data) {
   ptx::CopyAsync16(ptx::SharedMemory<float>(), data + 1, true);
 }
@@ -281,7 +281,7 @@ TEST(CudaOnCpuDeathTest, AddressesMustBeAligned) {
   EXPECT_DEATH(run(MisalignedVectorStoreKernel), "misaligned address .* requires 8 byte");
 }
 
-// What is put into a stream happens when it is waited for.
+// Work in a stream happens when the host waits for it.
 TEST(CudaOnCpuTest, StreamsRunWhenTheyAreWaitedFor) {
   Stream stream;
   stream.Open();
@@ -305,7 +305,7 @@ TEST(CudaOnCpuTest, LaunchesThatADeviceWouldRefuse) {
   EXPECT_EQ(stream.error(), cudaErrorInvalidValue);
 }
 
-// Page addressing and runs of spans, which host and device have in common.
+// Page addressing and runs of spans, shared by host and device.
 TEST(PagingTest, PlacesRunsAndWeights) {
   const int32_t table[] = {7, 3, 9};
   const cuda::CachePlace place = cuda::PlaceOf(37, table, 16);
@@ -317,7 +317,7 @@ TEST(PagingTest, PlacesRunsAndWeights) {
   EXPECT_EQ(cuda::SpansOf(1), 1);
   EXPECT_EQ(cuda::SpansOf(256), 1);
   EXPECT_EQ(cuda::SpansOf(257), 2);
-  // Runs cover every span once, whatever their length; those beyond are empty.
+  // Runs of any length cover every span once; runs beyond the last span are empty.
   for (const int32_t spans : {1, 5, 8}) {
     for (const int32_t each : {1, 3, 8, 100}) {
       int32_t next = 0;

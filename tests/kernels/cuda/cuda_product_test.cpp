@@ -31,14 +31,14 @@ class CudaProductTest : public CudaTest, public ::testing::WithParamInterface<Pa
     return Random(seed).Normals(outputs() * inputs());
   }
 
-  // A sum of n products is off by at most n roundings of the sum of their sizes; matrix
-  // instructions may lose four times as much, those of fp8 keep some 13 bits. Inputs are rounded to
-  // what the weights are stored as.
+  // The error of a sum of n products is at most n roundings of the sum of their sizes; matrix
+  // instructions may lose four times as much, and keep some 13 bits in fp8. Inputs are rounded to
+  // the weights' dtype.
   double Units() const {
     const double sums = static_cast<double>(inputs() + 2) * 4 * kUnit;
     return stored() == DType::kF8 ? sums + 0x1p-12 : sums;
   }
-  // Row by row as they are kept.
+  // Values after storage, row by row.
   std::vector<double> AsStored(const std::vector<float>& values) const {
     std::vector<double> all;
     for (size_t at = 0; at < values.size(); at += static_cast<size_t>(inputs())) {
@@ -135,7 +135,7 @@ TEST_P(CudaProductTest, GatesAndNormsGoThroughTheSameProduct) {
       for (int64_t j = 0; j < outputs(); ++j) {
         const double g = g_sums.at(i, j);
         const double expected = g / (1 + std::exp(-g)) * u_sums.at(i, j);
-        // cuBLASLt may cut the two products another way than the one.
+        // cuBLASLt may cut two products in another way than one.
         const double sizes = (1 + std::abs(g)) * (1 + std::abs(u_sums.at(i, j)));
         ASSERT_NEAR(out.at(i, j), expected, 8 * kUnit * std::abs(expected) + Units() * sizes)
             << i << ", " << j;
@@ -147,7 +147,7 @@ TEST_P(CudaProductTest, GatesAndNormsGoThroughTheSameProduct) {
 TEST_P(CudaProductTest, ARowsBitsAreItsOwnWherePromised) {
   const std::vector<float> weights = Weights(7);
   const std::vector<float> scale = Random(8).Normals(inputs());
-  // Of any rows, or of those that the backend's own kernels take in any case.
+  // Any rows, or without batch invariance only rows of the backend's own kernels.
   const int64_t all_rows = batch_invariant() ? 70 : 8;
   const std::vector<float> values = Random(9).Normals(all_rows * inputs());
   const std::unique_ptr<Backend> backend = MakeCuda(batch_invariant());

@@ -1,5 +1,5 @@
-// What the CUDA backend does to rows beside products and attention: rotation, mixing, the way into
-// the cache, gathering.
+// Operations of the CUDA backend on rows other than products and attention: rotation, mixing,
+// writing to the cache, gathering.
 
 #include "absl/strings/str_cat.h"
 #include "tests/kernels/attention_testing.h"
@@ -47,7 +47,7 @@ TEST_F(CudaRowsTest, GathersRowsAlsoInPlace) {
 }
 
 // Queries, keys and values of three heads each side by side: queries and keys are rotated, two of
-// the values mixed, and keys and values written; what is written is what stands there afterwards.
+// the values mixed, and keys and values written. The cache then holds the resulting rows.
 TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
   constexpr int32_t kDim = 20;
   constexpr int64_t kWidth = 9 * kDim;
@@ -129,7 +129,7 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
       }
     }
 
-    // The planes hold those rows, [block_tokens][head_dim], and nothing else has changed.
+    // The planes hold these rows, [block_tokens][head_dim], and nothing else has changed.
     std::vector<std::byte> expected = marks;
     for (int64_t i = 0; i < kRows; ++i) {
       const auto slot = static_cast<size_t>(slots[static_cast<size_t>(i)]);
@@ -167,7 +167,7 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
   }
 }
 
-// A row that is not finite has a scale of NaN, one of zeros a scale of 0.
+// A row that is not finite has a scale of NaN, a row of zeros a scale of 0.
 TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
   constexpr int32_t kDim = 8;
   std::vector<float> values(4 * kDim, 1.0f);
@@ -175,7 +175,7 @@ TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
   values[kDim + 2] = -INFINITY;
   std::fill_n(values.begin() + 2 * kDim, kDim, -0.0f);
   values[3 * kDim] = 127;
-  values[3 * kDim + 1] = 2.5f;  // a tie, of a scale of 1
+  values[3 * kDim + 1] = 2.5f;  // a tie with scale 1
   const std::unique_ptr<Buffer> rows = Upload(*backend_, values);
   PagedArena arena = {.block_bytes = 4 * (kDim + 4),
                       .block_tokens = 4,
@@ -207,7 +207,7 @@ TEST_F(CudaRowsTest, RowsOfNoSlotAreNotWritten) {
   }
 }
 
-// Two planes of the same rotated rows: the second is written when the first rotation is done.
+// Two planes of the same rotated rows: the second is written after the first rotation.
 TEST_F(CudaRowsTest, RowsThatAreWrittenTwice) {
   constexpr int32_t kDim = 8;
   const std::vector<float> values = Random(6).Normals(kRows * kDim);

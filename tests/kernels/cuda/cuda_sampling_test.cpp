@@ -1,4 +1,4 @@
-// Tokens that the device chooses against the engine's own sampler: the same ids, ranks and
+// Compares tokens that the device chooses with the engine's own sampler: the same ids, ranks and
 // logprobs.
 
 #include <cmath>
@@ -19,7 +19,7 @@ using engine::TokenHistory;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// A choice in the engine's words.
+// A choice by the engine's parameters.
 struct Case {
   SamplingParams params = {};
   std::vector<int32_t> prompt = {};  // of the history
@@ -77,7 +77,7 @@ class CudaSamplingTest : public CudaTest {
     std::vector<ChosenToken> chosen(choices.size());
     backend_->ChooseTokens(device.rows(), choices);
     EXPECT_TRUE(backend_->TakeChosen(chosen).ok());
-    device.Fetch();  // the logits' marks
+    device.Fetch();  // checks the marks around the logits
     engine::Sampler sampler;
     for (size_t i = 0; i < cases.size(); ++i) {
       SCOPED_TRACE(i);
@@ -88,7 +88,7 @@ class CudaSamplingTest : public CudaTest {
       if (expected.logprobs) ExpectSameLogprobs(*expected.logprobs, chosen[i]);
     }
   }
-  // Weights are rounded to 2^-40 of the highest, exp to some units in the last place.
+  // Weights are rounded to 2^-40 of the highest, and exp by some units in the last place.
   static void ExpectSameLogprobs(const engine::TokenLogprobs& expected, const ChosenToken& chosen) {
     const auto expect_near = [](float a, float b) {
       if (a != b) {
@@ -160,7 +160,7 @@ TEST_F(CudaSamplingTest, PenaltiesBiasesAndBars) {
       one.params.logit_bias = {{7, 9.0f}, {8, -100.0f}, {7, 2.0f}, {9, 3e38f}, {10, -3e38f}};
     }
     logits.push_back(Logits(200 + i, kVocab));
-    if (i % 3 == 2) {  // the likeliest ends the text, and may not yet
+    if (i % 3 == 2) {  // the likeliest id ends the text, and is still barred
       const auto likeliest = std::max_element(logits.back().begin(), logits.back().end());
       one.eos_ids = {static_cast<int32_t>(likeliest - logits.back().begin())};
       one.params.min_tokens = 3;
@@ -183,7 +183,7 @@ TEST_F(CudaSamplingTest, TiesAndWhatIsNotFinite) {
   std::vector<Case> cases;
   for (std::vector<float> row : logits) {
     if (row[0] == 0) {
-      for (size_t i = 0; i < row.size(); i += 2) row[i] = -0.0f;  // the same as 0
+      for (size_t i = 0; i < row.size(); i += 2) row[i] = -0.0f;  // equals 0
     }
     if (row[0] == -5) row[3] = kInfinity, row[5] = nan, row[290] = 4, row[291] = 4;
     for (const SamplingParams& params : {SamplingParams{.temperature = 0, .logprobs = 20},
@@ -197,9 +197,8 @@ TEST_F(CudaSamplingTest, TiesAndWhatIsNotFinite) {
   ExpectSameChoices(cases, rows);
 }
 
-// Several choices of one row, as the sequences of a prompt make their first.
-// Vocabularies at and above the size up to which sums are kept in three pieces; more tokens of one
-// likelihood than are listed; a row that no vectors of four fit.
+// Vocabularies at and above the largest size with sums in three pieces; more tokens of one
+// likelihood than the list holds; a row whose length is no multiple of four.
 TEST_F(CudaSamplingTest, LargeVocabulariesAndManyTies) {
   for (const int64_t vocab : {int64_t{1} << 18, (int64_t{1} << 18) + 3}) {
     Random random(11);
@@ -218,6 +217,7 @@ TEST_F(CudaSamplingTest, LargeVocabulariesAndManyTies) {
   }
 }
 
+// Several choices from one row, as the sequences of a prompt make their first choice.
 TEST_F(CudaSamplingTest, OneRowForSeveral) {
   std::vector<Case> cases;
   for (int i = 0; i < 9; ++i) {
@@ -229,8 +229,8 @@ TEST_F(CudaSamplingTest, OneRowForSeveral) {
   ExpectSameChoices(cases, {Logits(9, 50)});
 }
 
-// A model's answers whether the device chooses the tokens or, since somebody wants to see the
-// logits, the host; in every dtype of weights and cache.
+// A model gives the same answers if the device chooses the tokens and if the host does, because a
+// hook wants the logits; in every dtype of weights and cache.
 TEST_F(CudaSamplingTest, TheEnginesAnswersAreTheSame) {
   using strata::testing::Recording;
   const strata::testing::ScratchDir scratch;

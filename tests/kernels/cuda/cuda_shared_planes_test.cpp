@@ -1,4 +1,4 @@
-// Planes that several layers read, and which of them the second cache is asked to keep.
+// Planes that several layers read, and which of them the second cache keeps.
 
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/cuda/cuda_testing.h"
@@ -20,7 +20,7 @@ struct Hints {
   double step_seconds = 0;
 };
 
-// Of the first decode step, whose context is kPrompt + 1.
+// Hints of the first decode step, whose context is kPrompt + 1.
 Hints HintsOf(const std::string& plan, const kernels::BackendOptions& options) {
   const ScratchDir scratch;
   const kvcache::AttentionShape shape = {

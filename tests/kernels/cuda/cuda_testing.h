@@ -12,16 +12,16 @@ namespace strata::kernels {
 
 std::unique_ptr<Backend> MakeCuda(bool batch_invariant = false);
 
-// Calls `run` with a device's threads in several orders, where there is a choice: forward, backward
-// and shuffled. What races between two barriers comes out differently.
+// Calls `run` with a device's threads in several orders: forward, backward and shuffled. On a real
+// device, once. Races between two barriers give different results.
 void InEveryOrder(const std::function<void()>& run);
 
 extern const bool kCudaIsEmulated;
 
-// Why there is nothing to test here; "" where there is.
+// The reason why there is nothing to test here; "" if there is a device.
 std::string WhyNoCuda();
 
-// Skips its tests where there is no device.
+// Skips its tests if there is no device.
 class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {

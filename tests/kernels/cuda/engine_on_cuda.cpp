@@ -1,5 +1,5 @@
-// Makes the engine's own tests run on the CUDA backend. STRATA_TEST_BATCH_INVARIANT=off: without
-// the promise that a row's bits are its own.
+// Runs the engine's own tests on the CUDA backend. STRATA_TEST_BATCH_INVARIANT=off: without batch
+// invariance.
 
 #include <cstdlib>
 #include <memory>

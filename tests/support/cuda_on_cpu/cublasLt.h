@@ -1,4 +1,4 @@
-// cuBLASLt as far as kernels/cuda uses it: products by their definition, in the order of k.
+// The part of cuBLASLt that kernels/cuda uses: naive products, in the order of k.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,7 @@ struct MatmulPreferenceOnCpu {
 };
 using cublasLtMatmulPreference_t = MatmulPreferenceOnCpu*;
 struct cublasLtMatmulAlgo_t {
-  uint32_t alignment = 0;  // that it counts on
+  uint32_t alignment = 0;  // the alignment that it requires
 };
 struct cublasLtMatmulHeuristicResult_t {
   cublasLtMatmulAlgo_t algo;

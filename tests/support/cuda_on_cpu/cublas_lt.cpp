@@ -20,7 +20,7 @@ cublasStatus_t Destroy(T* made) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// Element (row, column) of a matrix whose columns stand one after the other.
+// Element (row, column) of a matrix whose columns follow one another.
 float At(const void* data, const MatrixLayoutOnCpu& layout, uint64_t row, uint64_t column) {
   const size_t index = row + column * static_cast<uint64_t>(layout.ld);
   switch (layout.type) {
@@ -35,13 +35,13 @@ float At(const void* data, const MatrixLayoutOnCpu& layout, uint64_t row, uint64
     case CUDA_R_8I:
       return static_cast<const int8_t*>(data)[index];
     case CUDA_R_32I:
-      std::abort();  // nobody multiplies these
+      std::abort();  // never an input of a product
   }
   return static_cast<const float*>(data)[index];
 }
 
-// The error that a device would answer with, or the shapes are sound. In 8 bits a device takes the
-// first transposed and the second not, in whole 16 bytes.
+// Whether a device would accept the shapes. In 8 bits a device takes the first transposed and the
+// second not, in whole 16 bytes.
 bool Fits(const MatmulDescOnCpu& desc, const MatrixLayoutOnCpu& a, const MatrixLayoutOnCpu& b,
           const MatrixLayoutOnCpu& d) {
   const bool transposed = desc.transa == CUBLAS_OP_T;
@@ -130,7 +130,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     std::fprintf(stderr, "cuda_on_cpu: cuBLASLt counts on an alignment that is not there\n");
     std::abort();
   }
-  // Integers below 2^24 are floats too, so that one loop does: a test's sums are no larger.
+  // Integers below 2^24 are floats too, so one loop does both: sums in tests are no larger.
   const bool exact = d_layout->type == CUDA_R_32I;
   const float times = exact ? static_cast<float>(*static_cast<const int32_t*>(alpha))
                             : *static_cast<const float*>(alpha);

@@ -4,30 +4,31 @@
 
 #include "tests/support/cuda_on_cpu/cuda_runtime.h"
 
-// What tests ask of the device that is none.
+// Controls of the emulated device, for tests.
 namespace cuda_on_cpu {
 
-// From now on every call answers so, as after a kernel that went astray; cudaSuccess mends it.
+// Makes every later call return `error`, as after a faulty kernel; cudaSuccess ends that.
 void SetFault(cudaError_t error);
-// What the next machines are: how many devices, of what compute capability.
+// Sets the number of devices and their compute capability.
 void SetDevices(int count, int major = 9, int minor = 0);
-// Of each device; no less than what is in use. 2 GiB at first.
+// Sets the bytes of each device's memory; no less than the bytes in use. 2 GiB at first.
 void SetMemory(size_t bytes);
-// Allocations of device and pinned memory since the process began, and work put into streams.
+// Allocations of device and pinned memory since the process began, and pieces of work put into
+// streams.
 int64_t Allocations();
 int64_t Launches();
-int64_t GraphLaunches();  // each of them the work that was captured
+int64_t GraphLaunches();  // each runs the captured work
 int64_t GraphsMade();
 int64_t CopiesIn();  // from the host to the device
 int64_t CopiesOut();
-// Bytes that kernels have read so that the second cache keeps them, or lets them go first; how many
-// a device says it can keep, 1 MiB at first.
+// Bytes that kernels have read with the hint to keep them in the second cache, and with the hint to
+// evict them first. SetKeptCache: the bytes that a device reports it can keep, 1 MiB at first.
 int64_t KeptBytes();
 int64_t PassedBytes();
 void SetKeptCache(int bytes);
-// From now on cuBLASLt has no plan for products of so many rows: [first, last]; none at first.
+// Takes cuBLASLt's plans for products of [first, last] rows away; none at first.
 void RefusePlans(int64_t first, int64_t last);
-// Bytes of device memory that are allocated.
+// Allocated bytes of device memory.
 size_t BytesInUse();
 
 }  // namespace cuda_on_cpu

@@ -1,7 +1,7 @@
-// CUDA's runtime as far as kernels/cuda uses it, on the CPU: the same names, so that the same
-// sources compile with g++. Kernels run on fibers (fibers.h). A stream keeps what was put into it
-// until somebody waits for it: who reuses host memory too early, or reads results without waiting,
-// sees it in every run. Device memory is ordinary memory, full of 0xff at first.
+// The part of CUDA's runtime that kernels/cuda uses, on the CPU: the same names, so that the same
+// sources compile with g++. Kernels run on fibers (fibers.h). A stream holds its work until the
+// host waits for it, so that reusing host memory too early, or reading results without waiting,
+// shows in every run. Device memory is ordinary memory, full of 0xff at first.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,7 @@ struct dim3 {
   uint32_t x = 1;
   uint32_t y = 1;
   uint32_t z = 1;
-  constexpr dim3(uint32_t x_ = 1, uint32_t y_ = 1, uint32_t z_ = 1)  // NOLINT: as CUDA has it
+  constexpr dim3(uint32_t x_ = 1, uint32_t y_ = 1, uint32_t z_ = 1)  // NOLINT: as in CUDA
       : x(x_), y(y_), z(z_) {}
 };
 struct alignas(16) uint4 {
@@ -74,7 +74,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   return __shfl_sync(mask, value, cuda_on_cpu::Self().lane ^ lane_mask);
 }
 
-// Fibers give up their turn at meetings only.
+// Not atomic: fibers give up their turn only at meetings.
 template <class T>
 T atomicAdd(T* place, T value) {
   return std::exchange(*place, *place + value);
@@ -130,7 +130,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
-// A millisecond for each piece of work between them.
+// A millisecond for each piece of work between the events.
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
 
 struct GraphOnCpu;
@@ -168,8 +168,8 @@ cudaError_t AllowShared(const void* kernel, size_t bytes);
 cudaError_t CheckLaunch(const cudaLaunchConfig_t& config, const void* kernel);
 void Enqueue(cudaStream_t stream, std::function<void()> work);
 void CountHinted(bool kept, int64_t bytes);
-// Ends the program, with a line, where an instruction would have faulted on a device. Loads and
-// stores that C++ has words for are checked by the compiler (cuda.cmake, -fsanitize=alignment).
+// Ends the program, with a line, if an instruction would have faulted on a device. The compiler
+// checks loads and stores written in C++ (cuda.cmake, -fsanitize=alignment).
 void RequireAligned(const void* address, size_t bytes, const char* instruction);
 }  // namespace cuda_on_cpu
 
@@ -192,7 +192,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const cudaError_t error =
       cuda_on_cpu::CheckLaunch(*config, reinterpret_cast<const void*>(kernel));
   if (error != cudaSuccess) return error;
-  // As on a device, arguments are copied when the kernel is launched, not when it runs.
+  // As on a device, arguments are copied at the launch, not at the run.
   cuda_on_cpu::Enqueue(
       config->stream, [config = *config, kernel,
                        values = std::tuple<Parameters...>(std::forward<Arguments>(arguments)...)] {

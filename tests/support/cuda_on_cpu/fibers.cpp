@@ -17,8 +17,8 @@
 #error "fibers switch stacks by hand: x86-64 only"
 #endif
 
-// void SwitchStack(void** save, void* load): keeps what a called function must keep on the stack it
-// leaves, and goes on where `load` was left.
+// void SwitchStack(void** save, void* load): saves the callee-saved registers on the stack it
+// leaves, and goes on at the place where `load` was left.
 extern "C" void StrataSwitchStack(void** save, void* load);
 asm(R"(
 .text
@@ -67,7 +67,7 @@ std::vector<size_t> MakeOrder(size_t count, uint32_t salt) {
   return order;
 }
 
-// Runs the blocks of a grid, one at a time, on the thread that calls it.
+// Runs the blocks of a grid, one at a time, on the calling thread.
 class Runner {
  public:
   void Run(Index grid, Index block, size_t shared_bytes, const std::function<void()>& body) {
@@ -122,7 +122,7 @@ class Runner {
   static constexpr size_t kNone = SIZE_MAX;
 
   void RunBlock(size_t threads, size_t shared_bytes) {
-    // To the byte, so that AddressSanitizer sees who leaves it.
+    // Exact to the byte, so that AddressSanitizer sees accesses beyond it.
     void* memory = nullptr;
     if (shared_bytes > 0 && posix_memalign(&memory, 128, shared_bytes) != 0) {
       Fail("no memory for a block", "launch");
@@ -160,7 +160,7 @@ class Runner {
     return kNone;
   }
 
-  // A null `stack` is the thread's own; a null `sanitizer_stack` says that nobody comes back.
+  // A null `stack` is the thread's own; a null `sanitizer_stack` means that this fiber ends.
   void SwitchTo(void** save, [[maybe_unused]] void** sanitizer_stack, void* load,
                 [[maybe_unused]] std::byte* stack) {
 #if defined(__SANITIZE_ADDRESS__)
@@ -177,7 +177,7 @@ class Runner {
     size_t size = 0;
     __sanitizer_finish_switch_fiber(sanitizer_stack, &bottom, &size);
     if (sanitizer_stack == nullptr && main_bottom_ == nullptr) {
-      main_bottom_ = bottom;  // the first fiber to start was started by the thread
+      main_bottom_ = bottom;  // the thread itself started the first fiber
       main_size_ = size;
     }
 #endif
@@ -188,7 +188,7 @@ class Runner {
   std::vector<Warp> warps_;
   std::vector<Fiber> fibers_;
   std::vector<size_t> order_;
-  size_t at_ = 0;  // whose turn it is, in order_
+  size_t at_ = 0;  // place in order_ of the fiber whose turn it is
   size_t running_ = 0;
   void* main_stack_pointer_ = nullptr;
   void* main_sanitizer_stack_ = nullptr;
@@ -218,8 +218,8 @@ void Runner::Prepare(size_t i) {
   fiber.waiting = nullptr;
   fiber.done = false;
   // As if StartFiber had been called: six registers, its address, and a return address that is
-  // never used, at which the stack is as a called function finds it. Stacks begin in different
-  // lines of the caches.
+  // never used. The stack is then aligned as at a function's entry. Stacks begin in different lines
+  // of the caches.
   auto* top = reinterpret_cast<void**>(fiber.stack + kStackBytes - i % 64 * 1088);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&StartFiber);

@@ -5,11 +5,11 @@
 #include <functional>
 #include <vector>
 
-// CUDA's threads on one thread of the CPU: every thread of a block is a fiber with a stack of its
-// own, blocks run one after the other. A fiber runs until it has to wait for others: at a barrier
-// of its block, or where its warp does something together (a shuffle, a matrix instruction). What
-// threads must agree on is checked: a meeting that some thread never comes to, or comes to with
-// something else in mind, ends the process with a message.
+// CUDA's threads on one thread of the CPU: every thread of a block is a fiber with its own stack,
+// and blocks run one after the other. A fiber runs until it must wait for others: at a barrier of
+// its block, or at a joint operation of its warp (a shuffle, a matrix instruction). Agreement of
+// threads is checked: if some thread never comes to a meeting, or comes with another operation, the
+// process ends with a message.
 namespace cuda_on_cpu {
 
 struct Index {
@@ -18,34 +18,34 @@ struct Index {
   uint32_t z = 0;
 };
 
-// In which order fibers (and blocks) get their turns. A race between two meetings shows as a result
-// that depends on it.
+// Order in which fibers (and blocks) get their turns. A race between two meetings shows as a result
+// that depends on the order.
 enum class Order : uint8_t { kForward, kBackward, kShuffled };
 void SetOrder(Order order, uint32_t seed = 0);
-// An asynchronous copy may be made at once or when it is waited for: in backward order it is made
-// at once, and who reads what it overwrites comes too late; else it is made as late as can be, and
-// who does not wait reads what was there.
+// Whether asynchronous copies are made at once. In backward order they are, so that a late reader
+// of the overwritten memory sees the copy. Otherwise they are made as late as possible, so that a
+// reader that does not wait sees the old contents.
 bool CopiesAtOnce();
 
 constexpr int kWarpLanes = 32;
 constexpr int kMeetingWords = 16;  // that a lane can hand to its warp
 
-// Where a known number of threads wait for each other.
+// A place at which a known number of threads wait for each other.
 struct Meeting {
   int expected = 0;
   int arrived = 0;
   uint32_t generation = 0;
-  const char* what = "";  // of those who wait
+  const char* what = "";  // operation of the waiting threads
 };
 
 struct Warp {
   Meeting meeting;
-  // What the lanes hand each other, for this meeting and the one before: a lane that is ahead can
-  // be ahead by one.
+  // Words that lanes exchange, for this meeting and the one before: a lane may be ahead by one
+  // meeting.
   uint32_t words[2][kWarpLanes][kMeetingWords];
 };
 
-// An asynchronous copy that has been asked for.
+// An asynchronous copy that was started.
 struct PendingCopy {
   void* to;
   const void* from;  // null: zeros
@@ -63,7 +63,7 @@ struct Fiber {
   void* stack_pointer = nullptr;
   std::byte* stack = nullptr;
   void* sanitizer_stack = nullptr;
-  const Meeting* waiting = nullptr;  // for its generation to change
+  const Meeting* waiting = nullptr;  // waits for a change of its generation
   uint32_t waiting_generation = 0;
   bool done = false;
 };
@@ -79,16 +79,16 @@ struct Block {
 Fiber& Self();
 Block& CurrentBlock();
 
-// Waits for all that `meeting` expects.
+// Waits for all threads that `meeting` expects.
 void Meet(Meeting& meeting, const char* what);
 // The block's barrier.
 void MeetBlock();
-// Hands `count` words to the warp and waits for it. Returns everybody's words.
+// Hands `count` words to the warp and waits for it. Returns the words of all lanes.
 using WarpWords = const uint32_t (*)[kMeetingWords];
 WarpWords MeetWarp(const uint32_t* words, int count, const char* what);
 
-// Runs `body` in every thread of a grid. Shared memory is `shared_bytes` to the byte and holds
-// NaN and rubbish at first.
+// Runs `body` in every thread of a grid. Shared memory is exactly `shared_bytes` long and holds NaN
+// and rubbish at first.
 void RunGrid(Index grid, Index block, size_t shared_bytes, const std::function<void()>& body);
 
 }  // namespace cuda_on_cpu

@@ -8,15 +8,15 @@
 
 #include "tests/support/cuda_on_cpu/cuda_on_cpu.h"
 
-// Work that was captured: to be put into a stream as often as it is launched.
+// Captured work, put into a stream at each launch.
 struct GraphOnCpu {
   std::vector<std::function<void()>> work;
 };
 
 struct StreamOnCpu {
   std::deque<std::function<void()>> work;
-  GraphOnCpu* capture = nullptr;  // that work goes into, in place of the stream
-  uint64_t done = 0;              // of all that was ever put in
+  GraphOnCpu* capture = nullptr;  // takes the work in place of the stream
+  uint64_t done = 0;              // pieces of work that have run
 
   uint64_t end() const { return done + work.size(); }
   void RunTo(uint64_t place) {
@@ -37,8 +37,8 @@ struct EventOnCpu {
 namespace cuda_on_cpu {
 namespace {
 
-constexpr size_t kSharedBytes = size_t{227} << 10;   // that a kernel may be allowed
-constexpr size_t kSharedUnasked = size_t{48} << 10;  // that every kernel may have
+constexpr size_t kSharedBytes = size_t{227} << 10;   // most that a kernel can be allowed
+constexpr size_t kSharedUnasked = size_t{48} << 10;  // allowed to every kernel
 
 struct Device {
   cudaError_t fault = cudaSuccess;
@@ -215,7 +215,7 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   return Result();
 }
 
-// As on a device, memory goes when all work is done.
+// As on a device, frees memory after all work is done.
 cudaError_t cudaFree(void* memory) {
   cuda_on_cpu::Drain();
   const auto piece = TheDevice().memory.find(static_cast<const std::byte*>(memory));
@@ -274,7 +274,7 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEve
   return Result();
 }
 
-// Nothing but launches is ever captured here: waiting and copying are refused.
+// Only launches can be captured here: waiting and copying are refused.
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream->capture != nullptr) return Result(cudaErrorInvalidValue);
   stream->capture = new GraphOnCpu;

@@ -1,5 +1,5 @@
-// kernels/cuda/ptx.cuh on the CPU: what the PTX manual says of each instruction, lane by lane. This
-// header is found before the device's.
+// kernels/cuda/ptx.cuh on the CPU: each instruction by the PTX manual, lane by lane. This header is
+// found before the device's.
 #pragma once
 
 #include <array>
@@ -60,9 +60,9 @@ inline float FloatFromE4M3(uint8_t number) {
 
 inline float ExpTwo(float x) { return std::exp2(x); }
 
-// mma.sync.m16n8k16 and k32: lane 4g + t holds in a word so many numbers side by side, kNumbers: of
-// A rows g and g + 8, columns kNumbers * t and up and 4 kNumbers further; of B column g, the same
-// of the rows; of C and D rows g and g + 8, columns 2t, 2t + 1. number(word, i) reads one.
+// mma.sync.m16n8k16 and k32: a word of lane 4g + t holds kNumbers neighbouring numbers. A: rows g
+// and g + 8, columns from kNumbers * t on and 4 kNumbers further. B: column g, the same rows as A's
+// columns. C and D: rows g and g + 8, columns 2t, 2t + 1. number(word, i) reads one.
 template <int kNumbers, class Sum, class Number>
 void Mma(Sum (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Number number) {
   const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
@@ -99,8 +99,8 @@ inline void MmaE4M3(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2
          [](uint32_t word, int i) { return FloatFromE4M3(static_cast<uint8_t>(word >> 8 * i)); });
 }
 
-// ldmatrix.x4: lane i gives row i % 8 of matrix i / 8 and gets of each matrix the elements 2t and
-// 2t + 1 of row g, or, transposed, of column g.
+// ldmatrix.x4: lane i gives row i % 8 of matrix i / 8. Lane 4g + t gets elements 2t and 2t + 1 of
+// row g of each matrix, or, transposed, of column g.
 inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
   cuda_on_cpu::RequireAligned(row, 16, "ldmatrix");
   uint32_t mine[4];
