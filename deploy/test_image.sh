@@ -136,9 +136,27 @@ pid=$(pgrep -P "$server")
 [[ $(wc -c <"$work/text") -gt 40 ]] || fail "it wrote $(<"$work/text")"
 [[ $(metric strata_generated_tokens_total) == 40 ]] || fail "the metrics do not count 40 tokens"
 [[ $(metric vllm:num_requests_running) == 0 ]] || fail "something still runs"
+# What clients of OpenAI's API and evaluation harnesses send first.
+asks() { # PATH JSON WORD...: the answer has all of the words
+  local path=$1 json=$2 word
+  shift 2
+  curl -sf "$url$path" -H 'Content-Type: application/json' -d "$json" >"$work/http" ||
+    fail "POST $path was refused"
+  for word in "$@"; do
+    grep -qF -- "$word" "$work/http" || fail "POST $path answers without $word: $(<"$work/http")"
+  done
+}
+curl -sf "$url/health" >"$work/http" || fail "GET /health"
+curl -sf "$url/v1/models" | grep -q '"id":"svformer"' || fail "GET /v1/models"
+asks /tokenize '{"prompt":"Once upon a time"}' '"tokens":[' '"count":'
+asks /v1/completions '{"prompt":["Once upon","a time"],"max_tokens":2,"temperature":0}' '"index":1'
+asks /v1/completions '{"prompt":"Once","max_tokens":1,"echo":true,"logprobs":1,"return_token_ids":true,
+  "allowed_token_ids":[5,6],"bad_words":["x"]}' '"token_logprobs":[null,' '"token_ids":['
+code=$(curl -s -o "$work/http" -w '%{http_code}' "$url/v1/completions" -d '{"prompt":"a","tools":[1]}')
+[[ $code == 400 ]] && grep -q '"param":"tools"' "$work/http" || fail "tools: $code, $(<"$work/http")"
 terminate
 wait "$server" || fail "it exited with $?, see $work/serve.log"
-say "generate, health and metrics answer; idle, it stops at once"
+say "generate, health, metrics and OpenAI's API answer; idle, it stops at once"
 
 # A request that takes seconds, so that the drain has something to wait for.
 STRATA_SHAPE=smollm-135m STRATA_WEIGHTS=int8 serve "$work/drain.log" "a shape of 135 M parameters"
