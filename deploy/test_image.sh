@@ -110,7 +110,7 @@ inside() {
   exec unshare --mount --pid --ipc --uts --fork --kill-child bash -c "$enter" "$root" /usr/bin/strata "$@"
 }
 ready() { curl -sf -o "$work/ready" "$url/readyz" && [[ $(<"$work/ready") == ready ]]; }
-serve() { # LOG; the variables say what
+serve() { # LOG; the variables hold the options
   local start
   start=$(date +%s%N)
   (inside serve) >"$1" 2>&1 &
@@ -136,7 +136,7 @@ pid=$(pgrep -P "$server")
 [[ $(wc -c <"$work/text") -gt 40 ]] || fail "it wrote $(<"$work/text")"
 [[ $(metric strata_generated_tokens_total) == 40 ]] || fail "the metrics do not count 40 tokens"
 [[ $(metric vllm:num_requests_running) == 0 ]] || fail "something still runs"
-# What clients of OpenAI's API and evaluation harnesses send first.
+# First requests of clients of OpenAI's API and of evaluation harnesses.
 asks() { # PATH JSON WORD...: the answer has all of the words
   local path=$1 json=$2 word
   shift 2

@@ -30,10 +30,9 @@ std::vector<std::string> FindCublas() {
                                   std::string("/usr/local/cuda-13*")}) {
     if (!home.empty()) Match(absl::StrCat(home, "/lib64/", kCublas), &found);
   }
-  for (const std::string& prefix :
-       {of_environment("VIRTUAL_ENV"), of_environment("CONDA_PREFIX"),
-        of_environment("HOME", "/.local"), std::string("/usr/local"), std::string("/usr"),
-        std::string("/opt/conda")}) {
+  for (const std::string& prefix : {of_environment("VIRTUAL_ENV"), of_environment("CONDA_PREFIX"),
+                                    of_environment("HOME", "/.local"), std::string("/usr/local"),
+                                    std::string("/usr"), std::string("/opt/conda")}) {
     if (prefix.empty()) continue;
     for (const char* const packages : {"site-packages", "dist-packages"}) {
       Match(absl::StrCat(prefix, "/lib/python3*/", packages, "/nvidia/cu13/lib/", kCublas), &found);

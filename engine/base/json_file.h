@@ -12,7 +12,7 @@ namespace strata::engine {
 
 // Reads every JSON from outside: a checkpoint's config, index and header, its tokenizer, a client's
 // request. Nothing throws, recurses without bound or repeats the text: errors hold places and
-// sizes, and at most the name of a key. A library of its own, strata_json, so that the tokenizer
+// sizes, and at most the name of a key. A library of its own, strata_base, so that the tokenizer
 // needs no engine.
 
 // Most levels of nested objects and arrays, so that walking a value never overflows the stack.

@@ -18,7 +18,7 @@ inline constexpr float kLogitBinsPerNat = 16;
 struct LogitWeighing {
   float top = 0;           // the highest logit
   double temperature = 1;  // > 0
-  float floor = 0;         // drops what is lower, in nats over the temperature; -inf: nothing
+  float floor = 0;         // drops lower logits, in nats over the temperature; -inf: nothing
 };
 
 // weights[i] = exp(x) within 4 units in the last place and bins[i] = min(-x * kLogitBinsPerNat,

@@ -11,7 +11,8 @@ absl::StatusOr<DeviceInfo> OpenDevice() {
     (void)cudaGetLastError();  // clears the error that is returned here
     return absl::FailedPreconditionError(absl::StrCat(
         "device cuda: ", error == cudaSuccess ? "no device" : cudaGetErrorString(error),
-        error == cudaErrorInsufficientDriver ? "; CUDA 13 needs NVIDIA's driver 580 or later" : ""));
+        error == cudaErrorInsufficientDriver ? "; CUDA 13 needs NVIDIA's driver 580 or later"
+                                             : ""));
   }
   cudaDeviceProp properties = {};
   cudaError_t opened = cudaSetDevice(0);

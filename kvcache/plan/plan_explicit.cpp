@@ -134,20 +134,17 @@ absl::Status ApplyMixEntry(const json& entry, absl::string_view path, int32_t la
 }  // namespace
 
 absl::Status ApplyExplicit(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"scores", "keys", "values", "value_mix"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"scores", "keys", "values", "value_mix"}));
   // Scores first: whether a head may name keys depends on them.
   for (const Field* field : {&kScores, &kKeys, &kValues}) {
-    status = ApplySourceList(object, path, *field, draft);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(ApplySourceList(object, path, *field, draft));
   }
   ASSIGN_OR_RETURN(const json* mixes,
                    FindLayerList(object, path, "value_mix", draft.shape.num_layers));
   if (mixes == nullptr) return absl::OkStatus();
   for (size_t layer = 0; layer < mixes->size(); ++layer) {
-    status = ApplyMixEntry((*mixes)[layer], Element(Member(path, "value_mix"), layer),
-                           static_cast<int32_t>(layer), draft);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(ApplyMixEntry((*mixes)[layer], Element(Member(path, "value_mix"), layer),
+                                  static_cast<int32_t>(layer), draft));
   }
   return absl::OkStatus();
 }

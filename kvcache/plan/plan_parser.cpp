@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_draft.h"
 #include "kvcache/plan/plan_json.h"
 #include "nlohmann/json.hpp"
@@ -25,19 +26,16 @@ absl::Status ApplyObject(const json& object, absl::string_view path, PlanDraft& 
 }  // namespace
 
 absl::StatusOr<SharingPlan> ParsePlan(const json& cross_layer, const AttentionShape& shape) {
-  absl::Status status = CheckShape(shape);
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckShape(shape));
   if (cross_layer.is_null()) return SharingPlan::Plain(shape);
 
   PlanDraft draft = PlanDraft::Plain(shape);
   if (cross_layer.is_array()) {
     for (size_t i = 0; i < cross_layer.size(); ++i) {
-      status = ApplyObject(cross_layer[i], Element(kField, i), draft);
-      if (!status.ok()) return status;
+      RETURN_IF_ERROR(ApplyObject(cross_layer[i], Element(kField, i), draft));
     }
   } else {
-    status = ApplyObject(cross_layer, kField, draft);
-    if (!status.ok()) return status;
+    RETURN_IF_ERROR(ApplyObject(cross_layer, kField, draft));
   }
   absl::StatusOr<SharingPlan> plan = std::move(draft).Finish();
   if (!plan.ok()) return RefuseAt(kField, plan.status().message());

@@ -22,8 +22,7 @@ absl::Status ApplyPlain(const json& object, absl::string_view path, PlanDraft& d
 
 // Value Residual Learning, arXiv 2410.17897: values of the latest anchor at or below the layer.
 absl::Status ApplySvformer(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "anchors"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "anchors"}));
   std::vector<int32_t> anchors = {0};
   if (const json* given = FindMember(object, "anchors")) {
     const std::string field = Member(path, "anchors");
@@ -76,8 +75,7 @@ absl::StatusOr<MixSpec> ReadMix(const json& object, absl::string_view path) {
 
 // The same paper: layer 0's values are mixed into the written values of the layers above.
 absl::Status ApplyResformer(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "mix", "own", "first", "layers"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "mix", "own", "first", "layers"}));
   ASSIGN_OR_RETURN(MixSpec spec, ReadMix(object, path));
   std::vector<int32_t> layers(static_cast<size_t>(draft.shape.num_layers - 1));
   std::iota(layers.begin(), layers.end(), 1);
@@ -97,8 +95,7 @@ absl::Status ApplyResformer(const json& object, absl::string_view path, PlanDraf
 // Reuse Transformer, arXiv 2110.06821. Every layer hands a list of heads to the next: first the
 // heads it computed, then the heads it reused.
 absl::Status ApplyReuse(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "compute_layers", "heads"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "compute_layers", "heads"}));
   const int32_t num_heads = draft.shape.num_query_heads;
   const std::string field = Member(path, "compute_layers");
   const json* given = FindMember(object, "compute_layers");
@@ -135,8 +132,7 @@ absl::Status ApplyReuse(const json& object, absl::string_view path, PlanDraft& d
 
 // Skip-Layer Attention, arXiv 2406.11274: the last heads read K and V of a layer further below.
 absl::Status ApplySla(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "skip_layers", "skip_heads"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "skip_layers", "skip_heads"}));
   const AttentionShape& shape = draft.shape;
   ASSIGN_OR_RETURN(int32_t skip,
                    ReadIntMember(object, path, "skip_layers", "a distance to a non-adjacent layer",
@@ -168,8 +164,7 @@ void ShareKeysAndValues(PlanDraft& draft, int32_t layer, int32_t source) {
 
 // Cross-Layer Attention, arXiv 2405.12981.
 absl::Status ApplyCla(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "factor"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "factor"}));
   ASSIGN_OR_RETURN(int32_t factor, ReadIntMember(object, path, "factor", "a number of layers", 1,
                                                  draft.shape.num_layers));
   for (int32_t layer = 0; layer < draft.shape.num_layers; ++layer) {
@@ -179,8 +174,7 @@ absl::Status ApplyCla(const json& object, absl::string_view path, PlanDraft& dra
 }
 
 absl::Status ApplyKvGroups(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "groups"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "groups"}));
   const std::string field = Member(path, "groups");
   const json* groups = FindMember(object, "groups");
   if (groups == nullptr) return RefuseAt(field, "missing");
@@ -221,8 +215,7 @@ absl::Status ApplySkipV1(const json& object, absl::string_view path, PlanDraft& 
 }
 
 absl::Status ApplyFusedKvLite(const json& object, absl::string_view path, PlanDraft& draft) {
-  absl::Status status = CheckMembers(object, path, {"preset", "layer"});
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(CheckMembers(object, path, {"preset", "layer"}));
   ASSIGN_OR_RETURN(int32_t last_own,
                    ReadIntMember(object, path, "layer", "a layer", 0, draft.shape.num_layers - 1));
   for (int32_t layer = last_own + 1; layer < draft.shape.num_layers; ++layer) {

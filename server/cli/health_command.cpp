@@ -27,8 +27,7 @@ absl::Status RunHealth(const HealthOptions& options) {
   health::HealthCheckRequest request;
   request.set_service(options.service);
   health::HealthCheckResponse response;
-  const absl::Status status = FromGrpcStatus(stub->Check(&context, request, &response));
-  if (!status.ok()) return status;
+  RETURN_IF_ERROR(FromGrpcStatus(stub->Check(&context, request, &response)));
   const std::string& answer = health::HealthCheckResponse::ServingStatus_Name(response.status());
   if (response.status() != health::HealthCheckResponse::SERVING) {
     return absl::UnavailableError(absl::StrCat(options.server, " answers ", answer));

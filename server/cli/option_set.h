@@ -61,8 +61,7 @@ class OptionSet {
   void Duration(const std::string& flag, std::chrono::milliseconds* value, const std::string& help,
                 std::chrono::milliseconds min = std::chrono::milliseconds(0));
 
-  // Texts separated by commas, less the blanks around them; the flag may be repeated. No text
-  // twice.
+  // Comma-separated texts, less the blanks around them; the flag may be repeated. No text twice.
   void List(const std::string& flag, const std::string& type, std::vector<std::string>* values,
             absl::Status (*check)(const std::string& text), const std::string& help);
 

@@ -19,7 +19,7 @@ constexpr size_t kMaxRequestIdBytes = 128;
 constexpr size_t kMaxBadWords = 1024;
 constexpr size_t kMaxBadWordBytes = 256;
 constexpr std::string_view kBlanks = " \t\r\n\v\f";
-constexpr double kMaxTimeLimitSeconds = 1e6;  // what a clock's ticks hold with room to spare
+constexpr double kMaxTimeLimitSeconds = 1e6;  // well within the range of a clock's ticks
 
 // Whether `c` could end a line of a log.
 bool IsControl(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }

@@ -35,7 +35,7 @@ class Trace final : public engine::EngineObserver {
   // Passes all observations on to `next`, which outlives the trace and may be null.
   static absl::StatusOr<std::unique_ptr<Trace>> Open(const std::string& path,
                                                      engine::EngineObserver* next);
-  ~Trace() override;  // writes what is queued and closes the array
+  ~Trace() override;  // writes queued events and closes the array
 
   void OnStep(const engine::StepStats& step) override;
   void OnPhase(const engine::PhaseChange& change) override;

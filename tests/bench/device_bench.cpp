@@ -214,8 +214,7 @@ class DeviceBench {
     const auto bytes = static_cast<double>(backend_->counters().cache_bytes_read - before);
     const double pairs =
         double{1} * layers * batch * (rows * (context - rows) + 0.5 * rows * (rows + 1.0));
-    Report(name, seconds, bytes, 4.0 * pairs * static_cast<double>(width),
-           ceilings_.bf16_gflops,
+    Report(name, seconds, bytes, 4.0 * pairs * static_cast<double>(width), ceilings_.bf16_gflops,
            {{"batch", batch},
             {"context", context},
             {"layers", layers},

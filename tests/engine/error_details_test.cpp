@@ -1,3 +1,5 @@
+#include "engine/base/error_details.h"
+
 #include <chrono>
 #include <functional>
 #include <optional>
@@ -5,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
 #include "gtest/gtest.h"
 
@@ -62,7 +63,10 @@ TEST(ErrorDetailsTest, RefusedRequestsNameTheirField) {
       {"repetition_penalty", [](Request& r) { r.sampling.repetition_penalty = 0; }},
       {"frequency_penalty", [](Request& r) { r.sampling.frequency_penalty = 3; }},
       {"presence_penalty", [](Request& r) { r.sampling.presence_penalty = -3; }},
-      {"logit_bias", [](Request& r) { r.sampling.logit_bias = {{100, 1}}; }},
+      {"logit_bias",
+       [](Request& r) {
+         r.sampling.logit_bias = {{100, 1}};
+       }},
       {"stop_token_ids", [](Request& r) { r.sampling.stop_ids = {-1}; }},
       {"allowed_token_ids", [](Request& r) { r.sampling.allowed_ids = {100}; }},
       {"bad_words", [](Request& r) { r.sampling.bad_words = {{}}; }},
@@ -71,7 +75,9 @@ TEST(ErrorDetailsTest, RefusedRequestsNameTheirField) {
       {"n", [](Request& r) { r.n = 65; }},
       {"priority", [](Request& r) { r.priority = 101; }},
       {"cache_salt", [](Request& r) { r.cache_salt.resize(257); }},
-      {"attention", [](Request& r) { r.attention = {{0, 0}}; }}};
+      {"attention", [](Request& r) {
+         r.attention = {{0, 0}};
+       }}};
   for (const auto& [field, change] : wrong) {
     const absl::Status status = Check(change);
     EXPECT_EQ(FieldOf(status), field) << status;

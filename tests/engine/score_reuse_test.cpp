@@ -1,5 +1,5 @@
 // Reused scores in score blocks: storing them and computing them again give the same output, beside
-// any other requests, and they cost what the plan says.
+// any other requests, and their costs are the plan's.
 #include <algorithm>
 #include <cmath>
 #include <limits>

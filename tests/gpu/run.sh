@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, from a bundle (deploy/bundle.sh) or a build. No compiler, no network.
+# Runs all checks that need a GPU, from a bundle (deploy/bundle.sh) or a build, without compiler and
+# network.
 #
 #   tests/gpu/run.sh --phase first|tests|bench|peers|sanitize [--out DIR] [--bin DIR]
 #
-# A phase takes less than 8 minutes; what it has done already it does not do again (DIR, gpu-results
-# by default, keeps a log and a verdict for each step), so that a phase that was cut off goes on where
-# it was. A table of the phase's steps comes last. A step that fails does not stop the others. Where
-# there is no device it says so in a line and exits with 77.
+# A phase takes less than 8 minutes. DIR, gpu-results by default, keeps a log and a verdict for each
+# step; steps that have passed are not run again, so a phase that was cut off continues. A step that
+# fails does not stop the others. A table of the phase's steps comes last. Without a device it
+# prints one line and exits with 77.
 #
 #   first     the first hour on a device: a part of each of the others, simple things first, so that
-#             the first step that fails says where to look (RESULTS.md: what each would tell)
+#             the first step that fails shows the place of the fault (RESULTS.md explains steps)
 #   tests     the kernels' tests, the engine's tests and the goldens on the device
 #   bench     single operations and whole models beside the device's own ceilings
-#   peers     attention beside PyTorch's, where PyTorch is there
+#   peers     attention beside PyTorch's, if PyTorch is installed
 #   sanitize  compute-sanitizer's four tools over the kernels' tests
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -50,7 +51,7 @@ deadline=$((SECONDS + 470))
 failed=0
 steps=()
 
-# step NAME SECONDS COMMAND...: once; its last line is what the table shows.
+# step NAME SECONDS COMMAND...: runs a step that has not passed; the table shows its last line.
 step() {
   local name=$1 limit=$2 verdict
   shift 2
@@ -70,7 +71,7 @@ step() {
     verdict="FAILED ($?)"
     failed=1
   fi
-  # A test that skipped itself has shown nothing.
+  # A skipped test has passed nothing.
   grep -q '\[  SKIPPED \]' "$out/$name.log" && verdict="skipped" && failed=1
   echo "$verdict, $((SECONDS - begin)) s: $(tail -n 1 "$out/$name.log" | cut -c1-120)" \
     >"$out/$name.verdict"
@@ -89,7 +90,7 @@ sanitizer() { # TOOL FILTER
   step "$1" 200 compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/cuda_gpu_tests" \
     --gtest_brief=1 --gtest_filter="$2"
 }
-# A server on the device, a load of so many seconds on it, and what it says of the load.
+# Puts a load on a server on the device; the last line is the report's.
 served() { # NAME LOAD_ARGUMENT...
   local name=$1
   shift
@@ -107,7 +108,7 @@ case $phase in
       step "plans_$dtype" 60 "$bin/strata-cudaprobe" "$dtype"
     done
     tests rows 60 '*CudaRows*'
-    # An error of the device stays: each kind of number has a process.
+    # A device error lasts until the process ends: each kind of number has its own process.
     for dtype in f32 bf16 f16 int8 fp8; do
       tests "products_$dtype" 120 "*Cuda*Product*/${dtype}_*"
     done
@@ -136,7 +137,7 @@ case $phase in
     tests sampling 60 '*CudaSampling*'
     tests attention 200 '*CudaAttention*'
     tests ahead 60 '*CudaAhead*'
-    # Instruction sets are the CPU's, and so is the order of sums in 8 bits that goldens hold.
+    # Leaves out Int8, whose bounds fit the CPU's scales: one for each 256 inputs of a row.
     tests plans 300 'PlansVsNaive*-*Int8*'
     tests goldens 120 '*GoldenTest*-*Int8*'
     tests batching 200 '*BatchingTest*'
@@ -156,7 +157,7 @@ case $phase in
     step operations_8b_fp8 120 "$bin/strata-devicebench" --device cuda --weights fp8 --cache-dtype fp8
     step operations_8b_int8 120 "$bin/strata-devicebench" --device cuda --weights int8
     step operations_8b_invariant 120 "$bin/strata-devicebench" --device cuda --batch-invariant
-    # Each also tells the share of the time that the device idles between decode steps.
+    # Each also reports the share of time in which the device idles between decode steps.
     engine_bench model_1b 200 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 1,64
     engine_bench model_1b_in_step 120 --shape llama-3.2-1b --prompt 2048 --gen 32 --batch 64 --in-step
     engine_bench model_8b 400 --shape llama-3.1-8b --prompt 2048 --gen 16 --batch 1,64
@@ -175,7 +176,7 @@ case $phase in
       engine_bench "svformer_16k${shared:+_forgotten}" 60 --shape llama-3.2-1b --plan svformer \
         --prompt 16384 --gen 32 --batch 1 --decode-only ${shared:+"$shared"}
     done
-    # The most sequences of 2,048 tokens in 8 GiB, and the share of it that the plan's bytes account for.
+    # The most sequences of 2,048 tokens in 8 GiB, and the share of it that the plan's bytes fill.
     for plan in plain svformer reuse svformer-reuse; do
       engine_bench "held_$plan" 60 --shape llama-3.2-1b --plan "$plan" --prompt 2048 --fill 8589934592
     done

@@ -87,8 +87,8 @@ TEST(CreateBackendTest, SaysWhyThereIsNoCuda) {
 
 // NVIDIA's wheels put cuBLAS in a place that no loader searches.
 TEST(CreateBackendTest, FindsCublasAmongPackagesOfPython) {
-  const std::filesystem::path root = std::filesystem::path(testing::TempDir()) /
-                                     absl::StrCat("cublas_", ::getpid());
+  const std::filesystem::path root =
+      std::filesystem::path(testing::TempDir()) / absl::StrCat("cublas_", ::getpid());
   const std::filesystem::path folder = root / "lib/python3.12/site-packages/nvidia/cu13/lib";
   std::filesystem::create_directories(folder);
   std::ofstream(folder / kCublas) << "";

@@ -22,7 +22,7 @@ constexpr int32_t kTraceBlockTokens = 512;
 struct Trace {
   std::vector<TraceRow> rows;  // by time
   int64_t skipped = 0;         // lines that are no request
-  // About the first skipped lines, "FILE: line 7: what is wrong".
+  // About the first skipped lines, "FILE: line 7: the error".
   std::vector<std::string> complaints;
 };
 

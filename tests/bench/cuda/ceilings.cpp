@@ -66,9 +66,8 @@ double ProductGops(cudaStream_t stream, cudaDataType_t type) {
                                        sizeof(most));
   cublasLtMatmulHeuristicResult_t plan = {};
   int plans = 0;
-  const cublasStatus_t found =
-      cublasLtMatmulAlgoGetHeuristic(handle, operation, of_inputs, of_inputs, of_sums, of_sums,
-                                     preference, 1, &plan, &plans);
+  const cublasStatus_t found = cublasLtMatmulAlgoGetHeuristic(
+      handle, operation, of_inputs, of_inputs, of_sums, of_sums, preference, 1, &plan, &plans);
   double gops = 0;
   if (found == CUBLAS_STATUS_SUCCESS && plans > 0) {
     const float one = 1;

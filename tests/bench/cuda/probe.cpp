@@ -53,7 +53,8 @@ class PlainStream {
 };
 
 double MicrosecondsSince(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin)
+      .count();
 }
 
 void ProbeDevice(const cudaDeviceProp& device) {
@@ -213,13 +214,14 @@ void ProbeProducts(DType dtype) {
   };
   for (const auto& [outputs, inputs] :
        {Shape{32, 384}, Shape{3072, 2048}, Shape{2048, 8192}, Shape{16384, 2048}}) {
-    for (const int64_t rows : {9, 10, 12, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 100, 130, 512,
-                               2048}) {
+    for (const int64_t rows :
+         {9, 10, 12, 16, 17, 20, 24, 31, 32, 33, 40, 48, 64, 100, 130, 512, 2048}) {
       const kernels::Rows sums = {out.data(), rows, outputs, outputs};
       const auto multiply = [&, count = inputs] {
         return products.Multiply(stream, dtype, w.data(), x.data(), count, sums, false);
       };
-      ordered_json line = {{"part", name}, {"outputs", outputs}, {"inputs", inputs}, {"rows", rows}};
+      ordered_json line = {
+          {"part", name}, {"outputs", outputs}, {"inputs", inputs}, {"rows", rows}};
       const auto begin = std::chrono::steady_clock::now();
       line["plan"] = multiply();
       line["microseconds_to_ask"] = MicrosecondsSince(begin);
@@ -234,8 +236,9 @@ void ProbeProducts(DType dtype) {
         return;
       }
       const auto operations = 2.0 * static_cast<double>(rows * outputs * inputs);
-      const auto moved = static_cast<double>((outputs + rows) * inputs) * static_cast<double>(size) +
-                         4.0 * static_cast<double>(rows * outputs);
+      const auto moved =
+          static_cast<double>((outputs + rows) * inputs) * static_cast<double>(size) +
+          4.0 * static_cast<double>(rows * outputs);
       line["microseconds"] = 1e6 * seconds;
       line["gflops"] = 1e-9 * operations / seconds;
       line["gbps"] = 1e-9 * moved / seconds;
