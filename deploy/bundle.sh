@@ -57,7 +57,8 @@ ldd "${programs[@]/#/$build/bin/}" 2>/dev/null | awk '$2 == "=>" && $3 ~ /^\// {
 cp -r deploy/models deploy/systemd "$root/deploy/"
 cp -r tests/golden "$root/tests/"
 cp tests/gpu/{run,server,soak,served}.sh tests/gpu/peers.py tests/gpu/RESULTS.md "$root/tests/gpu/"
-cp LICENSE README.md "$root/"
+cp LICENSE "$root/"
+cp --parents README.md {server,engine,kvcache,kernels,kernels/cpu,kernels/cuda,deploy,tests/*}/*.md "$root/"
 git rev-parse HEAD >"$root/COMMIT" 2>/dev/null || echo unknown >"$root/COMMIT"
 
 tar -C "$folder" -czf "$tarball" strata-bundle
