@@ -5,8 +5,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// Early returns of errors, for functions that return a Status or a StatusOr. Every room may include
-// this.
+// Early returns of errors, for functions that return a Status or a StatusOr. The server gets them
+// with engine/base/errors.h.
 
 // Returns the status that the expression gives, if it is an error.
 #define RETURN_IF_ERROR(...)                                              \

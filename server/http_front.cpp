@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "server/base/version.h"
 #include "server/openai/openai.h"
 #include "server/openai/openai_tokenize.h"

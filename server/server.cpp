@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "server/base/listen_address.h"
 #include "server/grpc/call_gate.h"
 #include "server/grpc/grpc_credentials.h"

@@ -1,7 +1,7 @@
 # Labels and time limits of all tests. A test has the label "fast" or "slow"; ./tests/run.sh --fast
 # runs the fast ones, which together take less than a minute, for every save.
 
-# Tests that take more than three seconds on two cores of a laptop.
+# Tests that take more than three seconds on two shared cores of a server.
 set(slow_tests
   kernels/attention_test kernels/cuda/some kernels/cuda/cuda_ahead_test kernels/cuda/cuda_attention_test
   kernels/cuda/cuda_faults_test kernels/cuda/cuda_graphs_test kernels/cuda/cuda_memory_share_test

@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kernels/status_macros.h"  // IWYU pragma: export
 
+// How errors are made, and returned early (RETURN_IF_ERROR, ASSIGN_OR_RETURN).
 namespace strata::engine {
 
 // The parts as operator<< writes them, one after another. (Abseil as Debian builds it has a

@@ -31,14 +31,9 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   plan->Clear();
   ++step_;
   int32_t budget = options_.max_batch_tokens;
-  int32_t logprob_budget = kMostLogprobRows;
   const auto schedule = [&](Sequence& sequence, int32_t limit) {
     const int32_t pending = sequence.size() - sequence.computed;
-    int32_t count = std::min({pending, limit, budget});
-    if (sequence.state->owes_prompt_logprobs) {
-      count = std::min(count, logprob_budget);
-      logprob_budget -= count;
-    }
+    const int32_t count = std::min({pending, limit, budget});
     if (count <= 0) return;
     plan->ranges.push_back({&sequence, sequence.computed, sequence.computed + count});
     sequence.step = step_;
@@ -57,8 +52,16 @@ void Scheduler::Next(int32_t most_beside_decodes, StepPlan* plan) {
   if (decodes > 0) budget = std::min(budget, std::max(most_beside_decodes, decodes));
   if (plan->preempted.empty()) AdmitWaiting(budget, plan);
   if (plan->ranges.size() == running_.size()) return;
+  int32_t logprob_budget = kMostLogprobRows;
   for (const auto& sequence : running_) {
-    if (sequence->step != step_) schedule(*sequence, ChunkLimit(*sequence));
+    if (sequence->step == step_) continue;
+    if (!sequence->state->owes_prompt_logprobs) {
+      schedule(*sequence, ChunkLimit(*sequence));
+      continue;
+    }
+    const int32_t before = budget;
+    schedule(*sequence, std::min(ChunkLimit(*sequence), logprob_budget));
+    logprob_budget -= before - budget;
   }
 }
 

@@ -150,8 +150,7 @@ class Attender {
   }
 
   // Scores of the warp's queries over 16 positions, scaled; -infinity for positions that a query
-  // does
-  // not see. Writes or reads stored scores.
+  // does not see. Writes or reads stored scores.
   __device__ __forceinline__ void ScoreSixteen(const Copier& copier, int stage, int32_t tile,
                                                int position, int lane, float (&low)[4],
                                                float (&high)[4]) {

@@ -210,8 +210,7 @@ class Row {
   }
 
   // The first digit up to which the sums exceed target_of(their total), and the target less the
-  // sums
-  // before it. Returns false if they never exceed it. By the first warp, for all.
+  // sums before it. Returns false if they never exceed it. By the first warp, for all.
   template <class TargetOf>
   __device__ bool FindDigit(TargetOf target_of, uint32_t* digit, uint64_t* target) const {
     __syncthreads();

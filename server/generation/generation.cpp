@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/error_details.h"
-#include "kernels/status_macros.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {

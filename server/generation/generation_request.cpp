@@ -8,7 +8,6 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
-#include "kernels/status_macros.h"
 
 namespace strata::server {
 namespace {

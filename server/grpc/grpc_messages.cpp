@@ -11,7 +11,6 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/unknown_field_set.h"
-#include "kernels/status_macros.h"
 
 namespace strata::server {
 namespace {

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/error_details.h"
-#include "kernels/status_macros.h"
 #include "server/openai/openai_completion.h"
 #include "server/openai/openai_json.h"
 #include "server/openai/openai_request.h"

@@ -6,7 +6,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {

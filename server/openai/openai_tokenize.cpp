@@ -12,7 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "server/base/json_line.h"
 #include "server/base/json_reader.h"
 #include "server/openai/openai_json.h"

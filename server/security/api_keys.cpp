@@ -16,7 +16,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/base/error_details.h"
-#include "kernels/status_macros.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 

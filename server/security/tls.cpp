@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 

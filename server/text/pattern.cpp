@@ -3,7 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 
 namespace strata::server {
 

@@ -5,8 +5,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
-#include "kernels/status_macros.h"
 #include "server/base/json_line.h"
 #include "server/base/json_reader.h"
 #include "server/base/string_util.h"

@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
+#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
-#include "kernels/status_macros.h"
 #include "server/base/json_reader.h"
 #include "server/base/string_util.h"
 #include "server/text/bpe.h"

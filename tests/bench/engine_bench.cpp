@@ -111,21 +111,27 @@ class EngineBench {
     engine_options.block_tokens = options.block_tokens;
     engine_options.prefix_cache = false;
     engine_options.max_running = options.fill > 0 ? kMostFilling : most;
-    prompt_tokens_ =
-        options.batch_tokens > 0 ? options.batch_tokens : (options.device == "cuda" ? 8192 : 512);
-    engine_options.max_batch_tokens = prompt_tokens_ + most;
-    engine_options.max_prefill_chunk = prompt_tokens_;
     engine_options.observer = &recorder_;
     // Room for the largest batch: the bytes of a token are known once the plan is.
     engine_options.cache_bytes = size_t{64} << 20;
-    const size_t token_bytes = Make(engine_options)->model().plan.held_bytes_per_token();
+    core_ = Make(engine_options);
+    const size_t token_bytes = model().plan.held_bytes_per_token();
+    prompt_tokens_ = options.batch_tokens > 0 ? options.batch_tokens : backend_->StepTokens();
+    core_.reset();  // its weights go before those of the engine that is measured come
+    engine_options.max_batch_tokens = prompt_tokens_ + most;
+    engine_options.max_prefill_chunk = prompt_tokens_;
     const auto tokens = static_cast<size_t>(options.prompt + MostTokens(most) + 16);
     // The scheduler keeps a 64th of the blocks free for running sequences.
     engine_options.cache_bytes =
         token_bytes * ((tokens + static_cast<size_t>(options.block_tokens)) *
                            static_cast<size_t>(most) * 33 / 32 +
                        256);
-    if (options.fill > 0) engine_options.cache_bytes = options.fill;
+    if (options.fill > 0) {
+      // With a row of each prompt a step has room for all of them: the cache alone says how many.
+      engine_options.max_batch_tokens = kMostFilling;
+      engine_options.max_prefill_chunk = 1;
+      engine_options.cache_bytes = options.fill;
+    }
     core_ = Make(engine_options);
     if (options.fill > 0) return;
     core_->set_runs_ahead(!options.in_step);

@@ -135,8 +135,7 @@ TEST(SumExpLogitsTest, MatchesOracleOnEveryInstructionSet) {
       const ScopedTarget scoped(target);
       const double sum = SumExpLogits(logits, top);
       // The difference of two floats rounds: at most |x| e^x <= 0.37 times the result's rounding.
-      // exp
-      // adds 2 units in the last place.
+      // exp adds 2 units in the last place.
       EXPECT_NEAR(sum, expected, 5 * kUnit * expected + 0.37 * kUnit * static_cast<double>(size));
       if (first == 0) first = sum;
       EXPECT_EQ(sum, first) << hwy::TargetName(target);

@@ -6,8 +6,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "engine/base/errors.h"
 #include "httplib.h"
-#include "kernels/status_macros.h"
 
 namespace strata::load {
 namespace {

@@ -55,6 +55,13 @@ inline v1::GenerateRequest Greedy(const std::string& text, int32_t max_tokens) {
   return request;
 }
 
+// A request that takes the engine long enough to be cut off.
+inline v1::GenerateRequest Lasting() {
+  v1::GenerateRequest request = Greedy("abc", 500);
+  request.set_n(16);
+  return request;
+}
+
 class GrpcServiceTest : public ::testing::Test {
  protected:
   void Serve(engine::EngineOptions engine,

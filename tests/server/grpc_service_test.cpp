@@ -246,8 +246,7 @@ TEST_F(GrpcServiceTest, AFullQueueSaysWhenToRetry) {
 }
 
 TEST_F(GrpcServiceTest, CancelAndDeadlineFreeTheBlocks) {
-  v1::GenerateRequest lasting = Greedy("abc", 500);
-  lasting.set_n(16);
+  const v1::GenerateRequest lasting = Lasting();
   Stream cancelled(stub_.get(), lasting);
   ASSERT_TRUE(cancelled.Next());
   ASSERT_TRUE(cancelled.Next());
@@ -423,10 +422,8 @@ TEST_F(GrpcServiceTest, DrainLetsRunningRequestsFinish) {
 
 TEST_F(GrpcServiceTest, WhatTheDrainLimitCutsEndsUnavailable) {
   std::vector<std::unique_ptr<Stream>> streams;
-  v1::GenerateRequest lasting = Greedy("abc", 500);
-  lasting.set_n(16);
   for (int i = 0; i < 8; ++i) {
-    streams.push_back(std::make_unique<Stream>(stub_.get(), lasting));
+    streams.push_back(std::make_unique<Stream>(stub_.get(), Lasting()));
     ASSERT_TRUE(streams.back()->Next());
   }
   server_->Drain(milliseconds(0));

@@ -53,8 +53,7 @@ uint16_t Float16Bits(float value) {
   const double magnitude = std::fabs(static_cast<double>(value));
   const int exponent = magnitude == 0 ? -14 : std::max(std::ilogb(magnitude), -14);
   // In units of the last place: 1024 to 2048, fewer if the number is subnormal. Added to the bits
-  // of
-  // the exponent, so that a carry to 2048 gives the next exponent by itself.
+  // of the exponent, so that a carry to 2048 gives the next exponent by itself.
   const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
   const uint32_t bits = (static_cast<uint32_t>(exponent + 14) << 10) + units;
   return static_cast<uint16_t>(bits | (std::signbit(value) ? 0x8000U : 0U));
