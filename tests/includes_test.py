@@ -16,8 +16,8 @@ ROOMS = {
     'kernels': ['kernels/cpu'],  # backend.cpp makes one
     'kernels/cpu': ['kernels'],
     'kernels/cuda': ['kernels', 'kernels/cpu'],
-    'kvcache/plan': ['kernels'],
-    'kvcache/blocks': ['kernels', 'kvcache/plan'],
+    'kvcache/plan': ['engine/base', 'kernels'],
+    'kvcache/blocks': ['kvcache/plan', 'kernels'],
     'engine/base': ['kernels'],  # status_macros.h alone: see UNREACHABLE
     'engine/model': ['engine/base', 'kvcache/plan', 'kernels', 'kernels/cpu'],
     'engine/decode': ['engine/model', 'engine/base', 'kvcache/plan', 'kernels', 'kernels/cpu'],

@@ -10,7 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
-#include "kernels/status_macros.h"
+#include "engine/base/json_reader.h"
 
 namespace strata::engine {
 namespace {
@@ -82,7 +82,7 @@ bool Builder::key(std::string& key) {
   auto& object = open_.back()->get_ref<Json::object_t&>();
   const auto [place, added] = object.emplace(std::move(key), nullptr);
   member_ = &place->second;
-  if (!added) status_ = InvalidArgument(name_, ": key ", PrintableJson(place->first), " twice");
+  if (!added) status_ = InvalidArgument(name_, ": key ", DescribeJson(place->first), " twice");
   return added;
 }
 
@@ -158,13 +158,6 @@ std::string Printable(std::string_view name) {
   std::string printable = absl::CEscape(std::string(name.substr(0, kLongest)));
   if (name.size() > kLongest) printable += "...";
   return printable;
-}
-
-std::string PrintableJson(const Json& value) {
-  constexpr size_t kLongest = 80;
-  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
-  if (text.size() > kLongest) text.replace(kLongest, text.size(), "...");
-  return text;
 }
 
 }  // namespace strata::engine

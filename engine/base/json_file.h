@@ -33,7 +33,5 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::filesystem::path& path, s
 
 // A name from such a file for an error line: printable characters, one line, cut to a sane length.
 std::string Printable(std::string_view name);
-// A value for an error line, in JSON's own notation, likewise cut.
-std::string PrintableJson(const nlohmann::json& value);
 
 }  // namespace strata::engine

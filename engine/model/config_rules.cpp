@@ -5,8 +5,6 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/base/json_file.h"
-
 namespace strata::engine {
 namespace {
 
@@ -172,39 +170,44 @@ const std::vector<Rule>& Rules() {
 }
 
 // Accepts no window, or a window that no sequence outgrows.
-void CheckSlidingWindow(ConfigReader& config, int64_t max_positions, int64_t default_window) {
+void CheckSlidingWindow(JsonReader& config, int64_t max_positions, int64_t default_window) {
   constexpr std::string_view kKey = "sliding_window";
   // If the architecture itself has a window, use_sliding_window does not turn it off.
   if (default_window == 0 && !config.Bool("use_sliding_window", true)) return;
-  if (!config.Has(kKey) && (default_window == 0 || config.IsNull(kKey))) return;
-  const int64_t window = config.Int(kKey, default_window, {.min = 0, .max = INT64_MAX});
-  if (window < max_positions) {
-    config.NotBuilt(
-        kKey, " = ", window, config.Has(kKey) ? "" : " (the default)",
-        " is not built, unless it is null or at least max_position_embeddings = ", max_positions);
-  }
+  if (!config.Has(kKey) && (default_window == 0 || config.IsWritten(kKey))) return;
+  const int64_t window = config.OptionalInteger(kKey, 0, INT64_MAX).value_or(default_window);
+  if (window >= max_positions) return;
+  config.FailNotBuilt(kKey, config.Has(kKey) ? "" : Concat(" (", window, " is the default)"),
+                      ", unless it is null or at least max_position_embeddings, ", max_positions);
 }
 
 // Fails unless every entry of the list, one for each layer, is `kind`.
-void CheckAllAre(ConfigReader& config, std::string_view key, const Json& kind) {
-  const Json* list = config.Get(key);
-  if (list == nullptr) return;
-  const bool all = list->is_array() && std::all_of(list->begin(), list->end(),
-                                                   [&](const Json& item) { return item == kind; });
-  if (!all) {
-    config.NotBuilt(key, " = ", PrintableJson(*list), ": only ", kind, " layers are built");
-  }
+void CheckAllAre(JsonReader& config, std::string_view key, const Json& kind) {
+  if (!config.Has(key)) return;
+  const Json& list = config.Value(key);
+  const bool all = list.is_array() && std::all_of(list.begin(), list.end(),
+                                                  [&](const Json& item) { return item == kind; });
+  if (!all) config.FailNotBuilt(key, ", only layers that are all ", kind);
 }
 
 }  // namespace
 
-void CheckMathematics(ConfigReader& config, int64_t max_positions, int64_t default_window) {
+void RefuseOtherNames(JsonReader& config, std::string_view key,
+                      std::initializer_list<std::string_view> others) {
+  if (config.Has(key)) return;
+  for (const std::string_view other : others) {
+    if (config.Has(other))
+      config.Fail(other, DescribeJson(config.Value(other)), " but ", key, " is missing");
+  }
+}
+
+void CheckMathematics(JsonReader& config, int64_t max_positions, int64_t default_window) {
   for (const Rule& rule : Rules()) {
-    const Json* value = config.Get(rule.key);
-    if (value == nullptr) continue;
     const auto& harmless = rule.harmless;
-    if (std::find(harmless.begin(), harmless.end(), *value) != harmless.end()) continue;
-    config.NotBuilt(rule.key, " = ", PrintableJson(*value), " is not built");
+    if (config.Has(rule.key) &&
+        std::find(harmless.begin(), harmless.end(), config.Value(rule.key)) == harmless.end()) {
+      config.FailNotBuilt(rule.key);
+    }
   }
   CheckSlidingWindow(config, max_positions, default_window);
   CheckAllAre(config, "layer_types", "full_attention");

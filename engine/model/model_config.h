@@ -11,7 +11,6 @@
 #include "engine/base/types.h"
 #include "kernels/tensor.h"
 #include "kvcache/plan/sharing_plan.h"
-#include "nlohmann/json.hpp"
 
 namespace strata::engine {
 
@@ -40,9 +39,9 @@ struct ModelConfig {
   kernels::DType dtype = kernels::DType::kF32;  // of the checkpoint (torch_dtype or dtype)
   std::vector<int32_t> eos_ids;                 // eos_token_id, a number or a list; may be empty
   SamplingDefaults defaults;                    // of generation_config.json
-  // The key "cross_layer", or its equivalent for the published keys num_kv_shared_layers, use_cla
-  // with cla_share_factor, or kv_reuse_group; null if config.json has none.
-  nlohmann::json cross_layer;
+  // What the key "cross_layer" says, or one of the published keys num_kv_shared_layers, use_cla
+  // with cla_share_factor, and kv_reuse_group; nullopt if config.json has none.
+  std::optional<kvcache::SharingPlan> plan;
 };
 
 // Reads DIR/config.json, and eos_token_id and the sampling defaults of DIR/generation_config.json

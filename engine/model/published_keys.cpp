@@ -1,68 +1,75 @@
 #include "engine/model/published_keys.h"
 
 #include <cstdint>
+#include <numeric>
 #include <string_view>
-#include <utility>
 #include <vector>
 
-#include "engine/base/json_file.h"
+#include "kvcache/plan/plan_parser.h"
+#include "kvcache/plan/plan_presets.h"
 
 namespace strata::engine {
 namespace {
 
-using Json = nlohmann::json;
+using kvcache::AttentionShape;
+using kvcache::SharingPlan;
 
-Json KvGroups(Json groups) { return {{"preset", "kv-groups"}, {"groups", std::move(groups)}}; }
+// A reader of one key: nullopt if the key is absent, or asks for no sharing.
+using Voice = std::optional<SharingPlan> (*)(JsonReader& config, const AttentionShape& shape);
+
+std::optional<SharingPlan> FromCrossLayer(JsonReader& config, const AttentionShape& shape) {
+  if (!config.Has("cross_layer")) return std::nullopt;
+  return kvcache::ReadPlan(config.Member("cross_layer"), shape);
+}
 
 // Gemma: the last n layers read keys and values of the last layer before them.
-Json FromSharedLayers(ConfigReader& config, int64_t num_layers) {
-  const int64_t shared = config.Int("num_kv_shared_layers", 0, {.min = 0, .max = num_layers - 1});
-  if (shared == 0) return nullptr;
-  Json group = Json::array();
-  for (int64_t layer = num_layers - shared - 1; layer < num_layers; ++layer) group.push_back(layer);
-  return KvGroups(Json::array({std::move(group)}));
+std::optional<SharingPlan> FromSharedLayers(JsonReader& config, const AttentionShape& shape) {
+  const auto shared = static_cast<int32_t>(
+      config.OptionalInteger("num_kv_shared_layers", 0, shape.num_layers - 1).value_or(0));
+  if (shared == 0) return std::nullopt;
+  kvcache::LayerGroup group(static_cast<size_t>(shared) + 1);
+  std::iota(group.begin(), group.end(), shape.num_layers - shared - 1);
+  return kvcache::KvGroupsPlan(shape, {group});
 }
 
 // Hunyuan: the factor has no effect unless use_cla is true.
-Json FromCla(ConfigReader& config, int64_t num_layers) {
-  if (!config.Bool("use_cla", false)) return nullptr;
-  const int64_t factor = config.RequiredInt("cla_share_factor", {.min = 1, .max = num_layers});
-  return {{"preset", "cla"}, {"factor", factor}};
+std::optional<SharingPlan> FromCla(JsonReader& config, const AttentionShape& shape) {
+  if (!config.Bool("use_cla", false)) return std::nullopt;
+  return kvcache::ClaPlan(
+      shape, static_cast<int32_t>(config.Integer("cla_share_factor", 1, shape.num_layers)));
 }
 
 // Hymba: layers of a group read keys and values of its first layer.
-Json FromReuseGroups(ConfigReader& config) {
-  const Json* groups = config.Get("kv_reuse_group");
-  if (groups == nullptr || *groups == Json::array()) return nullptr;
-  bool lists = groups->is_array();
-  for (const Json& group : *groups) lists = lists && group.is_array() && !group.empty();
-  if (!lists) {
-    config.Refuse("kv_reuse_group = ", PrintableJson(*groups), ", want lists of layers");
-    return nullptr;
-  }
-  return KvGroups(*groups);
+std::optional<SharingPlan> FromReuseGroups(JsonReader& config, const AttentionShape& shape) {
+  constexpr std::string_view kKey = "kv_reuse_group";
+  if (AsksForNothing(config.Value(kKey))) return std::nullopt;
+  const auto groups = kvcache::ReadKvGroups(config, kKey, shape.num_layers);
+  return config.ok() ? kvcache::KvGroupsPlan(shape, groups) : SharingPlan::Plain(shape);
 }
+
+constexpr struct {
+  std::string_view key;
+  Voice read;
+} kVoices[] = {
+    {"cross_layer", FromCrossLayer},
+    {"num_kv_shared_layers", FromSharedLayers},
+    {"use_cla", FromCla},
+    {"kv_reuse_group", FromReuseGroups},
+};
 
 }  // namespace
 
-Json ReadCrossLayer(ConfigReader& config, int64_t num_layers) {
-  const Json* own = config.Get("cross_layer");
-  const std::pair<std::string_view, Json> voices[] = {
-      {"cross_layer", own == nullptr ? Json() : *own},
-      {"num_kv_shared_layers", FromSharedLayers(config, num_layers)},
-      {"use_cla", FromCla(config, num_layers)},
-      {"kv_reuse_group", FromReuseGroups(config)},
-  };
-  const std::pair<std::string_view, Json>* speaking = nullptr;
-  for (const auto& voice : voices) {
-    if (voice.second.is_null()) continue;
-    if (speaking != nullptr) {
-      config.Refuse("both ", speaking->first, " and ", voice.first, " are set, want one of them");
-      return nullptr;
-    }
-    speaking = &voice;
+std::optional<SharingPlan> ReadCrossLayer(JsonReader& config, const AttentionShape& shape) {
+  std::optional<SharingPlan> plan;
+  std::string_view speaking;
+  for (const auto& voice : kVoices) {
+    std::optional<SharingPlan> read = voice.read(config, shape);
+    if (!read) continue;
+    if (plan) config.Fail(voice.key, "set beside ", speaking, ", want one of them");
+    speaking = voice.key;
+    plan = std::move(read);
   }
-  return speaking == nullptr ? Json() : speaking->second;
+  return plan;
 }
 
 }  // namespace strata::engine

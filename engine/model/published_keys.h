@@ -1,17 +1,21 @@
 #pragma once
 
-#include "engine/model/config_reader.h"
-#include "nlohmann/json.hpp"
+#include <optional>
+
+#include "engine/base/json_reader.h"
+#include "kvcache/plan/sharing_plan.h"
 
 namespace strata::engine {
 
-// The key "cross_layer", or its equivalent for keys of published cross-layer architectures:
+// The plan that the key "cross_layer" asks for, or a key of a published cross-layer architecture:
 //
-//   num_kv_shared_layers n          {"preset":"kv-groups","groups":[[L-n-1, L-n, .., L-1]]}
-//   use_cla, cla_share_factor f     {"preset":"cla","factor":f}
-//   kv_reuse_group [[..], ..]       {"preset":"kv-groups","groups":[[..], ..]}
+//   num_kv_shared_layers n          the last n layers read the layer before them (Gemma)
+//   use_cla, cla_share_factor f     f layers each read the first of them (Hunyuan)
+//   kv_reuse_group [[..], ..]       layers of a group read its first (Hymba)
 //
-// Null if config.json has none. Fails `config` if it has more than one.
-nlohmann::json ReadCrossLayer(ConfigReader& config, int64_t num_layers);
+// nullopt if config.json has none. Fails `config` if it has more than one. REQUIRES:
+// kvcache::CheckShape(shape) is OK.
+std::optional<kvcache::SharingPlan> ReadCrossLayer(JsonReader& config,
+                                                   const kvcache::AttentionShape& shape);
 
 }  // namespace strata::engine

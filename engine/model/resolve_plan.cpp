@@ -9,7 +9,6 @@
 #include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
 #include "engine/model/tensor_names.h"
-#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_parser.h"
 
 namespace strata::engine {
@@ -82,15 +81,14 @@ absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tens
 }  // namespace
 
 absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorSource& tensors,
-                                        const nlohmann::json& plan_override) {
-  const nlohmann::json& written = plan_override.is_null() ? config.cross_layer : plan_override;
-  ASSIGN_OR_RETURN(SharingPlan plan, written.is_null()
-                                         ? DetectFrom(tensors, config.attention)
-                                         : kvcache::ParsePlan(written, config.attention));
-  if (plan_override.is_null()) {
-    RETURN_IF_ERROR(CheckMixesAreRead(plan, tensors));
+                                        const std::optional<SharingPlan>& plan_override) {
+  if (plan_override) return WithLearnedMixes(*plan_override, tensors);
+  std::optional<SharingPlan> plan = config.plan;
+  if (!plan) {
+    ASSIGN_OR_RETURN(plan, DetectFrom(tensors, config.attention));
   }
-  return WithLearnedMixes(plan, tensors);
+  RETURN_IF_ERROR(CheckMixesAreRead(*plan, tensors));
+  return WithLearnedMixes(*plan, tensors);
 }
 
 }  // namespace strata::engine

@@ -1,19 +1,20 @@
 #pragma once
 
+#include <optional>
+
 #include "absl/status/statusor.h"
 #include "engine/model/model_config.h"
 #include "engine/model/tensor_source.h"
 #include "kvcache/plan/sharing_plan.h"
-#include "nlohmann/json.hpp"
 
 namespace strata::engine {
 
-// Returns the plan of a model: the override if it is not null, else config.cross_layer, else the
-// plan detected from the checkpoint's projections. A plan with learnable mixes holds the
+// Returns the plan of a model: the override if there is one, else config.plan, else the plan
+// detected from the checkpoint's projections. A plan with learnable mixes holds the
 // checkpoint's value_mix scalars. Without an override, scalars that the plan does not use are
 // INVALID_ARGUMENT.
-absl::StatusOr<kvcache::SharingPlan> ResolvePlan(const ModelConfig& config,
-                                                 const TensorSource& tensors,
-                                                 const nlohmann::json& plan_override);
+absl::StatusOr<kvcache::SharingPlan> ResolvePlan(
+    const ModelConfig& config, const TensorSource& tensors,
+    const std::optional<kvcache::SharingPlan>& plan_override);
 
 }  // namespace strata::engine

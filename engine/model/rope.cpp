@@ -9,12 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/base/json_file.h"
+#include "engine/model/config_rules.h"
 
 namespace strata::engine {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr double kMaxTheta = 1e15;
 constexpr double kMaxFactor = 1e6;
@@ -31,41 +29,41 @@ constexpr std::array<std::string_view, 8> kKeys = {"type",
                                                    "original_max_position_embeddings",
                                                    "partial_rotary_factor"};
 
-std::string ReadType(ConfigReader& scaling) {
-  const std::string type = scaling.String("rope_type");
-  const std::string old_name = scaling.String("type");
+std::string ReadType(JsonReader& scaling) {
+  const std::string type = scaling.String("rope_type", "");
+  const std::string old_name = scaling.String("type", "");
   if (!type.empty() && !old_name.empty() && type != old_name) {
-    scaling.Refuse("rope_type = ", Printable(type), " but type = ", Printable(old_name));
+    scaling.Fail("rope_type", DescribeJson(type), " but type is ", DescribeJson(old_name));
   }
   return !type.empty() ? type : !old_name.empty() ? old_name : "default";
 }
 
-void ReadScaling(ConfigReader& scaling, const Json& object, RopeConfig& rope) {
+void ReadScaling(JsonReader& scaling, RopeConfig& rope) {
   const std::string type = ReadType(scaling);
   if (type == "linear" || type == "llama3") {
-    rope.factor = scaling.RequiredPositive("factor", kMaxFactor);
-    if (rope.factor < 1) scaling.Refuse("factor = ", rope.factor, ", want at least 1");
+    rope.factor = scaling.Positive("factor", kMaxFactor);
+    if (rope.factor < 1) scaling.FailExpected("factor", "a number of at least 1");
   } else if (type != "default") {
-    scaling.NotBuilt("rope_type = ", Printable(type), " is not built");
+    scaling.FailNotBuilt(scaling.Has("rope_type") ? "rope_type" : "type");
   }
   if (type == "linear") rope.scaling = RopeConfig::Scaling::kLinear;
   if (type == "llama3") {
     rope.scaling = RopeConfig::Scaling::kLlama3;
-    rope.low_freq_factor = scaling.RequiredPositive("low_freq_factor", kMaxFactor);
-    rope.high_freq_factor = scaling.RequiredPositive("high_freq_factor", kMaxFactor);
+    rope.low_freq_factor = scaling.Positive("low_freq_factor", kMaxFactor);
+    rope.high_freq_factor = scaling.Positive("high_freq_factor", kMaxFactor);
     rope.original_max_positions =
-        scaling.RequiredInt("original_max_position_embeddings", {.min = 1, .max = kMaxPositions});
+        scaling.Integer("original_max_position_embeddings", 1, kMaxPositions);
     if (rope.high_freq_factor <= rope.low_freq_factor) {
-      scaling.Refuse("high_freq_factor = ", rope.high_freq_factor,
-                     ", want above low_freq_factor = ", rope.low_freq_factor);
+      scaling.FailExpected("high_freq_factor", "a number above low_freq_factor, ",
+                           rope.low_freq_factor);
     }
   }
-  if (scaling.Positive("partial_rotary_factor", 1, 1) != 1) {
-    scaling.NotBuilt("partial_rotary_factor below 1 is not built");
+  if (scaling.Positive("partial_rotary_factor", /*max=*/1, /*fallback=*/1) != 1) {
+    scaling.FailNotBuilt("partial_rotary_factor");
   }
-  for (const auto& [key, value] : object.items()) {
+  for (const auto& [key, value] : scaling.value().items()) {
     if (!value.is_null() && std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
-      scaling.NotBuilt(Printable(key), " = ", PrintableJson(value), " is not built");
+      scaling.FailNotBuilt(key);
     }
   }
 }
@@ -96,46 +94,41 @@ double Frequency(const RopeConfig& rope, int32_t head_dim, int32_t j) {
 }
 
 // transformers prefers the number outside the scaling, so the two must agree.
-void CheckOriginalPositions(ConfigReader& config, const RopeConfig& rope) {
+void CheckOriginalPositions(JsonReader& config, const RopeConfig& rope) {
   constexpr std::string_view kKey = "original_max_position_embeddings";
   if (rope.scaling != RopeConfig::Scaling::kLlama3 || !config.Has(kKey)) return;
-  const int64_t outside = config.RequiredInt(kKey, {.min = 1, .max = kMaxPositions});
+  const int64_t outside = config.Integer(kKey, 1, kMaxPositions);
   if (outside == rope.original_max_positions) return;
-  config.Refuse(kKey, " = ", outside, " but ", rope.original_max_positions,
-                " beside the other numbers of the scaling");
+  config.Fail(kKey, outside, " but ", rope.original_max_positions,
+              " beside the other numbers of the scaling");
 }
 
 }  // namespace
 
-RopeConfig ReadRope(ConfigReader& config) {
+RopeConfig ReadRope(JsonReader& config) {
   RopeConfig rope;
-  rope.theta = config.Positive("rope_theta", rope.theta, kMaxTheta);
-  const Json* scaling = config.Get("rope_scaling");
-  const Json* parameters = config.Get("rope_parameters");
-  if (scaling != nullptr && parameters != nullptr && *scaling != *parameters) {
-    config.Refuse("rope_scaling and rope_parameters differ, want one of them");
+  rope.theta = config.Positive("rope_theta", kMaxTheta, rope.theta);
+  const bool has_parameters = config.Has("rope_parameters");
+  const bool has_scaling = config.Has("rope_scaling");
+  if (has_scaling && has_parameters &&
+      config.Value("rope_scaling") != config.Value("rope_parameters")) {
+    config.Fail("rope_scaling", "differs from rope_parameters, want one of them");
   }
-  const Json* object = parameters != nullptr ? parameters : scaling;
-  const bool has_theta =
-      config.Has("rope_theta") ||
-      (object != nullptr && object->is_object() && !object->value("rope_theta", Json()).is_null());
-  if (!has_theta) {
-    config.RefuseOtherNames("rope_theta", {"rope_base", "rotary_base", "rotary_emb_base"});
+  JsonReader scaling = config.Member(has_parameters ? "rope_parameters" : "rope_scaling");
+  if (!scaling.Has("rope_theta")) {
+    RefuseOtherNames(config, "rope_theta", {"rope_base", "rotary_base", "rotary_emb_base"});
   }
-  if (object == nullptr) return rope;
-  const std::string key = parameters != nullptr ? "rope_parameters" : "rope_scaling";
-  if (!object->is_object()) {
-    config.Refuse(key, " = ", PrintableJson(*object), ", want an object");
+  if (!has_parameters && !has_scaling) return rope;
+  if (!scaling.value().is_object()) {
+    scaling.FailExpected("", "an object");
     return rope;
   }
-  ConfigReader reader(config.name() + ": " + key, *object);
-  const double theta = reader.Positive("rope_theta", rope.theta, kMaxTheta);
+  const double theta = scaling.Positive("rope_theta", kMaxTheta, rope.theta);
   if (config.Has("rope_theta") && theta != rope.theta) {
-    reader.Refuse("rope_theta = ", theta, " but ", rope.theta, " outside it");
+    scaling.Fail("rope_theta", theta, " but ", rope.theta, " outside it");
   }
   rope.theta = theta;
-  ReadScaling(reader, *object, rope);
-  config.Fail(reader.status());
+  ReadScaling(scaling, rope);
   CheckOriginalPositions(config, rope);
   return rope;
 }

@@ -18,6 +18,7 @@
 #include "absl/strings/ascii.h"
 #include "engine/base/errors.h"
 #include "engine/base/json_file.h"
+#include "engine/base/json_reader.h"
 #include "engine/model/safetensors_header.h"
 #include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -55,7 +56,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(
   std::map<std::string, std::string> weight_map;
   for (const auto& [tensor, file] : listed->items()) {
     if (!file.is_string() || !IsPlainFileName(file.get_ref<const std::string&>())) {
-      return InvalidArgument(where, ": tensor ", Printable(tensor), " is in ", PrintableJson(file),
+      return InvalidArgument(where, ": tensor ", Printable(tensor), " is in ", DescribeJson(file),
                              ", which is not the name of a file");
     }
     weight_map.emplace(tensor, file.get<std::string>());

@@ -12,6 +12,7 @@
 #include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
+#include "engine/base/json_reader.h"
 #include "kernels/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -48,12 +49,12 @@ std::optional<int64_t> Count(const Json& value) {
 absl::StatusOr<std::vector<int64_t>> Counts(const std::string& where, const Json& list) {
   std::vector<int64_t> counts;
   if (!list.is_array()) {
-    return InvalidArgument(where, " is ", PrintableJson(list), ", not a list");
+    return InvalidArgument(where, " is ", DescribeJson(list), ", not a list");
   }
   for (const Json& item : list) {
     const std::optional<int64_t> count = Count(item);
     if (!count) {
-      return InvalidArgument(where, " holds ", PrintableJson(item), ", want whole numbers from 0");
+      return InvalidArgument(where, " holds ", DescribeJson(item), ", want whole numbers from 0");
     }
     counts.push_back(*count);
   }
@@ -90,19 +91,18 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& where, const Json& val
       kElementTypes.begin(), kElementTypes.end(),
       [&](const ElementType& known) { return name != nullptr && *name == known.name; });
   if (type == kElementTypes.end()) {
-    return InvalidArgument(where, ": unknown dtype ", PrintableJson(*dtype));
+    return InvalidArgument(where, ": unknown dtype ", DescribeJson(*dtype));
   }
   ASSIGN_OR_RETURN(std::vector<int64_t> sizes, Counts(where + ": shape", *shape));
   ASSIGN_OR_RETURN(std::vector<int64_t> range, Counts(where + ": data_offsets", *offsets));
   if (range.size() != 2 || range.at(0) > range.at(1)) {
-    return InvalidArgument(where, ": data_offsets ", PrintableJson(*offsets),
-                           ", want [begin, end]");
+    return InvalidArgument(where, ": data_offsets ", DescribeJson(*offsets), ", want [begin, end]");
   }
   const std::optional<int64_t> bytes = TensorBytes(sizes, type->bytes);
   if (!bytes || *bytes != range.at(1) - range.at(0)) {
-    return InvalidArgument(where, ": shape ", PrintableJson(*shape), " of ", type->name, " takes ",
+    return InvalidArgument(where, ": shape ", DescribeJson(*shape), " of ", type->name, " takes ",
                            bytes ? std::to_string(*bytes) : std::string("more than 2^63"),
-                           " bytes, data_offsets ", PrintableJson(*offsets), " hold ",
+                           " bytes, data_offsets ", DescribeJson(*offsets), " hold ",
                            range.at(1) - range.at(0));
   }
   return HeaderEntry{.name = {},

@@ -15,8 +15,8 @@
 #include "engine/model/safetensors.h"
 #include "engine/model/tensor_names.h"
 #include "engine/serve/memory_need.h"
-#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_parser.h"
+#include "kvcache/plan/plan_presets.h"
 
 namespace strata::engine {
 namespace {
@@ -69,15 +69,17 @@ absl::StatusOr<size_t> CacheBytes(double share, const kernels::DeviceMemory& bef
   return left;
 }
 
-absl::StatusOr<nlohmann::json> ParseOverride(const std::string& cross_layer,
-                                             const kvcache::AttentionShape& shape) {
-  if (cross_layer.empty()) return nlohmann::json();
+// The plan that the option asks for, by name or as JSON; nullopt if it is empty.
+absl::StatusOr<std::optional<kvcache::SharingPlan>> ParseOverride(
+    const std::string& cross_layer, const kvcache::AttentionShape& shape) {
+  if (cross_layer.empty()) return std::nullopt;
   if (absl::ascii_isalpha(static_cast<unsigned char>(cross_layer[0]))) {
     auto named = kvcache::NamedPlan(cross_layer, shape);
     if (named.ok()) return named;
-    return InvalidArgument("cross-layer: ", std::string(named.status().message()));
+    return InvalidArgument("cross-layer: ", named.status().message());
   }
-  return ParseJson("cross-layer", cross_layer);
+  ASSIGN_OR_RETURN(const nlohmann::json json, ParseJson("cross-layer", cross_layer));
+  return kvcache::ParsePlan(json, shape);
 }
 
 // Config, checkpoint and plan of a directory, nothing on a backend yet.

@@ -1,5 +1,6 @@
 #include "kvcache/plan/plan_draft.h"
 
+#include <limits>
 #include <utility>
 
 namespace strata::kvcache {
@@ -29,6 +30,11 @@ absl::StatusOr<SharingPlan> PlanDraft::Finish() && {
     }
   }
   return SharingPlan::Make(shape, std::move(sources), std::move(mixes), std::move(learnable_mix));
+}
+
+float ReadFinite(engine::JsonReader& owner, std::string_view field) {
+  constexpr float kMax = std::numeric_limits<float>::max();
+  return owner.Float(field, -kMax, kMax);
 }
 
 }  // namespace strata::kvcache

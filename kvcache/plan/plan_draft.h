@@ -1,13 +1,12 @@
 #pragma once
 
 #include <optional>
+#include <string_view>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "engine/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
-#include "nlohmann/json_fwd.hpp"
 
 // Internals of plan_parser.h, for its source files only.
 
@@ -34,10 +33,11 @@ struct PlanDraft {
   absl::StatusOr<SharingPlan> Finish() &&;
 };
 
-// Applies one preset object: {"preset":NAME, ...}. Refusals begin with `path`.
-absl::Status ApplyPreset(const nlohmann::json& object, absl::string_view path, PlanDraft& draft);
+// Each of these changes the draft as one object of the JSON says, or fails the reader.
+void ReadPreset(engine::JsonReader& object, PlanDraft& draft);    // {"preset": NAME, ...}
+void ReadExplicit(engine::JsonReader& object, PlanDraft& draft);  // explicit lists
 
-// Applies one object of explicit lists; missing entries and nulls leave the draft as it is.
-absl::Status ApplyExplicit(const nlohmann::json& object, absl::string_view path, PlanDraft& draft);
+// A number that a float holds.
+float ReadFinite(engine::JsonReader& owner, std::string_view field);
 
 }  // namespace strata::kvcache

@@ -1,15 +1,13 @@
-#include <string>
-#include <utility>
+#include <algorithm>
+#include <string_view>
+#include <vector>
 
-#include "kernels/status_macros.h"
 #include "kvcache/plan/plan_draft.h"
-#include "kvcache/plan/plan_json.h"
-#include "nlohmann/json.hpp"
 
 namespace strata::kvcache {
 namespace {
 
-using nlohmann::json;
+using engine::JsonReader;
 
 // The source of a head that a list names.
 struct Field {
@@ -22,131 +20,111 @@ constexpr Field kScores = {"scores", &HeadSources::scores, false};
 constexpr Field kKeys = {"keys", &HeadSources::keys, true};
 constexpr Field kValues = {"values", &HeadSources::values, true};
 
-// The list `name` of `object`, null when absent or null: at most one entry a layer.
-absl::StatusOr<const json*> FindLayerList(const json& object, absl::string_view path,
-                                          absl::string_view name, int32_t num_layers) {
-  const json* list = FindMember(object, name);
-  if (list == nullptr || list->is_null()) return nullptr;
-  if (!list->is_array()) {
-    return RefuseAt(Member(path, name), Shown(*list), " is not a list with an entry a layer");
-  }
-  if (list->size() > static_cast<size_t>(num_layers)) {
-    return RefuseAt(Member(path, name), list->size(), " entries, but the model has ", num_layers,
-                    " layers");
-  }
-  return list;
+// The entries of the list `name`, at most one a layer; none if it is absent.
+std::vector<JsonReader> LayerEntries(JsonReader& object, std::string_view name,
+                                     int32_t num_layers) {
+  if (!object.Has(name)) return {};
+  std::vector<JsonReader> entries = object.Elements(name, "a list with an entry a layer");
+  if (entries.size() <= static_cast<size_t>(num_layers)) return entries;
+  object.Fail(name, entries.size(), " entries, but the model has ", num_layers, " layers");
+  return {};
 }
 
-absl::StatusOr<int32_t> ReadSourceLayer(const json& value, absl::string_view path, HeadRef reader) {
-  absl::StatusOr<int32_t> layer =
-      ReadInt(value, path, absl::StrCat("a layer at or below its reader, layer ", reader.layer), 0,
-              reader.layer);
-  return layer;
+// Fails an entry whose list has not one element for each of `count` heads.
+bool CheckLength(JsonReader& entry, size_t count, std::string_view heads) {
+  if (entry.value().size() == count) return true;
+  entry.FailExpected("", "one entry for each of ", count, " ", heads, " heads");
+  return false;
+}
+
+int32_t ReadSourceLayer(JsonReader& entry, HeadRef reader) {
+  return static_cast<int32_t>(entry.Integer("", 0, reader.layer, "a layer at or below its reader"));
 }
 
 // One head's entry: null keeps the source; otherwise a layer, or [layer, head].
-absl::Status ApplyHeadEntry(const json& entry, absl::string_view path, const Field& field,
-                            HeadRef reader, PlanDraft& draft) {
-  if (entry.is_null()) return absl::OkStatus();
+void ReadHeadEntry(JsonReader& entry, const Field& field, HeadRef reader, PlanDraft& draft) {
+  if (entry.value().is_null()) return;
   HeadSources& from = draft.at(reader.layer, reader.head);
   if (&field == &kKeys && from.scores != reader) {
-    return RefuseAt(path, "layer ", reader.layer, " head ", reader.head,
-                    " applies scores of layer ", from.scores.layer, " head ", from.scores.head,
-                    ", so it has no keys to name");
+    entry.Fail("", "layer ", reader.layer, " head ", reader.head, " applies scores of layer ",
+               from.scores.layer, " head ", from.scores.head, ", so it has no keys to name");
+    return;
   }
-  const int32_t same_head = field.names_kv_heads ? draft.shape.KvHeadOf(reader.head) : reader.head;
-  if (!entry.is_array()) {
-    ASSIGN_OR_RETURN(int32_t layer, ReadSourceLayer(entry, path, reader));
-    from.*field.source = {layer, same_head};
-    return absl::OkStatus();
+  const AttentionShape& shape = draft.shape;
+  HeadRef& source = from.*field.source;
+  if (!entry.value().is_array()) {
+    source = {ReadSourceLayer(entry, reader),
+              field.names_kv_heads ? shape.KvHeadOf(reader.head) : reader.head};
+    return;
   }
-  if (entry.size() != 2) {
-    return RefuseAt(path, "a list of ", entry.size(), " is not [layer, head]");
+  std::vector<JsonReader> pair = entry.Elements("");
+  if (pair.size() != 2) {
+    entry.FailExpected("", "[layer, head]");
+    return;
   }
-  ASSIGN_OR_RETURN(int32_t layer, ReadSourceLayer(entry[0], Element(path, 0), reader));
-  const int32_t heads =
-      field.names_kv_heads ? draft.shape.num_kv_heads : draft.shape.num_query_heads;
-  ASSIGN_OR_RETURN(int32_t head,
-                   ReadInt(entry[1], Element(path, 1),
-                           field.names_kv_heads ? "a kv head" : "a query head", 0, heads - 1));
-  from.*field.source = {layer, head};
-  return absl::OkStatus();
+  const int32_t heads = field.names_kv_heads ? shape.num_kv_heads : shape.num_query_heads;
+  source.layer = ReadSourceLayer(pair[0], reader);
+  source.head = static_cast<int32_t>(
+      pair[1].Integer("", 0, heads - 1, field.names_kv_heads ? "a kv head" : "a query head"));
 }
 
-absl::Status ApplySourceList(const json& object, absl::string_view path, const Field& field,
-                             PlanDraft& draft) {
-  ASSIGN_OR_RETURN(const json* list,
-                   FindLayerList(object, path, field.name, draft.shape.num_layers));
-  if (list == nullptr) return absl::OkStatus();
+void ReadSourceList(JsonReader& object, const Field& field, PlanDraft& draft) {
   const auto num_heads = static_cast<size_t>(draft.shape.num_query_heads);
-  for (size_t layer = 0; layer < list->size(); ++layer) {
-    const json& entry = (*list)[layer];
-    const std::string layer_path = Element(Member(path, field.name), layer);
-    if (entry.is_array() && entry.size() != num_heads) {
-      return RefuseAt(layer_path, "a list of ", entry.size(), " is not one entry for each of ",
-                      num_heads, " query heads");
+  std::vector<JsonReader> layers = LayerEntries(object, field.name, draft.shape.num_layers);
+  for (size_t layer = 0; layer < layers.size() && object.ok(); ++layer) {
+    JsonReader& entry = layers[layer];
+    std::vector<JsonReader> heads(num_heads, entry);
+    if (entry.value().is_array()) {
+      if (!CheckLength(entry, num_heads, "query")) return;
+      heads = entry.Elements("");
     }
     for (size_t head = 0; head < num_heads; ++head) {
-      const HeadRef reader = {static_cast<int32_t>(layer), static_cast<int32_t>(head)};
-      RETURN_IF_ERROR(entry.is_array() ? ApplyHeadEntry(entry[head], Element(layer_path, head),
-                                                        field, reader, draft)
-                                       : ApplyHeadEntry(entry, layer_path, field, reader, draft));
+      ReadHeadEntry(heads[head], field, {static_cast<int32_t>(layer), static_cast<int32_t>(head)},
+                    draft);
     }
   }
-  return absl::OkStatus();
 }
 
-absl::StatusOr<ValueMix> ReadPair(const json& pair, absl::string_view path) {
-  if (!pair.is_array() || pair.size() != 2) {
-    return RefuseAt(path, pair.is_array() ? absl::StrCat("a list of ", pair.size()) : Shown(pair),
-                    " is not [own, first]");
+ValueMix ReadPair(JsonReader& entry) {
+  if (!entry.value().is_array() || entry.value().size() != 2) {
+    entry.FailExpected("", "[own, first]");
+    return {};
   }
-  ASSIGN_OR_RETURN(float own, ReadFloat(pair[0], Element(path, 0)));
-  ASSIGN_OR_RETURN(float first, ReadFloat(pair[1], Element(path, 1)));
-  return ValueMix{.own = own, .first = first};
+  std::vector<JsonReader> pair = entry.Elements("");
+  return {.own = ReadFinite(pair[0], ""), .first = ReadFinite(pair[1], "")};
 }
 
 // One layer's entry: [own, first] for all kv heads, or a list of such pairs and nulls, one a kv
 // head.
-absl::Status ApplyMixEntry(const json& entry, absl::string_view path, int32_t layer,
-                           PlanDraft& draft) {
-  if (entry.is_null()) return absl::OkStatus();
-  if (layer == 0) return RefuseAt(path, "layer 0 has no values below it to mix");
-  auto& heads = draft.mixes[static_cast<size_t>(layer)];
-  const bool a_head_each = entry.is_array() && (entry.empty() || !entry[0].is_number());
-  if (a_head_each && entry.size() != heads.size()) {
-    return RefuseAt(path, "a list of ", entry.size(), " is not one entry for each of ",
-                    heads.size(), " kv heads");
-  }
-  for (size_t head = 0; head < heads.size(); ++head) {
-    if (a_head_each && entry[head].is_null()) {
-      if (!draft.learnable_mix[static_cast<size_t>(layer)]) continue;
-      return RefuseAt(path, "layer ", layer, " has a learnable mix: name every kv head or none");
+void ReadMixEntry(JsonReader& entry, size_t layer, PlanDraft& draft) {
+  const nlohmann::json& value = entry.value();
+  if (value.is_null()) return;
+  if (layer == 0) entry.Fail("", "layer 0 has no values below it to mix");
+  auto& mixes = draft.mixes[layer];
+  if (!value.is_array() || (!value.empty() && value[0].is_number())) {
+    std::fill(mixes.begin(), mixes.end(), ReadPair(entry));
+  } else if (CheckLength(entry, mixes.size(), "kv")) {
+    std::vector<JsonReader> heads = entry.Elements("");
+    for (size_t head = 0; head < mixes.size(); ++head) {
+      if (!heads[head].value().is_null()) {
+        mixes[head] = ReadPair(heads[head]);
+      } else if (draft.learnable_mix[layer]) {
+        entry.Fail("", "layer ", layer, " has a learnable mix: name every kv head or none");
+      }
     }
-    ASSIGN_OR_RETURN(ValueMix mix, a_head_each ? ReadPair(entry[head], Element(path, head))
-                                               : ReadPair(entry, path));
-    heads[head] = mix;
   }
-  draft.learnable_mix[static_cast<size_t>(layer)] = false;
-  return absl::OkStatus();
+  draft.learnable_mix[layer] = false;
 }
 
 }  // namespace
 
-absl::Status ApplyExplicit(const json& object, absl::string_view path, PlanDraft& draft) {
-  RETURN_IF_ERROR(CheckMembers(object, path, {"scores", "keys", "values", "value_mix"}));
+void ReadExplicit(JsonReader& object, PlanDraft& draft) {
+  constexpr std::string_view kFields[] = {"scores", "keys", "values", "value_mix"};
+  object.RefuseOthers(kFields);
   // Scores first: whether a head may name keys depends on them.
-  for (const Field* field : {&kScores, &kKeys, &kValues}) {
-    RETURN_IF_ERROR(ApplySourceList(object, path, *field, draft));
-  }
-  ASSIGN_OR_RETURN(const json* mixes,
-                   FindLayerList(object, path, "value_mix", draft.shape.num_layers));
-  if (mixes == nullptr) return absl::OkStatus();
-  for (size_t layer = 0; layer < mixes->size(); ++layer) {
-    RETURN_IF_ERROR(ApplyMixEntry((*mixes)[layer], Element(Member(path, "value_mix"), layer),
-                                  static_cast<int32_t>(layer), draft));
-  }
-  return absl::OkStatus();
+  for (const Field* field : {&kScores, &kKeys, &kValues}) ReadSourceList(object, *field, draft);
+  std::vector<JsonReader> mixes = LayerEntries(object, "value_mix", draft.shape.num_layers);
+  for (size_t layer = 0; layer < mixes.size(); ++layer) ReadMixEntry(mixes[layer], layer, draft);
 }
 
 }  // namespace strata::kvcache

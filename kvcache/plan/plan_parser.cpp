@@ -1,44 +1,48 @@
 #include "kvcache/plan/plan_parser.h"
 
-#include <string>
 #include <utility>
 
-#include "kernels/status_macros.h"
+#include "engine/base/errors.h"
 #include "kvcache/plan/plan_draft.h"
-#include "kvcache/plan/plan_json.h"
-#include "nlohmann/json.hpp"
 
 namespace strata::kvcache {
 namespace {
 
-using nlohmann::json;
+using engine::JsonReader;
 
-constexpr char kField[] = "cross_layer";
-
-absl::Status ApplyObject(const json& object, absl::string_view path, PlanDraft& draft) {
-  if (!object.is_object()) {
-    return RefuseAt(path, Shown(object), " is not an object with a preset or explicit lists");
+void ReadObject(JsonReader& object, PlanDraft& draft) {
+  if (!object.value().is_object()) {
+    object.FailExpected("", "an object with a preset or explicit lists");
+  } else if (object.value().contains("preset")) {
+    ReadPreset(object, draft);
+  } else {
+    ReadExplicit(object, draft);
   }
-  if (FindMember(object, "preset") != nullptr) return ApplyPreset(object, path, draft);
-  return ApplyExplicit(object, path, draft);
 }
 
 }  // namespace
 
-absl::StatusOr<SharingPlan> ParsePlan(const json& cross_layer, const AttentionShape& shape) {
-  RETURN_IF_ERROR(CheckShape(shape));
-  if (cross_layer.is_null()) return SharingPlan::Plain(shape);
-
+SharingPlan ReadPlan(JsonReader cross_layer, const AttentionShape& shape) {
+  if (cross_layer.value().is_null()) return SharingPlan::Plain(shape);
   PlanDraft draft = PlanDraft::Plain(shape);
-  if (cross_layer.is_array()) {
-    for (size_t i = 0; i < cross_layer.size(); ++i) {
-      RETURN_IF_ERROR(ApplyObject(cross_layer[i], Element(kField, i), draft));
-    }
+  if (cross_layer.value().is_array()) {
+    for (JsonReader& object : cross_layer.Elements("")) ReadObject(object, draft);
   } else {
-    RETURN_IF_ERROR(ApplyObject(cross_layer, kField, draft));
+    ReadObject(cross_layer, draft);
   }
+  if (!cross_layer.ok()) return SharingPlan::Plain(shape);
   absl::StatusOr<SharingPlan> plan = std::move(draft).Finish();
-  if (!plan.ok()) return RefuseAt(kField, plan.status().message());
+  if (plan.ok()) return *std::move(plan);
+  cross_layer.Fail("", plan.status().message());
+  return SharingPlan::Plain(shape);
+}
+
+absl::StatusOr<SharingPlan> ParsePlan(const nlohmann::json& cross_layer,
+                                      const AttentionShape& shape) {
+  RETURN_IF_ERROR(CheckShape(shape));
+  absl::Status status;
+  SharingPlan plan = ReadPlan(JsonReader::At(cross_layer, "cross_layer", &status), shape);
+  RETURN_IF_ERROR(status);
   return plan;
 }
 

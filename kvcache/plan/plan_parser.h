@@ -1,11 +1,11 @@
 #pragma once
 
-#include <string_view>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
-#include "nlohmann/json_fwd.hpp"
 
 namespace strata::kvcache {
 
@@ -31,7 +31,11 @@ namespace strata::kvcache {
 //
 // Explicit lists may follow presets in a list; a list that is missing leaves the presets' sources.
 //
-// Errors: INVALID_ARGUMENT, one line that names the field, the layer and the head.
+// A plan that is wrong fails the reader, in one line that names the field, the layer and the head;
+// the plain plan is then returned. REQUIRES: CheckShape(shape) is OK.
+SharingPlan ReadPlan(engine::JsonReader cross_layer, const AttentionShape& shape);
+// The same for a document of its own, called "cross_layer". INVALID_ARGUMENT if it, or the shape,
+// is wrong.
 absl::StatusOr<SharingPlan> ParsePlan(const nlohmann::json& cross_layer,
                                       const AttentionShape& shape);
 
@@ -48,9 +52,5 @@ struct ProjectionsPresent {
 // no queries.
 absl::StatusOr<SharingPlan> DetectPlan(const std::vector<ProjectionsPresent>& layers,
                                        const AttentionShape& shape);
-
-// Presets by name for benchmarks and tests: "plain", "svformer", "resformer", "reuse" (layers with
-// l mod 4 = 0 compute), "svformer-reuse", "sla", "cla", "skipv1", "fusedkv-lite".
-absl::StatusOr<nlohmann::json> NamedPlan(std::string_view name, const AttentionShape& shape);
 
 }  // namespace strata::kvcache

@@ -3,7 +3,7 @@
 #include <random>
 
 #include "absl/strings/str_format.h"
-#include "server/base/json_line.h"
+#include "server/base/json.h"
 
 namespace strata::server {
 namespace {

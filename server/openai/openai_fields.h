@@ -1,7 +1,7 @@
 #pragma once
 
 #include "nlohmann/json.hpp"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 
 namespace strata::server {
 

@@ -12,7 +12,7 @@
 #include "engine/base/errors.h"
 #include "engine/serve/request_check.h"
 #include "nlohmann/json.hpp"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/openai/openai_fields.h"
 
 namespace strata::server {

@@ -8,8 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/error_details.h"
-#include "server/base/json_line.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/base/unicode.h"
 #include "server/openai/openai_json.h"
 

@@ -9,7 +9,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/text/regex.h"
 
 namespace strata::server {

@@ -70,7 +70,8 @@ absl::Status Bpe::ReadVocabulary(JsonReader model) {
   vocabulary_.reserve(vocabulary.size());
   ids.reserve(vocabulary.size());
   for (auto it = vocabulary.begin(); it != vocabulary.end(); ++it) {
-    const int32_t id = static_cast<int32_t>(entries.Integer(it.key(), 0, kMaxTokenId));
+    // A token may be empty, as no field's name may.
+    const auto id = static_cast<int32_t>(entries.Member(it.key()).Integer("", 0, kMaxTokenId));
     if (!model.ok()) return model.status();
     if (!ids.insert(id).second) {
       return entries.Fail(it.key(), Concat("id ", id, " belongs to another token"));

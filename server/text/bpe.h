@@ -11,7 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/base/string_util.h"
 
 namespace strata::server {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 
 namespace strata::server {
 

@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 
 namespace strata::server {
 

@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/text/regex.h"
 
 namespace strata::server {

@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/text/pre_tokenized_text.h"
 
 namespace strata::server {

@@ -10,7 +10,7 @@
 #include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
-#include "server/base/json_reader.h"
+#include "server/base/json.h"
 #include "server/base/string_util.h"
 #include "server/text/bpe.h"
 

@@ -80,7 +80,7 @@ TEST(ConfigRulesTest, EveryKeyIsRefusedInUseAndPassesAtRest) {
       {"scale_embedding", true, false},
       {"total_ut_steps", 4, 1},
       {"num_loops", 2, 1},
-      {"per_layer_config", {{"1", {{"head_dim", 32}}}}, Json::object()},
+      {"per_layer_config", {{"head_dim", 32}}, Json::object()},
       {"attention_k_eq_v", true, false},
       {"kv_source_layers", {0, 0, 2}, Json::array()},
       {"num_kv_reuse_layers", 2, 0},
@@ -88,7 +88,7 @@ TEST(ConfigRulesTest, EveryKeyIsRefusedInUseAndPassesAtRest) {
   for (const Case& test : cases) {
     const absl::Status refused = Parse({{test.key, test.in_use}});
     EXPECT_EQ(refused.code(), absl::StatusCode::kUnimplemented) << test.key;
-    EXPECT_EQ(refused.message(), std::string("config.json: ") + test.key + " = " +
+    EXPECT_EQ(refused.message(), std::string("config.json: ") + test.key + ": " +
                                      test.in_use.dump() + " is not built");
     EXPECT_TRUE(Parse({{test.key, test.at_rest}}).ok()) << test.key;
     EXPECT_TRUE(Parse({{test.key, nullptr}}).ok()) << test.key;
@@ -99,12 +99,12 @@ TEST(ConfigRulesTest, EveryKeyIsRefusedInUseAndPassesAtRest) {
 TEST(ConfigRulesTest, NumbersUnderAnotherNameAreNotPassedOver) {
   for (const char* name : {"norm_eps", "norm_epsilon", "layer_norm_eps", "layer_norm_epsilon"}) {
     EXPECT_EQ(Refusal({{name, 1e-5}}),
-              std::string("config.json: ") + name + " = 1e-05 but rms_norm_eps is missing");
+              std::string("config.json: ") + name + ": 1e-05 but rms_norm_eps is missing");
     EXPECT_TRUE(Parse({{name, 1e-5}, {"rms_norm_eps", 1e-6}}).ok()) << name;
   }
   for (const char* name : {"rope_base", "rotary_base", "rotary_emb_base"}) {
     EXPECT_EQ(Refusal({{name, 5e5}}),
-              std::string("config.json: ") + name + " = 500000.0 but rope_theta is missing");
+              std::string("config.json: ") + name + ": 500000.0 but rope_theta is missing");
     EXPECT_THAT(Refusal({{name, 5e5}, {"rope_scaling", {{"type", "linear"}, {"factor", 2}}}}),
                 HasSubstr("rope_theta is missing"));
     EXPECT_TRUE(Parse({{name, 5e5}, {"rope_theta", 5e5}}).ok()) << name;
@@ -121,10 +121,9 @@ TEST(ConfigRulesTest, TwoOriginalLengthsMustAgree) {
                         {"original_max_position_embeddings", 1024}};
   const char* key = "original_max_position_embeddings";
   for (const char* where : {"rope_scaling", "rope_parameters"}) {
-    EXPECT_EQ(
-        Refusal({{where, scaling}, {key, 512}}),
-        "config.json: original_max_position_embeddings = 512 but 1024 beside the other numbers "
-        "of the scaling");
+    EXPECT_EQ(Refusal({{where, scaling}, {key, 512}}),
+              "config.json: original_max_position_embeddings: 512 but 1024 beside the other "
+              "numbers of the scaling");
     EXPECT_TRUE(Parse({{where, scaling}, {key, 1024}}).ok());
     EXPECT_TRUE(Parse({{where, scaling}, {key, nullptr}}).ok());
     EXPECT_TRUE(Parse({{where, {{"rope_type", "linear"}, {"factor", 2}}}, {key, 512}}).ok());

@@ -72,7 +72,7 @@ class MemoryNeedTest : public ::testing::Test {
     const TinyModel tiny = MakeTinyModel(model);
     options_.model_dir = WriteModelDir(tiny, scratch_.path());
     config_ = engine::ParseModelConfig(tiny.config_json).value();
-    plan_ = kvcache::ParsePlan(config_.cross_layer, config_.attention).value();
+    plan_ = config_.plan.value_or(kvcache::SharingPlan::Plain(config_.attention));
   }
   engine::StepNeed StepsNeed(const kernels::Backend& backend) const {
     return engine::NeedOfSteps(config_, engine::LayoutOf(config_, plan_), options_, backend);

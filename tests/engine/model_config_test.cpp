@@ -7,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvcache/plan/plan_presets.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
@@ -14,9 +15,12 @@ namespace strata::engine::model_config_test {
 namespace {
 
 using ::strata::testing::WriteFile;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::StartsWith;
 using Json = nlohmann::json;
 
 Json Llama() {
@@ -77,7 +81,7 @@ TEST(ModelConfigTest, FillsInLlamasDefaults) {
   EXPECT_EQ(model.rope.scaling, RopeConfig::Scaling::kNone);
   EXPECT_EQ(model.dtype, kernels::DType::kF32);
   EXPECT_THAT(model.eos_ids, IsEmpty());
-  EXPECT_TRUE(model.cross_layer.is_null());
+  EXPECT_FALSE(model.plan);
 }
 
 TEST(ModelConfigTest, ReadsWhatIsWritten) {
@@ -98,7 +102,7 @@ TEST(ModelConfigTest, ReadsWhatIsWritten) {
   EXPECT_TRUE(model.tied_embeddings);
   EXPECT_EQ(model.dtype, kernels::DType::kBF16);
   EXPECT_THAT(model.eos_ids, ElementsAre(3, 7));
-  EXPECT_EQ(model.cross_layer, Json({{"preset", "svformer"}}));
+  EXPECT_EQ(model.plan, *kvcache::NamedPlan("svformer", model.attention));
 }
 
 TEST(ModelConfigTest, IgnoresKeysThatLeaveTheMathematicsAlone) {
@@ -126,18 +130,19 @@ TEST(ModelConfigTest, RefusesOtherArchitecturesByName) {
   for (const char* name : {"HunYuanDenseV1ForCausalLM", "Gemma3nForConditionalGeneration",
                            "HymbaForCausalLM", "Qwen2ForCausalLM", "LlamaModel"}) {
     EXPECT_EQ(NotBuilt({{"architectures", {name}}}),
-              "architectures = [\"" + std::string(name) +
-                  "\"] with model_type = \"llama\" is not built, only LlamaForCausalLM and "
+              "architectures: [\"" + std::string(name) +
+                  "\"] is not built with model_type \"llama\", only LlamaForCausalLM and "
                   "MistralForCausalLM are");
   }
   EXPECT_THAT(NotBuilt({{"architectures", nullptr}, {"model_type", "hunyuan"}}),
-              HasSubstr("architectures = null with model_type = \"hunyuan\" is not built"));
-  EXPECT_THAT(NotBuilt({{"model_type", "hymba"}}), HasSubstr("\"hymba\" is not built"));
+              HasSubstr("model_type: \"hunyuan\" is not built, only"));
+  EXPECT_THAT(NotBuilt({{"model_type", "hymba"}}),
+              HasSubstr("is not built with model_type \"hymba\""));
   EXPECT_THAT(NotBuilt({{"architectures", {"LlamaForCausalLM", "Other"}}}), HasSubstr("Other"));
-  EXPECT_THAT(NotBuilt({{"architectures", 3}}), HasSubstr("architectures = 3"));
+  EXPECT_THAT(NotBuilt({{"architectures", 3}}), HasSubstr("architectures: 3 is not built"));
   EXPECT_EQ(Invalid({{"architectures", nullptr}, {"model_type", nullptr}}),
             "neither architectures nor model_type is there");
-  EXPECT_EQ(Invalid({{"model_type", 3}}), "model_type = 3, want a string");
+  EXPECT_EQ(Invalid({{"model_type", 3}}), "model_type: expected a string, got 3");
 
   EXPECT_EQ(Parsed(With({{"architectures", nullptr}})).architecture, "LlamaForCausalLM");
   EXPECT_EQ(Parsed(With({{"model_type", nullptr}})).architecture, "LlamaForCausalLM");
@@ -154,21 +159,21 @@ TEST(ModelConfigTest, MistralIsLlamaWhereNoWindowSlides) {
   config["sliding_window"] = 4096;
   config["use_sliding_window"] = false;  // Mistral's own code does not read it
   EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
-            "sliding_window = 4096 is not built, unless it is null or at least "
-            "max_position_embeddings = 4097");
+            "sliding_window: 4096 is not built, unless it is null or at least "
+            "max_position_embeddings, 4097");
   config.erase("sliding_window");
   EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
-            "sliding_window = 4096 (the default) is not built, unless it is null or at least "
-            "max_position_embeddings = 4097");
+            "sliding_window: nothing is not built (4096 is the default), unless it is null or at "
+            "least max_position_embeddings, 4097");
 }
 
 TEST(ModelConfigTest, RefusesSlidingWindowsInUse) {
-  EXPECT_THAT(NotBuilt({{"sliding_window", 2047}}), HasSubstr("sliding_window = 2047"));
+  EXPECT_THAT(NotBuilt({{"sliding_window", 2047}}), HasSubstr("sliding_window: 2047 is not built"));
   EXPECT_EQ(NotBuilt({{"sliding_window", 2048}}), "");
   EXPECT_EQ(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", false}}), "");
   EXPECT_THAT(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", true}}),
-              HasSubstr("sliding_window = 16"));
-  EXPECT_THAT(Invalid({{"sliding_window", "wide"}}), HasSubstr("want a whole number"));
+              HasSubstr("sliding_window: 16 is not built"));
+  EXPECT_THAT(Invalid({{"sliding_window", "wide"}}), HasSubstr("expected a whole number"));
 }
 
 TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
@@ -196,78 +201,85 @@ TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
                         {"kv_lora_rank", 512},
                         {"text_config", {{"hidden_size", 1}}}};
   for (const auto& [key, value] : changes.items()) {
-    EXPECT_EQ(NotBuilt({{key, value}}), key + " = " + value.dump() + " is not built");
+    EXPECT_EQ(NotBuilt({{key, value}}), key + ": " + value.dump() + " is not built");
   }
-  EXPECT_EQ(NotBuilt({{"layer_types", {"full_attention", "sliding_attention"}}}),
-            "layer_types = [\"full_attention\",\"sliding_attention\"]: only \"full_attention\" "
-            "layers are built");
-  EXPECT_THAT(NotBuilt({{"mlp_layer_types", {"sparse"}}}), HasSubstr("only \"dense\" layers"));
+  EXPECT_EQ(
+      NotBuilt({{"layer_types", {"full_attention", "sliding_attention"}}}),
+      "layer_types: [\"full_attention\",\"sliding_attention\"] is not built, only layers that "
+      "are all \"full_attention\"");
+  EXPECT_THAT(NotBuilt({{"mlp_layer_types", {"sparse"}}}),
+              HasSubstr("only layers that are all \"dense\""));
 }
 
 TEST(ModelConfigTest, NamesKeyValueAndLimit) {
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers",
                           "num_attention_heads", "vocab_size"}) {
-    EXPECT_EQ(Invalid({{key, nullptr}}), std::string(key) + " is missing");
-    EXPECT_THAT(Invalid({{key, 0}}), HasSubstr(std::string(key) + " = 0, want a whole number"));
+    const std::string expected = std::string(key) + ": expected a whole number from 1 to ";
+    EXPECT_THAT(Invalid({{key, nullptr}}), AllOf(StartsWith(expected), EndsWith(", got nothing")));
+    EXPECT_THAT(Invalid({{key, 0}}), AllOf(StartsWith(expected), EndsWith(", got 0")));
   }
   EXPECT_EQ(Invalid({{"num_hidden_layers", 1025}}),
-            "num_hidden_layers = 1025, want a whole number from 1 to 1024");
+            "num_hidden_layers: expected a whole number from 1 to 1024, got 1025");
   EXPECT_EQ(Invalid({{"hidden_size", 1048577}}),
-            "hidden_size = 1048577, want a whole number from 1 to 1048576");
+            "hidden_size: expected a whole number from 1 to 1048576, got 1048577");
   EXPECT_EQ(Invalid({{"vocab_size", 16777217}}),
-            "vocab_size = 16777217, want a whole number from 1 to 16777216");
+            "vocab_size: expected a whole number from 1 to 16777216, got 16777217");
   EXPECT_EQ(Invalid({{"max_position_embeddings", 16777217}}),
-            "max_position_embeddings = 16777217, want a whole number from 1 to 16777216");
+            "max_position_embeddings: expected a whole number from 1 to 16777216, got 16777217");
   EXPECT_EQ(Invalid({{"num_attention_heads", 1025}}),
-            "num_attention_heads = 1025, want a whole number from 1 to 1024");
+            "num_attention_heads: expected a whole number from 1 to 1024, got 1025");
   EXPECT_EQ(Invalid({{"intermediate_size", -4}}),
-            "intermediate_size = -4, want a whole number from 1 to 4194304");
+            "intermediate_size: expected a whole number from 1 to 4194304, got -4");
   EXPECT_EQ(Invalid({{"max_position_embeddings", 16777216}, {"head_dim", 66}}),
-            "max_position_embeddings = 16777216 times head_dim = 66 is above the limit of "
+            "max_position_embeddings: 16777216 times head_dim, 66, is above the limit of "
             "1073741824");
 }
 
 TEST(ModelConfigTest, TakesWholeNumbersOnly) {
-  for (const char* text : {"64.0", "6.4e1", "\"64\"", "true", "[64]", "18446744073709551615",
+  for (const char* text : {"64.5", "\"64\"", "true", "[64]", "18446744073709551615",
                            "18446744073709551680", "-9223372036854775808"}) {
     Json config = Llama();
     config["hidden_size"] = Json::parse(text);
     EXPECT_THAT(Refusal(config, absl::StatusCode::kInvalidArgument),
-                HasSubstr("want a whole number from 1 to 1048576"))
+                HasSubstr("expected a whole number from 1 to 1048576"))
         << text;
   }
 }
 
 TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
   EXPECT_EQ(Invalid({{"num_key_value_heads", 3}}),
-            "num_key_value_heads = 3, want a divisor of num_attention_heads = 8");
+            "num_key_value_heads: expected a divisor of num_attention_heads, 8, got 3");
   EXPECT_EQ(Invalid({{"num_key_value_heads", 16}}),
-            "num_key_value_heads = 16, want a whole number from 1 to 8");
+            "num_key_value_heads: expected a whole number from 1 to 8, got 16");
   EXPECT_EQ(Invalid({{"hidden_size", 60}}),
-            "hidden_size = 60, want a multiple of num_attention_heads = 8 where head_dim is "
-            "missing");
-  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim = 7, want an even number from 2 to 256");
-  EXPECT_EQ(Invalid({{"hidden_size", 8}}), "head_dim = 1, want an even number from 2 to 256");
+            "hidden_size: expected a multiple of num_attention_heads, 8, where head_dim is "
+            "missing, got 60");
+  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim: expected an even number from 2 to 256, got 7");
+  EXPECT_EQ(Invalid({{"hidden_size", 8}}),
+            "head_dim: expected an even number from 2 to 256, got 1");
   EXPECT_EQ(Invalid({{"hidden_size", 16384}}),
-            "head_dim = 2048, want an even number from 2 to 256");
+            "head_dim: expected an even number from 2 to 256, got 2048");
 }
 
 TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
-  EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}), "rms_norm_eps = 0, want a number above 0, at most 1");
+  EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}),
+            "rms_norm_eps: expected a number above 0, at most 1, got 0");
   EXPECT_EQ(Invalid({{"rms_norm_eps", 1e-95}}),  // 0 as a float
-            "rms_norm_eps = 1e-95, want a number above 0, at most 1");
+            "rms_norm_eps: expected a number above 0, at most 1, got 1e-95");
   EXPECT_EQ(Invalid({{"rms_norm_eps", "1e-5"}}),
-            "rms_norm_eps = \"1e-5\", want a number above 0, at most 1");
-  EXPECT_THAT(Invalid({{"rope_theta", -1}}), HasSubstr("rope_theta = -1, want a number above 0"));
-  EXPECT_EQ(Invalid({{"tie_word_embeddings", 1}}), "tie_word_embeddings = 1, want true or false");
+            "rms_norm_eps: expected a number above 0, at most 1, got \"1e-5\"");
+  EXPECT_THAT(Invalid({{"rope_theta", -1}}),
+              HasSubstr("rope_theta: expected a number above 0, at most 1e+15, got -1"));
+  EXPECT_EQ(Invalid({{"tie_word_embeddings", 1}}),
+            "tie_word_embeddings: expected true or false, got 1");
   EXPECT_EQ(Invalid({{"eos_token_id", 100}}),
-            "eos_token_id = 100, want a whole number from 0 to 99");
+            "eos_token_id: expected a whole number from 0 to 99, got 100");
   EXPECT_EQ(Invalid({{"eos_token_id", {1, -1}}}),
-            "eos_token_id = -1, want a whole number from 0 to 99");
+            "eos_token_id[1]: expected a whole number from 0 to 99, got -1");
   EXPECT_EQ(Invalid({{"torch_dtype", "float16"}, {"dtype", "bfloat16"}}),
-            "torch_dtype = float16 but dtype = bfloat16");
+            "torch_dtype: \"float16\" but dtype is \"bfloat16\"");
   EXPECT_EQ(NotBuilt({{"dtype", "int8"}}),
-            "dtype = int8 is not built, only float32, bfloat16, float16");
+            "dtype: \"int8\" is not built, only float32, bfloat16, float16");
   EXPECT_EQ(Parsed(With({{"dtype", "float16"}})).dtype, kernels::DType::kF16);
 }
 
@@ -276,7 +288,7 @@ TEST(ModelConfigTest, RefusesTextThatIsNotAConfig) {
     return std::string(ParseModelConfig(text).status().message());
   };
   EXPECT_EQ(message(""), "config.json: not JSON, it is empty");
-  EXPECT_EQ(message("[]"), "config.json: not a JSON object");
+  EXPECT_EQ(message("[]"), "config.json: expected an object, got []");
   EXPECT_THAT(message(R"({"rope_theta": NaN})"), HasSubstr("not JSON"));
   EXPECT_THAT(message(R"({"rope_theta": 1e400})"), HasSubstr("beyond the range of float64"));
   EXPECT_EQ(message(R"({"a": 1, "a": 2})"), "config.json: key \"a\" twice");
@@ -317,66 +329,74 @@ TEST(ModelConfigTest, ReadsRopeScaling) {
        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}) {
     Json without = llama3;
     without.erase(key);
-    EXPECT_EQ(Invalid({{"rope_scaling", without}}),
-              "rope_scaling: " + std::string(key) + " is missing");
+    EXPECT_THAT(Invalid({{"rope_scaling", without}}),
+                AllOf(StartsWith("rope_scaling." + std::string(key) + ": expected a "),
+                      EndsWith(", got nothing")));
   }
 }
 
 TEST(ModelConfigTest, RefusesOtherRopes) {
   for (const char* type : {"yarn", "dynamic", "longrope", "su"}) {
     EXPECT_EQ(NotBuilt({{"rope_scaling", {{"rope_type", type}}}}),
-              "rope_scaling: rope_type = " + std::string(type) + " is not built");
+              "rope_scaling.rope_type: \"" + std::string(type) + "\" is not built");
   }
   EXPECT_EQ(NotBuilt({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}),
-            "rope_parameters: full_attention = {\"rope_type\":\"default\"} is not built");
+            "rope_parameters.full_attention: {\"rope_type\":\"default\"} is not built");
   EXPECT_EQ(NotBuilt({{"rope_parameters", {{"partial_rotary_factor", 0.25}}}}),
-            "rope_parameters: partial_rotary_factor below 1 is not built");
+            "rope_parameters.partial_rotary_factor: 0.25 is not built");
   EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"rope_type", "default"}}}}),
-            "rope_scaling: rope_type = default but type = linear");
+            "rope_scaling.rope_type: \"default\" but type is \"linear\"");
   EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}),
-            "rope_scaling: factor = 0.5, want at least 1");
-  EXPECT_EQ(Invalid({{"rope_scaling", "linear"}}), "rope_scaling = \"linear\", want an object");
+            "rope_scaling.factor: expected a number of at least 1, got 0.5");
+  EXPECT_EQ(Invalid({{"rope_scaling", "linear"}}),
+            "rope_scaling: expected an object, got \"linear\"");
   EXPECT_EQ(Invalid({{"rope_theta", 100}, {"rope_parameters", {{"rope_theta", 200}}}}),
-            "rope_parameters: rope_theta = 200 but 100 outside it");
+            "rope_parameters.rope_theta: 200 but 100 outside it");
   EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"factor", 2}}},
                      {"rope_parameters", {{"type", "default"}}}}),
-            "rope_scaling and rope_parameters differ, want one of them");
+            "rope_scaling: differs from rope_parameters, want one of them");
   EXPECT_EQ(Invalid({{"rope_scaling",
                       {{"rope_type", "llama3"},
                        {"factor", 8},
                        {"low_freq_factor", 4},
                        {"high_freq_factor", 4},
                        {"original_max_position_embeddings", 1024}}}}),
-            "rope_scaling: high_freq_factor = 4, want above low_freq_factor = 4");
+            "rope_scaling.high_freq_factor: expected a number above low_freq_factor, 4, got 4");
 }
 
 TEST(ModelConfigTest, ReadsPublishedCrossLayerKeys) {
-  EXPECT_EQ(Parsed(With({{"num_kv_shared_layers", 2}})).cross_layer,
-            Json({{"preset", "kv-groups"}, {"groups", Json::array({{3, 4, 5}})}}));
-  EXPECT_TRUE(Parsed(With({{"num_kv_shared_layers", 0}})).cross_layer.is_null());
-  EXPECT_EQ(Parsed(With({{"use_cla", true}, {"cla_share_factor", 2}})).cross_layer,
-            Json({{"preset", "cla"}, {"factor", 2}}));
-  EXPECT_TRUE(Parsed(With({{"use_cla", false}, {"cla_share_factor", 2}})).cross_layer.is_null());
-  EXPECT_TRUE(Parsed(With({{"cla_share_factor", 2}})).cross_layer.is_null());
+  const auto preset = [](const Json& cross_layer) {
+    return Parsed(With({{"cross_layer", cross_layer}})).plan;
+  };
+  EXPECT_EQ(Parsed(With({{"num_kv_shared_layers", 2}})).plan,
+            preset({{"preset", "kv-groups"}, {"groups", Json::array({{3, 4, 5}})}}));
+  EXPECT_FALSE(Parsed(With({{"num_kv_shared_layers", 0}})).plan);
+  EXPECT_EQ(Parsed(With({{"use_cla", true}, {"cla_share_factor", 2}})).plan,
+            preset({{"preset", "cla"}, {"factor", 2}}));
+  EXPECT_FALSE(Parsed(With({{"use_cla", false}, {"cla_share_factor", 2}})).plan);
+  EXPECT_FALSE(Parsed(With({{"cla_share_factor", 2}})).plan);
   const Json groups = {{0, 1}, {2, 3, 4}};
-  EXPECT_EQ(Parsed(With({{"kv_reuse_group", groups}})).cross_layer,
-            Json({{"preset", "kv-groups"}, {"groups", groups}}));
-  EXPECT_TRUE(Parsed(With({{"kv_reuse_group", Json::array()}})).cross_layer.is_null());
+  EXPECT_EQ(Parsed(With({{"kv_reuse_group", groups}})).plan,
+            preset({{"preset", "kv-groups"}, {"groups", groups}}));
+  EXPECT_FALSE(Parsed(With({{"kv_reuse_group", Json::array()}})).plan);
 }
 
 TEST(ModelConfigTest, RefusesPublishedKeysThatMakeNoSense) {
   EXPECT_EQ(Invalid({{"num_kv_shared_layers", 6}}),
-            "num_kv_shared_layers = 6, want a whole number from 0 to 5");
-  EXPECT_EQ(Invalid({{"use_cla", true}}), "cla_share_factor is missing");
-  EXPECT_EQ(Invalid({{"use_cla", 1}}), "use_cla = 1, want true or false");
+            "num_kv_shared_layers: expected a whole number from 0 to 5, got 6");
+  EXPECT_EQ(Invalid({{"use_cla", true}}),
+            "cla_share_factor: expected a whole number from 1 to 6, got nothing");
+  EXPECT_EQ(Invalid({{"use_cla", 1}}), "use_cla: expected true or false, got 1");
   EXPECT_EQ(Invalid({{"use_cla", true}, {"cla_share_factor", 0}}),
-            "cla_share_factor = 0, want a whole number from 1 to 6");
-  EXPECT_EQ(Invalid({{"kv_reuse_group", {0, 1}}}), "kv_reuse_group = [0,1], want lists of layers");
-  EXPECT_EQ(Invalid({{"kv_reuse_group", 3}}), "kv_reuse_group = 3, want lists of layers");
+            "cla_share_factor: expected a whole number from 1 to 6, got 0");
+  EXPECT_EQ(Invalid({{"kv_reuse_group", {0, 1}}}),
+            "kv_reuse_group[0]: expected a list of layers, got 0");
+  EXPECT_EQ(Invalid({{"kv_reuse_group", 3}}),
+            "kv_reuse_group: expected a list of groups of layers, got 3");
   EXPECT_EQ(Invalid({{"cross_layer", {{"preset", "svformer"}}}, {"num_kv_shared_layers", 2}}),
-            "both cross_layer and num_kv_shared_layers are set, want one of them");
+            "num_kv_shared_layers: set beside cross_layer, want one of them");
   EXPECT_EQ(Invalid({{"use_cla", true}, {"cla_share_factor", 2}, {"num_kv_shared_layers", 2}}),
-            "both num_kv_shared_layers and use_cla are set, want one of them");
+            "use_cla: set beside num_kv_shared_layers, want one of them");
 }
 
 class ModelDirTest : public ::testing::Test {
@@ -425,22 +445,26 @@ TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
   EXPECT_EQ(message(), config + ": not a file");
   std::filesystem::remove(config);
   WriteFile(config, With({{"vocab_size", 0}}).dump());
-  EXPECT_EQ(message(), config + ": vocab_size = 0, want a whole number from 1 to 16777216");
+  EXPECT_EQ(message(), config + ": vocab_size: expected a whole number from 1 to 16777216, got 0");
   WriteFile(config, std::string((16 << 20) + 1, ' '));
   EXPECT_EQ(message(), config + ": 16777217 bytes, the limit is 16777216");
 
   WriteFile(config, Llama().dump());
   WriteFile(generation, "[]");
-  EXPECT_EQ(message(), generation + ": not a JSON object");
+  EXPECT_EQ(message(), generation + ": expected an object, got []");
   WriteFile(generation, R"({"eos_token_id": 100})");
-  EXPECT_EQ(message(), generation + ": eos_token_id = 100, want a whole number from 0 to 99");
+  EXPECT_EQ(message(),
+            generation + ": eos_token_id: expected a whole number from 0 to 99, got 100");
   WriteFile(generation, R"({"temperature": -1})");
-  EXPECT_THAT(message(), HasSubstr(generation + ": temperature = -1, want a number from 0 to "));
+  EXPECT_THAT(
+      message(),
+      HasSubstr(generation + ": temperature: expected a number from 0 to 3.40282e+38, got -1"));
   WriteFile(generation, R"({"top_p": "0.9"})");
-  EXPECT_EQ(message(), generation + ": top_p = \"0.9\", want a number from 0 to 1");
+  EXPECT_EQ(message(), generation + ": top_p: expected a number from 0 to 1, got \"0.9\"");
   WriteFile(generation, R"({"max_new_tokens": 0})");
   EXPECT_THAT(message(),
-              HasSubstr(generation + ": max_new_tokens = 0, want a whole number from 1"));
+              HasSubstr(generation +
+                        ": max_new_tokens: expected a whole number from 1 to 2147483647, got 0"));
   WriteFile(generation, "{");
   EXPECT_THAT(message(), HasSubstr("generation_config.json: not JSON"));
 }

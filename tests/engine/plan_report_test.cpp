@@ -10,6 +10,7 @@
 #include "engine/model/dtypes.h"
 #include "gtest/gtest.h"
 #include "kvcache/plan/plan_parser.h"
+#include "kvcache/plan/plan_presets.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine::plan_report_test {
@@ -194,8 +195,10 @@ TEST(PlanReport, TextStaysInAHundredColumns) {
   EXPECT_LE(LongestLine(PlanReportText(report, size_t{1} << 40, 16)), 100U);
   for (const char* name : {"plain", "svformer", "resformer", "reuse", "svformer-reuse", "sla",
                            "cla", "skipv1", "fusedkv-lite"}) {
-    const json named = *kvcache::NamedPlan(name, shape);
-    const std::string text = PlanReportText(Report(named.dump().c_str(), shape), 1 << 20, 16);
+    const SharingPlan plan = *kvcache::NamedPlan(name, shape);
+    const PlanReport named =
+        MakePlanReport(plan, CacheDTypes::Both(DType::kBF16), ScoreReuse::kAuto);
+    const std::string text = PlanReportText(named, 1 << 20, 16);
     EXPECT_LE(LongestLine(text), 100U) << text;
   }
 }

@@ -14,6 +14,7 @@
 #include "engine/model/safetensors.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvcache/plan/plan_parser.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::engine::weights_test {
@@ -59,7 +60,9 @@ struct Loaded {
   std::unique_ptr<Checkpoint> checkpoint;
 
   absl::StatusOr<SharingPlan> Plan(const Json& plan_override = nullptr) const {
-    return ResolvePlan(config, *checkpoint, plan_override);
+    if (plan_override.is_null()) return ResolvePlan(config, *checkpoint, std::nullopt);
+    ASSIGN_OR_RETURN(const SharingPlan given, kvcache::ParsePlan(plan_override, config.attention));
+    return ResolvePlan(config, *checkpoint, given);
   }
 };
 
@@ -326,7 +329,7 @@ TEST(ResolvePlanTest, ReadsThePlanOffTheProjections) {
     SCOPED_TRACE(name);
     Loaded loaded = Make({.cross_layer = cross_layer});
     const SharingPlan written = loaded.Plan().value();
-    loaded.config.cross_layer = nullptr;
+    loaded.config.plan = std::nullopt;
     const auto detected = loaded.Plan();
     ASSERT_TRUE(detected.ok()) << detected.status();
     EXPECT_EQ(*detected, written);
@@ -388,7 +391,7 @@ void LoadsFromDisk(const std::filesystem::path& dir, kernels::Backend* backend,
   ASSERT_TRUE(config.ok()) << config.status();
   const auto checkpoint = Checkpoint::Open(dir);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto plan = ResolvePlan(*config, **checkpoint, nullptr);
+  const auto plan = ResolvePlan(*config, **checkpoint, std::nullopt);
   ASSERT_TRUE(plan.ok()) << plan.status();
   const auto weights =
       LoadWeights(*config, *plan, **checkpoint,

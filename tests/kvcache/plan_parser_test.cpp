@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kvcache/plan/plan_presets.h"
 #include "nlohmann/json.hpp"
 #include "tests/kvcache/plan_invariants.h"
 #include "tests/kvcache/plan_refusals.h"
@@ -277,11 +278,12 @@ TEST(ParsePlan, RefusesExplicitLists) {
 TEST(ParsePlan, RefusesWhatJsonTextCannotSay) {
   const float not_a_number = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(Refusal({{"preset", "resformer"}, {"mix", "constant"}, {"own", not_a_number}}),
-            "cross_layer.own: nan is not a finite number");
-  EXPECT_EQ(Refusal(json("\xff")),
-            R"(cross_layer: "\xff" is not an object with a preset or explicit lists)");
+            "cross_layer.own: expected a number from -3.40282e+38 to 3.40282e+38, got null");
+  EXPECT_EQ(
+      Refusal(json("\xff")),
+      "cross_layer: expected an object with a preset or explicit lists, got \"\xEF\xBF\xBD\"");
   EXPECT_EQ(Refusal(json(json::value_t::discarded)),
-            "cross_layer: discarded is not an object with a preset or explicit lists");
+            "cross_layer: expected an object with a preset or explicit lists, got <discarded>");
 }
 
 TEST(ParsePlan, RefusesWhatTheShapeDoesNotAllow) {
@@ -290,9 +292,10 @@ TEST(ParsePlan, RefusesWhatTheShapeDoesNotAllow) {
             "cross_layer: skipv1 halves the kv heads (query head h reads kv head h * 3 / 6), and 3 "
             "can't be halved");
   EXPECT_EQ(Refusal({{"preset", "sla"}, {"skip_layers", 2}, {"skip_heads", 1}}, {2, 4, 4, 8}),
-            "cross_layer.skip_layers: 2 is not a distance to a non-adjacent layer (there is none)");
+            "cross_layer.skip_layers: expected a distance to a non-adjacent layer, of which there "
+            "is none, got 2");
   EXPECT_EQ(Refusal({{"preset", "resformer"}, {"layers", {1}}}, {1, 4, 4, 8}),
-            "cross_layer.layers: 1 is not a layer (there is none)");
+            "cross_layer.layers[0]: expected a layer, of which there is none, got 1");
   EXPECT_EQ(Refusal(json(), {0, 4, 4, 8}), "num_layers: 0 is out of range (1..1024)");
   EXPECT_EQ(*ParsePlan({{"preset", "resformer"}}, {1, 4, 4, 8}), SharingPlan::Plain({1, 4, 4, 8}));
 }
@@ -390,21 +393,30 @@ TEST(DetectPlan, Refuses) {
   EXPECT_EQ(refusal({kAll}), "projections of 1 layers, but the model has 8");
 }
 
-TEST(NamedPlan, AllParseWhereTheShapeAllows) {
+TEST(NamedPlan, AreThePresets) {
   constexpr AttentionShape kTwelve = {
       .num_layers = 12, .num_query_heads = 12, .num_kv_heads = 12, .head_dim = 64};
   for (const char* name : {"plain", "svformer", "resformer", "reuse", "svformer-reuse", "sla",
                            "cla", "skipv1", "fusedkv-lite"}) {
     for (const AttentionShape& shape : {kShape, kTwelve}) {
-      const absl::StatusOr<json> named = NamedPlan(name, shape);
-      ASSERT_TRUE(named.ok()) << named.status();
-      const SharingPlan plan = Parse(named->dump(), shape);
-      EXPECT_EQ(plan == SharingPlan::Plain(shape), std::string(name) == "plain") << name;
+      const absl::StatusOr<SharingPlan> plan = NamedPlan(name, shape);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      EXPECT_EQ(PlanInvariants(*plan).Check(), "");
+      EXPECT_EQ(*plan == SharingPlan::Plain(shape), std::string(name) == "plain") << name;
     }
   }
   EXPECT_EQ(*NamedPlan("sla", kTwelve),
-            json({{"preset", "sla"}, {"skip_layers", 9}, {"skip_heads", 9}}));
-  EXPECT_EQ((*NamedPlan("reuse", kTwelve))["compute_layers"], json({0, 4, 8}));
+            Parse(R"({"preset":"sla","skip_layers":9,"skip_heads":9})", kTwelve));
+  const char* const reuse = R"({"preset":"reuse","compute_layers":[0,4,8]})";
+  EXPECT_EQ(*NamedPlan("reuse", kTwelve), Parse(reuse, kTwelve));
+  EXPECT_EQ(*NamedPlan("svformer-reuse", kTwelve),
+            Parse(std::string(R"([{"preset":"svformer"},)") + reuse + "]", kTwelve));
+  for (const char* preset : {"svformer", "resformer", "skipv1"}) {
+    EXPECT_EQ(*NamedPlan(preset, kTwelve), Parse(json{{"preset", preset}}.dump(), kTwelve));
+  }
+  EXPECT_EQ(*NamedPlan("cla", kTwelve), Parse(R"({"preset":"cla","factor":2})", kTwelve));
+  EXPECT_EQ(*NamedPlan("fusedkv-lite", kTwelve),
+            Parse(R"({"preset":"fusedkv-lite","layer":5})", kTwelve));
   EXPECT_EQ(NamedPlan("svformer2", kShape).status().message(),
             "\"svformer2\" is not a named plan (plain, svformer, resformer, reuse, svformer-reuse, "
             "sla, cla, skipv1, fusedkv-lite)");

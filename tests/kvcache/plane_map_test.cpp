@@ -2,6 +2,7 @@
 
 #include "gtest/gtest.h"
 #include "kvcache/plan/plan_parser.h"
+#include "kvcache/plan/plan_presets.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::kvcache::plane_map_test {
@@ -16,11 +17,13 @@ SharingPlan Parse(const char* text, const AttentionShape& shape) {
   return *std::move(plan);
 }
 
-double Ratio(const char* text, const AttentionShape& shape) {
-  const PlaneMap planes(Parse(text, shape), CacheDTypes::Both(DType::kBF16), 16);
+double Ratio(const SharingPlan& plan) {
+  const PlaneMap planes(plan, CacheDTypes::Both(DType::kBF16), 16);
   return static_cast<double>(planes.bytes_per_token()) /
          static_cast<double>(planes.plain_bytes_per_token());
 }
+
+double Ratio(const char* text, const AttentionShape& shape) { return Ratio(Parse(text, shape)); }
 
 TEST(PlaneMap, PlainBytes) {
   const AttentionShape shape = {
@@ -98,19 +101,16 @@ TEST(PlaneMap, Ratios) {
                                     .head_dim = 64};
       const double layers = num_layers;
       const double computing = num_layers / 4;
-      nlohmann::json reuse = *NamedPlan("reuse", shape);
       EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"svformer"})", shape), (layers + 1) / (2 * layers));
-      EXPECT_DOUBLE_EQ(Ratio(reuse.dump().c_str(), shape), (computing + layers) / (2 * layers));
-      EXPECT_DOUBLE_EQ(
-          Ratio(nlohmann::json::array({{{"preset", "svformer"}}, reuse}).dump().c_str(), shape),
-          (computing + 1) / (2 * layers));
+      EXPECT_DOUBLE_EQ(Ratio(*NamedPlan("reuse", shape)), (computing + layers) / (2 * layers));
+      EXPECT_DOUBLE_EQ(Ratio(*NamedPlan("svformer-reuse", shape)), (computing + 1) / (2 * layers));
       EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"cla","factor":2})", shape), 0.5);
       EXPECT_DOUBLE_EQ(Ratio(R"({"preset":"resformer"})", shape), 1);
     }
   }
   const AttentionShape wide = {
       .num_layers = 32, .num_query_heads = 8, .num_kv_heads = 8, .head_dim = 128};
-  EXPECT_DOUBLE_EQ(Ratio(NamedPlan("svformer-reuse", wide)->dump().c_str(), wide), 9.0 / 64);
+  EXPECT_DOUBLE_EQ(Ratio(*NamedPlan("svformer-reuse", wide)), 9.0 / 64);
 }
 
 TEST(PlaneMap, SlaHoldsOnlyWhatIsRead) {
@@ -123,7 +123,7 @@ TEST(PlaneMap, ScoreBytes) {
   const AttentionShape shape = {
       .num_layers = 8, .num_query_heads = 6, .num_kv_heads = 2, .head_dim = 64};
   const auto score_bytes = [&](const char* name) {
-    return PlaneMap(*ParsePlan(*NamedPlan(name, shape), shape), CacheDTypes::Both(DType::kBF16), 16)
+    return PlaneMap(*NamedPlan(name, shape), CacheDTypes::Both(DType::kBF16), 16)
         .score_bytes_per_token();
   };
   EXPECT_EQ(score_bytes("reuse"), 6 * sizeof(float));

@@ -130,7 +130,7 @@ TEST(OpenAiRequestTest, ReadsSampling) {
   EXPECT_EQ(MustParse(R"({"prompt":"a","stop":"x"})").generation.stop,
             std::vector<std::string>{"x"});
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","stop":["x",1]})"),
-            "stop: expected a string or an array of strings, got an array");
+            R"(stop: expected a string or an array of strings, got ["x",1])");
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","logit_bias":{"x":2}})"),
             "logit_bias: expected token ids and numbers");
 }
