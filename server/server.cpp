@@ -5,12 +5,12 @@
 #include <utility>
 
 #include "engine/base/errors.h"
+#include "engine/base/model_source.h"
 #include "server/base/listen_address.h"
 #include "server/grpc/call_gate.h"
 #include "server/grpc/grpc_credentials.h"
 #include "server/http/cors.h"
 #include "server/openai/http_gate.h"
-#include "server/text/shape_tokenizer.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -121,22 +121,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServeOptions& option
     ASSIGN_OR_RETURN(auto http, HttpFront::Start(std::move(http_options), parts.metrics.get()));
     parts.http = std::move(http);
   }
-  if (options.engine.shape.empty()) {
-    ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::Load(options.model_dir));
-    parts.tokenizer = std::move(tokenizer);
-  }
   engine::EngineOptions engine_options = options.engine;
-  engine_options.model_dir = options.model_dir;
+  ASSIGN_OR_RETURN(engine_options.source,
+                   engine::OpenModel(options.model_dir, options.engine.shape));
+  ASSIGN_OR_RETURN(const auto description, engine_options.source->Tokenizer());
+  ASSIGN_OR_RETURN(parts.tokenizer, Tokenizer::Make(description));
   if (!options.served_model_names.empty()) engine_options.name = options.served_model_names[0];
   engine_options.observer = parts.metrics.get();
   if (parts.trace) engine_options.observer = parts.trace.get();
   auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();
   const engine::ModelInfo& model = (*engine)->model();
-  if (!parts.tokenizer) {
-    ASSIGN_OR_RETURN(auto tokenizer, MakeShapeTokenizer(model.vocab_size));
-    parts.tokenizer = std::move(tokenizer);
-  }
   spdlog::info(
       "model {}: {} parameters, {} on {}; plan takes {} bytes a token, {:.3f} of a plain cache; "
       "cache of {} bytes holds {} tokens",

@@ -22,14 +22,13 @@ Rows First(Rows rows, int64_t count) {
 
 }  // namespace
 
-Decoder::Decoder(const ModelConfig& config, const Weights* weights, Backend* backend,
-                 int32_t max_rows)
-    : config_(config), weights_(weights), backend_(backend), max_rows_(max_rows) {}
+Decoder::Decoder(const ModelSpec& spec, const Weights* weights, Backend* backend, int32_t max_rows)
+    : spec_(spec), weights_(weights), backend_(backend), max_rows_(max_rows) {}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(
-    const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+    const ModelSpec& spec, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
     const kvcache::PlaneMap& planes, const Weights* weights, Backend* backend, int32_t max_rows) {
-  std::unique_ptr<Decoder> decoder(new Decoder(config, weights, backend, max_rows));
+  std::unique_ptr<Decoder> decoder(new Decoder(spec, weights, backend, max_rows));
   RETURN_IF_ERROR(Builder(plan, layout, planes, decoder.get()).Build());
   return decoder;
 }
@@ -68,7 +67,7 @@ absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
     return std::span<const float>();
   }
   RETURN_IF_ERROR(backend_->Synchronize());
-  const size_t count = batch.logit_rows.size() * static_cast<size_t>(config_.vocab_size);
+  const size_t count = batch.logit_rows.size() * static_cast<size_t>(spec_.vocab_size);
   if (count == 0) return std::span<const float>();
   return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
 }
@@ -211,7 +210,7 @@ void Decoder::FeedForward(int64_t num_rows, size_t layer) {
 }
 
 kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) const {
-  return {.weight = weight->floats(), .epsilon = config_.rms_norm_eps};
+  return {.weight = weight->floats(), .epsilon = spec_.norm_epsilon};
 }
 
 // Leaves [rows, vocab] in logits_, and also in host_logits_ if the host is to choose from them and
@@ -220,14 +219,14 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
   const size_t bytes =
-      rows.size() * static_cast<size_t>(LogitsStride(config_.vocab_size)) * sizeof(float);
+      rows.size() * static_cast<size_t>(LogitsStride(spec_.vocab_size)) * sizeof(float);
   if (logits_ == nullptr || logits_->size() < bytes) {
     logits_.reset();
     ASSIGN_OR_RETURN(auto grown, backend_->Allocate(bytes));
     logits_ = std::move(grown);
   }
   MoveToFront(residual_, rows);
-  const int64_t vocab = config_.vocab_size;
+  const int64_t vocab = spec_.vocab_size;
   const int64_t stride = logits_->host_readable() ? vocab : LogitsStride(vocab);
   const Rows logits = {logits_->floats(), count, vocab, stride};
   backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,

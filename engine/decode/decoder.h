@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/decode/decoder_layout.h"
 #include "engine/decode/step_batch.h"
-#include "engine/model/model_config.h"
+#include "engine/model/model_spec.h"
 #include "engine/model/weights.h"
 #include "kernels/backend.h"
 #include "kvcache/plan/plane_map.h"
@@ -35,7 +35,7 @@ class Decoder {
   // `layout`: LayoutOf the plan. `backend` and `weights` outlive the decoder. RESOURCE_EXHAUSTED if
   // there is no memory for scratch.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(
-      const ModelConfig& config, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
+      const ModelSpec& spec, const kvcache::SharingPlan& plan, const DecoderLayout& layout,
       const kvcache::PlaneMap& planes, const Weights* weights, kernels::Backend* backend,
       int32_t max_rows);
 
@@ -71,7 +71,7 @@ class Decoder {
   };
   class Builder;  // plan -> layers_
 
-  Decoder(const ModelConfig& config, const Weights* weights, kernels::Backend* backend,
+  Decoder(const ModelSpec& spec, const Weights* weights, kernels::Backend* backend,
           int32_t max_rows);
   void Project(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   void Attend(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
@@ -84,7 +84,7 @@ class Decoder {
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
   absl::Status ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows);
 
-  const ModelConfig config_;
+  const ModelSpec spec_;
   const Weights* const weights_;
   kernels::Backend* const backend_;
   const int64_t max_rows_;

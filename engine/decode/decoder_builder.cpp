@@ -75,12 +75,13 @@ absl::Status Decoder::Builder::AllocateRows() {
 // Copies in pieces: a long table would take as much of the host's memory again.
 absl::Status Decoder::Builder::MakeRopeTable() {
   constexpr int32_t kPiece = 4096;  // positions
-  const ModelConfig& config = decoder_->config_;
+  const ModelSpec& spec = decoder_->spec_;
   ASSIGN_OR_RETURN(const auto table, Allocate(layout_.rope_floats));
   decoder_->rope_table_ = table;
-  for (int32_t begin = 0; begin < config.max_positions; begin += kPiece) {
-    const int32_t end = std::min(begin + kPiece, config.max_positions);
-    const std::vector<float> piece = RopeTable(config.rope, config.attention.head_dim, begin, end);
+  for (int32_t begin = 0; begin < spec.max_positions; begin += kPiece) {
+    const int32_t end = std::min(begin + kPiece, spec.max_positions);
+    const std::vector<float> piece =
+        RopeTable(*spec.attention().rope, spec.attention().rope->width, begin, end);
     decoder_->backend_->CopyFromHost(reinterpret_cast<std::byte*>(table + begin * head_dim_),
                                      std::as_bytes(std::span(piece)));
   }

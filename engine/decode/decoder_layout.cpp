@@ -88,7 +88,7 @@ void ChooseProjections(const kvcache::SharingPlan& plan, DecoderLayout& layout) 
 
 }  // namespace
 
-DecoderLayout LayoutOf(const ModelConfig& config, const kvcache::SharingPlan& plan) {
+DecoderLayout LayoutOf(const ModelSpec& spec, const kvcache::SharingPlan& plan) {
   const kvcache::AttentionShape& shape = plan.shape();
   DecoderLayout layout;
   for (int32_t layer = 0; layer < shape.num_layers; ++layer) {
@@ -100,12 +100,12 @@ DecoderLayout LayoutOf(const ModelConfig& config, const kvcache::SharingPlan& pl
   ChooseWork(plan, layout);
   const int64_t num_kept = ChooseKeptOutputs(plan, layout);
   layout.row_columns.resize(DecoderLayout::kFirstProjections);
-  layout.row_columns[DecoderLayout::kResidual] = config.hidden_size;
+  layout.row_columns[DecoderLayout::kResidual] = spec.hidden_size;
   layout.row_columns[DecoderLayout::kAttended] = int64_t{shape.num_query_heads} * shape.head_dim;
-  layout.row_columns[DecoderLayout::kActivated] = config.intermediate_size;
+  layout.row_columns[DecoderLayout::kActivated] = spec.feed_forward().width;
   layout.row_columns[DecoderLayout::kKept] = num_kept * shape.head_dim;
   ChooseProjections(plan, layout);
-  layout.rope_floats = int64_t{config.max_positions} * shape.head_dim;
+  layout.rope_floats = int64_t{spec.max_positions} * spec.attention().rope->width;
   return layout;
 }
 

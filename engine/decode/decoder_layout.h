@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "engine/model/model_config.h"
+#include "engine/model/model_spec.h"
 #include "kvcache/plan/sharing_plan.h"
 
 namespace strata::engine {
@@ -54,6 +54,6 @@ struct DecoderLayout {
   // Bytes of all buffers of `rows` rows and of the table.
   size_t Bytes(int64_t rows) const;
 };
-DecoderLayout LayoutOf(const ModelConfig& config, const kvcache::SharingPlan& plan);
+DecoderLayout LayoutOf(const ModelSpec& spec, const kvcache::SharingPlan& plan);
 
 }  // namespace strata::engine

@@ -8,7 +8,7 @@
 
 #include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
-#include "engine/model/tensor_names.h"
+#include "engine/model/tensors_of.h"
 #include "kvcache/plan/plan_parser.h"
 
 namespace strata::engine {
@@ -19,18 +19,19 @@ using kvcache::HeadSources;
 using kvcache::SharingPlan;
 using kvcache::ValueMix;
 
-absl::StatusOr<SharingPlan> DetectFrom(const TensorSource& tensors, const AttentionShape& shape) {
+absl::StatusOr<SharingPlan> DetectFrom(const TensorSource& tensors, const TensorList& list,
+                                       const AttentionShape& shape) {
   std::vector<kvcache::ProjectionsPresent> layers;
   for (int32_t l = 0; l < shape.num_layers; ++l) {
-    layers.push_back({.query = tensors.Has(LayerTensorName(l, "self_attn.q_proj.weight")),
-                      .key = tensors.Has(LayerTensorName(l, "self_attn.k_proj.weight")),
-                      .value = tensors.Has(LayerTensorName(l, "self_attn.v_proj.weight"))});
+    const auto has = [&](TensorRole role) { return tensors.Has(list.at(role, l).name); };
+    layers.push_back({.query = has(TensorRole::kQuery),
+                      .key = has(TensorRole::kKey),
+                      .value = has(TensorRole::kValue)});
   }
   return kvcache::DetectPlan(layers, shape);
 }
 
-absl::StatusOr<ValueMix> ReadValueMix(const TensorSource& tensors, int32_t layer) {
-  const std::string name = LayerTensorName(layer, kValueMixName);
+absl::StatusOr<ValueMix> ReadValueMix(const TensorSource& tensors, const std::string& name) {
   absl::StatusOr<TensorView> tensor = tensors.Find(name);
   if (absl::IsNotFound(tensor.status())) {
     return InvalidArgument(name, ": missing, expected [2] (the plan's mix is learnable)");
@@ -47,7 +48,8 @@ absl::StatusOr<ValueMix> ReadValueMix(const TensorSource& tensors, int32_t layer
 }
 
 // The same plan with the checkpoint's scalars for its learnable mixes.
-absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const TensorSource& tensors) {
+absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const TensorSource& tensors,
+                                             const TensorList& list) {
   const AttentionShape& shape = plan.shape();
   std::vector<std::vector<HeadSources>> sources;
   std::vector<std::vector<std::optional<ValueMix>>> mixes;
@@ -59,7 +61,8 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const Tens
     for (int32_t g = 0; g < shape.num_kv_heads; ++g) layer_mixes.push_back(plan.mix(l, g));
     learnable.push_back(plan.learnable_mix(l));
     if (!plan.learnable_mix(l)) continue;
-    ASSIGN_OR_RETURN(ValueMix learned, ReadValueMix(tensors, l));
+    ASSIGN_OR_RETURN(ValueMix learned,
+                     ReadValueMix(tensors, list.at(TensorRole::kValueMix, l).name));
     for (std::optional<ValueMix>& mix : layer_mixes) {
       if (mix) mix = learned;
     }
@@ -68,9 +71,10 @@ absl::StatusOr<SharingPlan> WithLearnedMixes(const SharingPlan& plan, const Tens
 }
 
 // A layer that learned a mix answers wrongly without it.
-absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tensors) {
+absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tensors,
+                               const TensorList& list) {
   for (int32_t l = 0; l < plan.shape().num_layers; ++l) {
-    const std::string name = LayerTensorName(l, kValueMixName);
+    const std::string& name = list.at(TensorRole::kValueMix, l).name;
     if (plan.learnable_mix(l) || !tensors.Has(name)) continue;
     return InvalidArgument(name, ": the checkpoint has learned a mix for layer ", l,
                            ", the plan of config.json has no learnable one there");
@@ -80,15 +84,16 @@ absl::Status CheckMixesAreRead(const SharingPlan& plan, const TensorSource& tens
 
 }  // namespace
 
-absl::StatusOr<SharingPlan> ResolvePlan(const ModelConfig& config, const TensorSource& tensors,
+absl::StatusOr<SharingPlan> ResolvePlan(const ModelSpec& spec, const TensorSource& tensors,
                                         const std::optional<SharingPlan>& plan_override) {
-  if (plan_override) return WithLearnedMixes(*plan_override, tensors);
-  std::optional<SharingPlan> plan = config.plan;
+  const TensorList list = TensorsOf(spec, SharingPlan::Plain(spec.shape()));  // for their names
+  if (plan_override) return WithLearnedMixes(*plan_override, tensors, list);
+  std::optional<SharingPlan> plan = spec.plan;
   if (!plan) {
-    ASSIGN_OR_RETURN(plan, DetectFrom(tensors, config.attention));
+    ASSIGN_OR_RETURN(plan, DetectFrom(tensors, list, spec.shape()));
   }
-  RETURN_IF_ERROR(CheckMixesAreRead(*plan, tensors));
-  return WithLearnedMixes(*plan, tensors);
+  RETURN_IF_ERROR(CheckMixesAreRead(*plan, tensors, list));
+  return WithLearnedMixes(*plan, tensors, list);
 }
 
 }  // namespace strata::engine

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/model/config_rules.h"
+#include "engine/model/config_keys.h"
 
 namespace strata::engine {
 namespace {
@@ -38,7 +38,7 @@ std::string ReadType(JsonReader& scaling) {
   return !type.empty() ? type : !old_name.empty() ? old_name : "default";
 }
 
-void ReadScaling(JsonReader& scaling, RopeConfig& rope) {
+void ReadScaling(JsonReader& scaling, RopeSpec& rope) {
   const std::string type = ReadType(scaling);
   if (type == "linear" || type == "llama3") {
     rope.factor = scaling.Positive("factor", kMaxFactor);
@@ -46,9 +46,9 @@ void ReadScaling(JsonReader& scaling, RopeConfig& rope) {
   } else if (type != "default") {
     scaling.FailNotBuilt(scaling.Has("rope_type") ? "rope_type" : "type");
   }
-  if (type == "linear") rope.scaling = RopeConfig::Scaling::kLinear;
+  if (type == "linear") rope.scaling = RopeSpec::Scaling::kLinear;
   if (type == "llama3") {
-    rope.scaling = RopeConfig::Scaling::kLlama3;
+    rope.scaling = RopeSpec::Scaling::kLlama3;
     rope.low_freq_factor = scaling.Positive("low_freq_factor", kMaxFactor);
     rope.high_freq_factor = scaling.Positive("high_freq_factor", kMaxFactor);
     rope.original_max_positions =
@@ -57,9 +57,6 @@ void ReadScaling(JsonReader& scaling, RopeConfig& rope) {
       scaling.FailExpected("high_freq_factor", "a number above low_freq_factor, ",
                            rope.low_freq_factor);
     }
-  }
-  if (scaling.Positive("partial_rotary_factor", /*max=*/1, /*fallback=*/1) != 1) {
-    scaling.FailNotBuilt("partial_rotary_factor");
   }
   for (const auto& [key, value] : scaling.value().items()) {
     if (!value.is_null() && std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
@@ -70,7 +67,7 @@ void ReadScaling(JsonReader& scaling, RopeConfig& rope) {
 
 // Low frequencies turn `factor` times slower, high ones as trained; frequencies between are
 // blended.
-double Llama3Frequency(const RopeConfig& rope, double frequency) {
+double Llama3Frequency(const RopeSpec& rope, double frequency) {
   const double turns =
       static_cast<double>(rope.original_max_positions) * frequency / (2 * std::numbers::pi);
   if (turns < rope.low_freq_factor) return frequency / rope.factor;
@@ -80,23 +77,23 @@ double Llama3Frequency(const RopeConfig& rope, double frequency) {
   return (1 - blend) * frequency / rope.factor + blend * frequency;
 }
 
-double Frequency(const RopeConfig& rope, int32_t head_dim, int32_t j) {
-  const double frequency = std::pow(rope.theta, -2.0 * j / head_dim);
+double Frequency(const RopeSpec& rope, int32_t width, int32_t j) {
+  const double frequency = std::pow(rope.theta, -2.0 * j / width);
   switch (rope.scaling) {
-    case RopeConfig::Scaling::kNone:
+    case RopeSpec::Scaling::kNone:
       break;
-    case RopeConfig::Scaling::kLinear:
+    case RopeSpec::Scaling::kLinear:
       return frequency / rope.factor;
-    case RopeConfig::Scaling::kLlama3:
+    case RopeSpec::Scaling::kLlama3:
       return Llama3Frequency(rope, frequency);
   }
   return frequency;
 }
 
 // transformers prefers the number outside the scaling, so the two must agree.
-void CheckOriginalPositions(JsonReader& config, const RopeConfig& rope) {
+void CheckOriginalPositions(JsonReader& config, const RopeSpec& rope) {
   constexpr std::string_view kKey = "original_max_position_embeddings";
-  if (rope.scaling != RopeConfig::Scaling::kLlama3 || !config.Has(kKey)) return;
+  if (rope.scaling != RopeSpec::Scaling::kLlama3 || !config.Has(kKey)) return;
   const int64_t outside = config.Integer(kKey, 1, kMaxPositions);
   if (outside == rope.original_max_positions) return;
   config.Fail(kKey, outside, " but ", rope.original_max_positions,
@@ -105,8 +102,11 @@ void CheckOriginalPositions(JsonReader& config, const RopeConfig& rope) {
 
 }  // namespace
 
-RopeConfig ReadRope(JsonReader& config) {
-  RopeConfig rope;
+RopeSpec ReadRope(JsonReader& config, int32_t head_dim) {
+  RopeSpec rope;
+  constexpr char kPart[] = "partial_rotary_factor";
+  double part = config.Positive(kPart, /*max=*/1, /*fallback=*/1);
+  rope.width = static_cast<int32_t>(head_dim * part);
   rope.theta = config.Positive("rope_theta", kMaxTheta, rope.theta);
   const bool has_parameters = config.Has("rope_parameters");
   const bool has_scaling = config.Has("rope_scaling");
@@ -129,17 +129,19 @@ RopeConfig ReadRope(JsonReader& config) {
   }
   rope.theta = theta;
   ReadScaling(scaling, rope);
+  part = scaling.Positive(kPart, /*max=*/1, part);
+  rope.width = static_cast<int32_t>(head_dim * part);
   CheckOriginalPositions(config, rope);
   return rope;
 }
 
-std::vector<float> RopeTable(const RopeConfig& rope, int32_t head_dim, int32_t begin, int32_t end) {
-  const int32_t half = head_dim / 2;
+std::vector<float> RopeTable(const RopeSpec& rope, int32_t width, int32_t begin, int32_t end) {
+  const int32_t half = width / 2;
   std::vector<double> frequencies;
-  for (int32_t j = 0; j < half; ++j) frequencies.push_back(Frequency(rope, head_dim, j));
+  for (int32_t j = 0; j < half; ++j) frequencies.push_back(Frequency(rope, width, j));
 
   std::vector<float> table;
-  table.reserve(static_cast<size_t>(end - begin) * static_cast<size_t>(head_dim));
+  table.reserve(static_cast<size_t>(end - begin) * static_cast<size_t>(width));
   for (int32_t position = begin; position < end; ++position) {
     for (const double frequency : frequencies) {
       table.push_back(static_cast<float>(std::cos(position * frequency)));

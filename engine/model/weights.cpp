@@ -9,19 +9,11 @@
 
 #include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
-#include "engine/model/tensor_names.h"
 
 namespace strata::engine {
 namespace {
 
 using kernels::HostRows;
-using Shape = std::vector<int64_t>;
-
-// The living heads of one projection, and its number of heads in full.
-struct LivingHeads {
-  std::vector<int32_t> heads;  // ascending
-  int32_t all = 0;
-};
 
 // Brings tensors from a checkpoint to a backend and accounts for them. status() keeps the first
 // failure; every call after it does nothing, so that the code of a layer is the list of its
@@ -31,27 +23,17 @@ class Loader {
   Loader(const TensorSource& tensors, kernels::DType dtype, kernels::Backend* backend)
       : tensors_(tensors), dtype_(dtype), backend_(backend) {}
 
-  std::unique_ptr<kernels::Buffer> Norm(const std::string& name, int64_t size);
-  // Loads one tensor whole.
-  std::unique_ptr<kernels::Matrix> Matrix(const std::string& name, const Shape& shape);
-  // Appends a whole tensor to the parts of the next Pack.
-  void Append(const std::string& name, const Shape& shape);
-  // Appends the rows of a projection's living heads.
-  void AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
-                   int64_t hidden);
+  std::unique_ptr<kernels::Buffer> Norm(const TensorSpec& norm);
+  // Loads one matrix whole.
+  std::unique_ptr<kernels::Matrix> Matrix(const TensorSpec& matrix);
+  // Appends the needed rows of a matrix to the parts of the next Pack.
+  void Append(const TensorSpec& matrix);
   // Stacks the appended parts; null if there are none.
   std::unique_ptr<kernels::Matrix> Pack();
-  // Packs two appended tensors, gates and then ups.
+  // Packs two appended matrices, gates and then ups.
   std::unique_ptr<kernels::Matrix> PackGated();
-
-  bool Has(const std::string& name) const { return tensors_.Has(name); }
-  // Fails unless the unused tensor `copy` has the same dtype and bytes as `name`.
-  void CheckSame(const std::string& name, const std::string& copy, const Shape& shape);
   // Counts a tensor that was read elsewhere.
-  void MarkUsed(const std::string& name, int64_t elements) {
-    used_.insert(name);
-    parameters_ += elements;
-  }
+  void MarkUsed(const TensorSpec& tensor);
 
   const absl::Status& status() const { return status_; }
   // Writes the account to `weights`: bytes, parameters, unused tensors. Unused tensors of a dtype
@@ -59,9 +41,10 @@ class Loader {
   void Finish(Weights& weights) const;
 
  private:
-  // nullopt, with status() set, unless the tensor is there in one of the two shapes.
-  std::optional<TensorView> Find(const std::string& name, const Shape& shape,
-                                 const std::optional<Shape>& or_shape = std::nullopt);
+  // nullopt, with status() set, unless the tensor is there, in full or with living heads alone.
+  std::optional<TensorView> Find(const TensorSpec& tensor);
+  // The name that the tensor has here. Fails if it is there under both, and the two differ.
+  std::string NameHere(const TensorSpec& tensor);
   template <typename PackParts>
   std::unique_ptr<kernels::Matrix> PackWith(PackParts pack);
   template <typename T>
@@ -86,26 +69,49 @@ class Loader {
   int64_t parameters_ = 0;
 };
 
-std::optional<TensorView> Loader::Find(const std::string& name, const Shape& shape,
-                                       const std::optional<Shape>& or_shape) {
+// If both are stored they must be equal, as readers differ: of a tied embedding and head,
+// transformers 5 takes the head, vLLM and earlier versions the embedding.
+std::string Loader::NameHere(const TensorSpec& tensor) {
+  if (tensor.or_name.empty() || !tensors_.Has(tensor.or_name)) return tensor.name;
+  if (!tensors_.Has(tensor.name)) return tensor.or_name;
+  const absl::StatusOr<TensorView> one = tensors_.Find(tensor.name);
+  const absl::StatusOr<TensorView> other = tensors_.Find(tensor.or_name);
+  status_.Update(one.status());
+  status_.Update(other.status());
+  if (!status_.ok()) return tensor.name;
+  if (one->shape != other->shape || one->dtype != other->dtype ||
+      std::memcmp(one->data, other->data, one->bytes) != 0) {
+    status_ = InvalidArgument(tensor.or_name, ": not the same as ", tensor.name,
+                              ", though config.json has tie_word_embeddings = true; set it to "
+                              "false, or leave the tensor out");
+  }
+  tensors_.Release(*other);
+  return tensor.name;
+}
+
+std::optional<TensorView> Loader::Find(const TensorSpec& tensor) {
   if (!status_.ok()) return std::nullopt;
-  std::string expected = ShapeText(shape);
-  if (or_shape) expected += " or " + ShapeText(*or_shape);
-  absl::StatusOr<TensorView> tensor = tensors_.Find(name);
-  if (absl::IsNotFound(tensor.status())) {
+  const std::string name = NameHere(tensor);
+  const std::vector<int64_t> living = tensor.LivingShape();
+  std::string expected = ShapeText(living);
+  if (living != tensor.shape) expected += " or " + ShapeText(tensor.shape);
+  absl::StatusOr<TensorView> found = tensors_.Find(name);
+  if (!status_.ok()) {
+    return std::nullopt;
+  } else if (absl::IsNotFound(found.status())) {
     status_ = InvalidArgument(name, ": missing, expected ", expected);
-  } else if (!tensor.ok()) {
-    status_ = tensor.status();
-  } else if (tensor->shape != shape && tensor->shape != or_shape) {
-    status_ = InvalidArgument(name, ": expected ", expected, ", found ", ShapeText(tensor->shape));
+  } else if (!found.ok()) {
+    status_ = found.status();
+  } else if (found->shape != living && found->shape != tensor.shape) {
+    status_ = InvalidArgument(name, ": expected ", expected, ", found ", ShapeText(found->shape));
   }
   if (!status_.ok()) return std::nullopt;
   used_.insert(name);
-  return *std::move(tensor);
+  return *std::move(found);
 }
 
-std::unique_ptr<kernels::Buffer> Loader::Norm(const std::string& name, int64_t size) {
-  const std::optional<TensorView> tensor = Find(name, {size});
+std::unique_ptr<kernels::Buffer> Loader::Norm(const TensorSpec& norm) {
+  const std::optional<TensorView> tensor = Find(norm);
   if (!tensor) return nullptr;
   const std::vector<float> floats = HostFloats(*tensor);
   const auto bytes = std::as_bytes(std::span(floats));
@@ -114,53 +120,36 @@ std::unique_ptr<kernels::Buffer> Loader::Norm(const std::string& name, int64_t s
   backend_->CopyFromHost(buffer->data(), bytes);
   // The copy may still be under way, and `floats` ends here.
   status_ = backend_->Synchronize();
-  parameters_ += size;
+  parameters_ += std::ssize(floats);
   return buffer;
 }
 
-std::unique_ptr<kernels::Matrix> Loader::Matrix(const std::string& name, const Shape& shape) {
-  Append(name, shape);
+std::unique_ptr<kernels::Matrix> Loader::Matrix(const TensorSpec& matrix) {
+  Append(matrix);
   return Pack();
 }
 
-void Loader::CheckSame(const std::string& name, const std::string& copy, const Shape& shape) {
-  const std::optional<TensorView> tensor = Find(name, shape);
-  const std::optional<TensorView> other = Find(copy, shape);
-  if (!tensor || !other) return;
-  used_.erase(copy);
-  if (tensor->dtype != other->dtype || std::memcmp(tensor->data, other->data, tensor->bytes) != 0) {
-    status_ = InvalidArgument(copy, ": not the same as ", name,
-                              ", though config.json has tie_word_embeddings = true; set it to "
-                              "false, or leave the tensor out");
-  }
-  tensors_.Release(*other);
+void Loader::MarkUsed(const TensorSpec& tensor) {
+  if (!tensor.needed) return;
+  used_.insert(tensor.name);
+  parameters_ += tensor.shape[0];
 }
 
-void Loader::Append(const std::string& name, const Shape& shape) {
-  const std::optional<TensorView> tensor = Find(name, shape);
-  if (!tensor) return;
-  parts_.push_back({tensor->dtype, tensor->data, shape[0], shape[1]});
-  sources_.push_back(*tensor);
-}
-
-void Loader::AppendHeads(const std::string& name, const LivingHeads& living, int64_t head_dim,
-                         int64_t hidden) {
-  if (living.heads.empty()) return;
-  const Shape full = {living.all * head_dim, hidden};
-  const Shape trimmed = {static_cast<int64_t>(living.heads.size()) * head_dim, hidden};
-  const std::optional<TensorView> tensor =
-      full == trimmed ? Find(name, full) : Find(name, trimmed, full);
+void Loader::Append(const TensorSpec& matrix) {
+  if (!matrix.needed) return;
+  const std::optional<TensorView> tensor = Find(matrix);
   if (!tensor) return;
   sources_.push_back(*tensor);
-  if (tensor->shape == trimmed) {
-    parts_.push_back({tensor->dtype, tensor->data, trimmed[0], hidden});
+  const std::vector<int64_t> living = matrix.LivingShape();
+  if (tensor->shape == living) {
+    parts_.push_back({tensor->dtype, tensor->data, living[0], living[1]});
     return;
   }
-  const size_t head_bytes = tensor->bytes / static_cast<size_t>(living.all);
-  unused_in_part_.emplace(name, tensor->bytes - living.heads.size() * head_bytes);
-  for (const int32_t head : living.heads) {
+  const size_t head_bytes = tensor->bytes / static_cast<size_t>(matrix.heads);
+  unused_in_part_.emplace(matrix.name, tensor->bytes - matrix.living.size() * head_bytes);
+  for (const int32_t head : matrix.living) {
     const std::byte* rows = tensor->data + static_cast<size_t>(head) * head_bytes;
-    parts_.push_back({tensor->dtype, rows, head_dim, hidden});
+    parts_.push_back({tensor->dtype, rows, matrix.shape[0] / matrix.heads, matrix.shape[1]});
   }
 }
 
@@ -202,55 +191,37 @@ void Loader::Finish(Weights& weights) const {
   }
 }
 
-LayerWeights LoadLayer(Loader& loader, const ModelConfig& config, const kvcache::SharingPlan& plan,
-                       int32_t layer) {
-  const kvcache::AttentionShape& shape = config.attention;
-  const int64_t d = shape.head_dim;
-  const int64_t hidden = config.hidden_size;
-  const int64_t intermediate = config.intermediate_size;
-  const auto name = [layer](std::string_view rest) { return LayerTensorName(layer, rest); };
-
+LayerWeights LoadLayer(Loader& loader, const TensorList& tensors, int32_t layer) {
+  const auto tensor = [&](TensorRole role) -> const TensorSpec& { return tensors.at(role, layer); };
   LayerWeights weights;
-  weights.input_norm = loader.Norm(name("input_layernorm.weight"), hidden);
-  loader.AppendHeads(name("self_attn.q_proj.weight"),
-                     {plan.QueryHeads(layer), shape.num_query_heads}, d, hidden);
-  loader.AppendHeads(name("self_attn.k_proj.weight"), {plan.KeyHeads(layer), shape.num_kv_heads}, d,
-                     hidden);
-  loader.AppendHeads(name("self_attn.v_proj.weight"), {plan.ValueHeads(layer), shape.num_kv_heads},
-                     d, hidden);
+  weights.input_norm = loader.Norm(tensor(TensorRole::kAttentionNorm));
+  loader.Append(tensor(TensorRole::kQuery));
+  loader.Append(tensor(TensorRole::kKey));
+  loader.Append(tensor(TensorRole::kValue));
   weights.qkv = loader.Pack();
-  if (plan.learnable_mix(layer)) loader.MarkUsed(name(kValueMixName), 2);
-  weights.output =
-      loader.Matrix(name("self_attn.o_proj.weight"), {hidden, shape.num_query_heads * d});
-  weights.post_attention_norm = loader.Norm(name("post_attention_layernorm.weight"), hidden);
-  loader.Append(name("mlp.gate_proj.weight"), {intermediate, hidden});
-  loader.Append(name("mlp.up_proj.weight"), {intermediate, hidden});
+  loader.MarkUsed(tensor(TensorRole::kValueMix));
+  weights.output = loader.Matrix(tensor(TensorRole::kOutput));
+  weights.post_attention_norm = loader.Norm(tensor(TensorRole::kFeedForwardNorm));
+  loader.Append(tensor(TensorRole::kGate));
+  loader.Append(tensor(TensorRole::kUp));
   weights.gate_up = loader.PackGated();
-  weights.down = loader.Matrix(name("mlp.down_proj.weight"), {hidden, intermediate});
+  weights.down = loader.Matrix(tensor(TensorRole::kDown));
   return weights;
 }
 
 }  // namespace
 
-absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                                    const TensorSource& tensors, kernels::DType dtype,
+absl::StatusOr<Weights> LoadWeights(const ModelSpec& spec, const TensorList& tensors,
+                                    const TensorSource& source, kernels::DType dtype,
                                     kernels::Backend* backend) {
-  Loader loader(tensors, dtype, backend);
-  const Shape table = {config.vocab_size, config.hidden_size};
+  Loader loader(source, dtype, backend);
   Weights weights;
-  // A tied model stores either of the two. If it stores both, they must be equal, as readers
-  // differ:
-  // transformers 5 takes the head, vLLM and earlier versions the embedding.
-  const bool stores_both = loader.Has(kEmbeddingName) && loader.Has(kHeadName);
-  if (config.tied_embeddings && stores_both) loader.CheckSame(kEmbeddingName, kHeadName, table);
-  const bool stored_as_head = config.tied_embeddings && !loader.Has(kEmbeddingName);
-  weights.embedding =
-      loader.Matrix(stored_as_head && loader.Has(kHeadName) ? kHeadName : kEmbeddingName, table);
-  if (!config.tied_embeddings) weights.head = loader.Matrix(kHeadName, table);
-  for (int32_t layer = 0; layer < config.attention.num_layers && loader.status().ok(); ++layer) {
-    weights.layers.push_back(LoadLayer(loader, config, plan, layer));
+  weights.embedding = loader.Matrix(tensors.at(TensorRole::kEmbedding));
+  weights.head = loader.Matrix(tensors.at(TensorRole::kHead));
+  for (int32_t layer = 0; layer < std::ssize(spec.layers) && loader.status().ok(); ++layer) {
+    weights.layers.push_back(LoadLayer(loader, tensors, layer));
   }
-  weights.final_norm = loader.Norm(kFinalNormName, config.hidden_size);
+  weights.final_norm = loader.Norm(tensors.at(TensorRole::kFinalNorm));
   if (!loader.status().ok()) return loader.status();
   loader.Finish(weights);
   return weights;

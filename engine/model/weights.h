@@ -7,10 +7,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/model/model_config.h"
+#include "engine/model/model_spec.h"
 #include "engine/model/tensor_source.h"
+#include "engine/model/tensors_of.h"
 #include "kernels/backend.h"
-#include "kvcache/plan/sharing_plan.h"
 
 namespace strata::engine {
 
@@ -40,12 +40,12 @@ struct Weights {
   const kernels::Matrix& lm_head() const { return head ? *head : *embedding; }
 };
 
-// Loads the weights that the plan needs, stored as `dtype`. If only some heads of a projection
+// Loads the tensors that are needed, stored as `dtype`. If only some heads of a projection
 // live, its tensor may hold the rows of these heads or of all, and is then trimmed. With tied
 // embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do; both must be equal.
 // INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
-absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                                    const TensorSource& tensors, kernels::DType dtype,
+absl::StatusOr<Weights> LoadWeights(const ModelSpec& spec, const TensorList& tensors,
+                                    const TensorSource& source, kernels::DType dtype,
                                     kernels::Backend* backend);
 
 }  // namespace strata::engine

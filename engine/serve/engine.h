@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/base/model_source.h"
 #include "engine/base/mutex.h"
 #include "engine/base/types.h"
 #include "engine/serve/observer.h"
@@ -29,8 +30,10 @@ class EngineCore;
 
 struct EngineOptions {
   std::filesystem::path model_dir;
-  std::string name = {};        // of the model; empty: ModelNameOf(model_dir), or the shape's
-  std::string shape = {};       // a published shape with random weights instead; empty: none
+  std::string name = {};   // of the model; empty: the source's
+  std::string shape = {};  // a published shape with random weights instead; empty: none
+  // The model if it is open already, in place of model_dir and shape.
+  std::shared_ptr<const ModelSource> source = {};
   std::string device = "auto";  // auto, cpu, cuda
   int32_t threads = 0;          // CPU; 0: every core this process may use
   bool pin_threads = false;     // CPU: each thread stays on a core of its own

@@ -8,12 +8,10 @@
 #include "absl/strings/ascii.h"
 #include "engine/base/errors.h"
 #include "engine/base/json_file.h"
+#include "engine/model/architectures.h"
 #include "engine/model/dtypes.h"
-#include "engine/model/model_name.h"
-#include "engine/model/random_tensors.h"
 #include "engine/model/resolve_plan.h"
-#include "engine/model/safetensors.h"
-#include "engine/model/tensor_names.h"
+#include "engine/model/tensors_of.h"
 #include "engine/serve/memory_need.h"
 #include "kvcache/plan/plan_parser.h"
 #include "kvcache/plan/plan_presets.h"
@@ -82,28 +80,28 @@ absl::StatusOr<std::optional<kvcache::SharingPlan>> ParseOverride(
   return kvcache::ParsePlan(json, shape);
 }
 
-// Config, checkpoint and plan of a directory, nothing on a backend yet.
-struct OpenedModel {
-  ModelConfig config;
+// What a model is, before anything of it is on a backend.
+struct ReadModel {
+  ModelSpec spec;
   std::unique_ptr<TensorSource> tensors;
   kvcache::SharingPlan plan;
 };
 
-absl::StatusOr<OpenedModel> OpenModel(const std::filesystem::path& dir, const std::string& shape,
-                                      const std::string& cross_layer) {
-  ASSIGN_OR_RETURN(auto config, shape.empty() ? LoadModelConfig(dir) : NamedShape(shape));
-  std::unique_ptr<TensorSource> tensors;
-  if (shape.empty()) {
-    ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(dir));
-    tensors = std::move(checkpoint);
-  } else {
-    tensors = std::make_unique<RandomTensors>(config);
-  }
-  RETURN_IF_ERROR(
-      CheckTensorNames(dir.string(), *tensors, config.architecture, config.attention.num_layers));
-  ASSIGN_OR_RETURN(auto plan_override, ParseOverride(cross_layer, config.attention));
-  ASSIGN_OR_RETURN(auto plan, ResolvePlan(config, *tensors, plan_override));
-  return OpenedModel{std::move(config), std::move(tensors), std::move(plan)};
+absl::StatusOr<ReadModel> Read(const ModelSource& source, const std::string& cross_layer) {
+  ReadModel model;
+  ASSIGN_OR_RETURN(model.spec, ReadModelSpec(source));
+  ASSIGN_OR_RETURN(model.tensors, source.OpenTensors());
+  RETURN_IF_ERROR(CheckTensorNames(source.place(), *model.tensors, model.spec));
+  ASSIGN_OR_RETURN(const auto plan_override, ParseOverride(cross_layer, model.spec.shape()));
+  ASSIGN_OR_RETURN(model.plan, ResolvePlan(model.spec, *model.tensors, plan_override));
+  return model;
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const EngineOptions& options) {
+  return kernels::CreateBackend({.device = options.device,
+                                 .threads = options.threads,
+                                 .pin_threads = options.pin_threads,
+                                 .batch_invariant = options.batch_invariant});
 }
 
 // Default dtype of a checkpoint's weights: its own, except that f16 becomes f32, which holds it
@@ -115,27 +113,53 @@ DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
   return has_f16 ? DType::kF16 : DType::kF32;
 }
 
+struct Formats {
+  DType weights;
+  kvcache::CacheDTypes cache;
+};
+
+absl::StatusOr<Formats> ChooseFormats(const EngineOptions& options, DType stored,
+                                      const kernels::Backend& backend) {
+  const DType checkpoint = AutomaticDType(stored, &backend);
+  Formats formats;
+  ASSIGN_OR_RETURN(formats.weights, ParseWeightDType(options.weights, checkpoint));
+  // Weights in 8 bits alone do not make the cache 8 bits: cache-dtype must ask for it.
+  ASSIGN_OR_RETURN(
+      formats.cache,
+      ParseCacheDTypes(options.cache_dtype,
+                       kernels::HasScale(formats.weights) ? checkpoint : formats.weights));
+  RETURN_IF_ERROR(backend.CheckWeights(formats.weights));
+  RETURN_IF_ERROR(backend.CheckCache(formats.cache.keys, formats.cache.values));
+  return formats;
+}
+
+// On the CPU, beyond the cgroup's limit the process would be killed, much later.
+absl::Status CheckFits(const EngineOptions& options, const TensorList& tensors, DType weights,
+                       const StepNeed& steps) {
+  return CheckMemory(
+      {.weights = NeedOfWeights(tensors, weights), .cache = options.cache_bytes, .steps = steps},
+      options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
+}
+
 ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
                    PlanReport plan) {
   ModelInfo info;
-  info.name = !options.name.empty()    ? options.name
-              : !options.shape.empty() ? options.shape
-                                       : ModelNameOf(options.model_dir);
-  info.architecture = model.config.architecture;
+  info.name = options.name.empty() ? options.source->name() : options.name;
+  info.architecture = model.spec.architecture;
   info.device = model.backend->Describe();
   info.dtype = kernels::DTypeName(dtype);
   info.parameters = model.weights->parameters;
   info.weight_bytes = model.weights->bytes;
-  info.vocab_size = model.config.vocab_size;
-  info.hidden_size = model.config.hidden_size;
-  info.max_positions = model.config.max_positions;
+  info.vocab_size = model.spec.vocab_size;
+  info.hidden_size = model.spec.hidden_size;
+  info.max_positions = model.spec.max_positions;
   info.cache_tokens = model.cache->capacity_tokens();
   info.block_tokens = options.block_tokens;
   info.max_batch_tokens = options.max_batch_tokens;
   info.max_prefill_chunk = options.max_prefill_chunk;
   info.cache_bytes = model.cache->arena_bytes();
-  info.eos_ids = model.config.eos_ids;
-  if (options.generation_config) info.defaults = model.config.defaults;
+  info.eos_ids = model.spec.eos_ids;
+  if (options.generation_config) info.defaults = model.spec.defaults;
   info.unused_tensors = model.weights->unused;
   info.unused_bytes = model.weights->unused_bytes;
   info.plan = std::move(plan);
@@ -148,79 +172,65 @@ absl::StatusOr<LoadedModel> LoadModel(const EngineOptions& given,
                                       std::unique_ptr<kernels::Backend> backend) {
   EngineOptions options = given;
   RETURN_IF_ERROR(CheckOptions(options));
-  ASSIGN_OR_RETURN(auto opened, OpenModel(options.model_dir, options.shape, options.cross_layer));
-  if (backend == nullptr) {
-    ASSIGN_OR_RETURN(auto made,
-                     kernels::CreateBackend({.device = options.device,
-                                             .threads = options.threads,
-                                             .pin_threads = options.pin_threads,
-                                             .batch_invariant = options.batch_invariant}));
-    backend = std::move(made);
+  if (options.source == nullptr) {
+    ASSIGN_OR_RETURN(options.source, OpenModel(options.model_dir, options.shape));
+  }
+  ASSIGN_OR_RETURN(ReadModel read, Read(*options.source, options.cross_layer));
+  LoadedModel model;
+  model.spec = std::move(read.spec);
+  model.plan = std::move(read.plan);
+  model.backend = std::move(backend);
+  if (model.backend == nullptr) {
+    ASSIGN_OR_RETURN(model.backend, MakeBackend(options));
   }
   for (int32_t* tokens : {&options.max_batch_tokens, &options.max_prefill_chunk}) {
-    if (*tokens == 0) *tokens = backend->StepTokens();
+    if (*tokens == 0) *tokens = model.backend->StepTokens();
   }
-  const DType checkpoint = AutomaticDType(opened.config.dtype, backend.get());
-  ASSIGN_OR_RETURN(const auto dtype, ParseWeightDType(options.weights, checkpoint));
-  // Weights in 8 bits alone do not make the cache 8 bits: cache-dtype must ask for it.
-  ASSIGN_OR_RETURN(
-      const auto cache_dtypes,
-      ParseCacheDTypes(options.cache_dtype, kernels::HasScale(dtype) ? checkpoint : dtype));
+  ASSIGN_OR_RETURN(const Formats formats, ChooseFormats(options, model.spec.dtype, *model.backend));
 
-  LoadedModel model;
-  model.config = std::move(opened.config);
-  model.plan = std::move(opened.plan);
-  model.backend = std::move(backend);
-  RETURN_IF_ERROR(model.backend->CheckWeights(dtype));
-  RETURN_IF_ERROR(model.backend->CheckCache(cache_dtypes.keys, cache_dtypes.values));
   const std::optional<kernels::DeviceMemory> memory = model.backend->device_memory();
   if (options.memory_share > 0 && !memory) {
     return InvalidArgument("memory-share: ", model.backend->Describe(),
                            ", has no memory of its own; cache-bytes is for it");
   }
-  const DecoderLayout layout = LayoutOf(model.config, model.plan);
-  const StepNeed steps = NeedOfSteps(model.config, layout, options, *model.backend);
-  if (!memory) {  // beyond the cgroup's limit the process would be killed, much later
-    RETURN_IF_ERROR(CheckMemory({.weights = NeedOfWeights(model.config, model.plan, dtype),
-                                 .cache = options.cache_bytes,
-                                 .steps = steps},
-                                options.memory_limit > 0 ? options.memory_limit : MemoryLimit()));
+  const TensorList tensors = TensorsOf(model.spec, model.plan);
+  const DecoderLayout layout = LayoutOf(model.spec, model.plan);
+  const StepNeed steps = NeedOfSteps(model.spec, layout, options, *model.backend);
+  if (!memory) {
+    RETURN_IF_ERROR(CheckFits(options, tensors, formats.weights, steps));
   }
-  ASSIGN_OR_RETURN(auto weights, LoadWeights(model.config, model.plan, *opened.tensors, dtype,
-                                             model.backend.get()));
+  ASSIGN_OR_RETURN(Weights weights, LoadWeights(model.spec, tensors, *read.tensors, formats.weights,
+                                                model.backend.get()));
   model.weights = std::make_unique<Weights>(std::move(weights));
-  PlanReport report = MakePlanReport(model.plan, cache_dtypes, options.score_reuse);
-  ASSIGN_OR_RETURN(
-      auto decoder,
-      Decoder::Create(model.config, model.plan, layout,
-                      kvcache::PlaneMap(model.plan, cache_dtypes, options.block_tokens),
-                      model.weights.get(), model.backend.get(), options.max_batch_tokens));
-  model.decoder = std::move(decoder);
-  absl::StatusOr<size_t> cache_bytes = options.cache_bytes;
+
+  const kvcache::PlaneMap planes(model.plan, formats.cache, options.block_tokens);
+  ASSIGN_OR_RETURN(model.decoder,
+                   Decoder::Create(model.spec, model.plan, layout, planes, model.weights.get(),
+                                   model.backend.get(), options.max_batch_tokens));
+  size_t cache_bytes = options.cache_bytes;
   if (options.memory_share > 0) {
-    cache_bytes =
-        CacheBytes(options.memory_share, *memory, *model.backend->device_memory(), steps.growth);
-    if (!cache_bytes.ok()) return cache_bytes.status();
+    ASSIGN_OR_RETURN(cache_bytes, CacheBytes(options.memory_share, *memory,
+                                             *model.backend->device_memory(), steps.growth));
   }
-  ASSIGN_OR_RETURN(auto cache,
-                   kvcache::CacheManager::Create(model.backend.get(), model.plan,
-                                                 {.cache_bytes = *cache_bytes,
-                                                  .block_tokens = options.block_tokens,
-                                                  .dtypes = cache_dtypes,
-                                                  .store_scores = report.stores_scores}));
-  model.cache = std::move(cache);
-  model.info = Describe(options, model, dtype, std::move(report));
+  PlanReport report = MakePlanReport(model.plan, planes, options.score_reuse);
+  ASSIGN_OR_RETURN(model.cache,
+                   kvcache::CacheManager::Create(
+                       model.backend.get(), planes,
+                       {.cache_bytes = cache_bytes, .store_scores = report.stores_scores}));
+  model.info = Describe(options, model, formats.weights, std::move(report));
   return model;
 }
 
 absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cross_layer,
                                        const std::string& cache_dtype, ScoreReuse score_reuse) {
-  ASSIGN_OR_RETURN(auto opened, OpenModel(model_dir, /*shape=*/"", cross_layer));
+  ASSIGN_OR_RETURN(const auto source, OpenModel(model_dir));
+  ASSIGN_OR_RETURN(const ReadModel model, Read(*source, cross_layer));
   ASSIGN_OR_RETURN(
       const auto dtypes,
-      ParseCacheDTypes(cache_dtype, AutomaticDType(opened.config.dtype, /*backend=*/nullptr)));
-  return MakePlanReport(opened.plan, dtypes, score_reuse);
+      ParseCacheDTypes(cache_dtype, AutomaticDType(model.spec.dtype, /*backend=*/nullptr)));
+  return MakePlanReport(model.plan, kvcache::PlaneMap(model.plan, dtypes, /*block_tokens=*/1),
+                        score_reuse);
 }
 
 }  // namespace strata::engine

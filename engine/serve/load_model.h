@@ -4,7 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/decode/decoder.h"
-#include "engine/model/model_config.h"
+#include "engine/model/model_spec.h"
 #include "engine/model/weights.h"
 #include "engine/serve/engine.h"
 #include "kernels/backend.h"
@@ -15,7 +15,7 @@ namespace strata::engine {
 // A model ready to run: the parts of EngineCore in order of dependence (later members point to
 // earlier ones).
 struct LoadedModel {
-  ModelConfig config;
+  ModelSpec spec;
   kvcache::SharingPlan plan;
   ModelInfo info;
   std::unique_ptr<kernels::Backend> backend;

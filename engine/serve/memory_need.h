@@ -4,11 +4,11 @@
 
 #include "absl/status/status.h"
 #include "engine/decode/decoder_layout.h"
-#include "engine/model/model_config.h"
+#include "engine/model/model_spec.h"
+#include "engine/model/tensors_of.h"
 #include "engine/serve/engine.h"
 #include "kernels/backend.h"
 #include "kernels/tensor.h"
-#include "kvcache/plan/sharing_plan.h"
 
 namespace strata::engine {
 
@@ -18,12 +18,11 @@ struct StepNeed {
   size_t scratch = 0;  // the decoder's, taken when it is made
   size_t growth = 0;   // logits and the backend's own: grow to the need of the largest step
 };
-StepNeed NeedOfSteps(const ModelConfig& config, const DecoderLayout& layout,
+StepNeed NeedOfSteps(const ModelSpec& spec, const DecoderLayout& layout,
                      const EngineOptions& options, const kernels::Backend& backend);
 
-// Bytes of the matrices that the plan needs.
-size_t NeedOfWeights(const ModelConfig& config, const kvcache::SharingPlan& plan,
-                     kernels::DType weights);
+// Bytes of the matrices that are needed.
+size_t NeedOfWeights(const TensorList& tensors, kernels::DType weights);
 
 // Bytes that serving a model takes on the CPU under full load, known before any is taken. Small
 // parts are left out: norms, tables of blocks.

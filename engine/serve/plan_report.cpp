@@ -187,15 +187,14 @@ int64_t PlanReport::PlainTokensIn(size_t budget_bytes, int32_t block_tokens) con
   return WholeBlocks(budget_bytes, plain_bytes_per_token, block_tokens);
 }
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes cache_dtypes,
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
                           ScoreReuse score_reuse) {
-  const kvcache::PlaneMap planes(plan, cache_dtypes, /*block_tokens=*/1);
   PlanReport report;
   report.num_layers = plan.shape().num_layers;
   report.num_query_heads = plan.shape().num_query_heads;
   report.num_kv_heads = plan.shape().num_kv_heads;
   report.head_dim = plan.shape().head_dim;
-  report.dtype = CacheDTypesName(cache_dtypes);
+  report.dtype = CacheDTypesName(planes.dtypes());
   report.bytes_per_token = planes.bytes_per_token();
   report.key_bytes_per_token = planes.key_bytes_per_token();
   report.value_bytes_per_token = planes.value_bytes_per_token();

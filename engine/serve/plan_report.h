@@ -6,7 +6,7 @@
 #include <vector>
 
 namespace strata::kvcache {
-struct CacheDTypes;
+class PlaneMap;
 class SharingPlan;
 }  // namespace strata::kvcache
 
@@ -68,7 +68,7 @@ enum class ScoreReuse : uint8_t {
   kRoute,  // computes them again
 };
 
-PlanReport MakePlanReport(const kvcache::SharingPlan& plan, kvcache::CacheDTypes cache_dtypes,
+PlanReport MakePlanReport(const kvcache::SharingPlan& plan, const kvcache::PlaneMap& planes,
                           ScoreReuse score_reuse);
 
 // {"bytes_per_token":..,"plain_bytes_per_token":..,"ratio":..,"score_bytes_per_token":..,

@@ -9,12 +9,6 @@
 #include "kernels/status_macros.h"
 
 namespace strata::kvcache {
-namespace {
-
-constexpr int32_t kMaxBlockTokens = 1 << 16;
-
-}  // namespace
-
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   planes_ = std::move(other.planes_);
   scores_ = std::move(other.scores_);
@@ -29,13 +23,8 @@ void BlockTable::Clear() {
 }
 
 absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Backend* backend,
-                                                                   const SharingPlan& plan,
+                                                                   PlaneMap planes,
                                                                    const CacheOptions& options) {
-  if (options.block_tokens < 1 || options.block_tokens > kMaxBlockTokens) {
-    return absl::InvalidArgumentError(absl::StrCat("block_tokens: ", options.block_tokens,
-                                                   " is out of range (1..", kMaxBlockTokens, ")"));
-  }
-  PlaneMap planes(plan, options.dtypes, options.block_tokens);
   STRATA_CHECK(planes.block_bytes() > 0, "a plan that was made has planes");
   const size_t score_bytes = options.store_scores ? planes.score_block_bytes() : 0;
   const size_t fitting = options.cache_bytes / (planes.block_bytes() + score_bytes);
@@ -44,7 +33,7 @@ absl::StatusOr<std::unique_ptr<CacheManager>> CacheManager::Create(kernels::Back
         score_bytes == 0 ? "" : absl::StrCat(" and ", score_bytes, " of reused scores");
     return absl::InvalidArgumentError(
         absl::StrCat("cache_bytes: ", options.cache_bytes, " is less than one block of ",
-                     options.block_tokens, " tokens, ", planes.block_bytes(), " bytes", scores));
+                     planes.block_tokens(), " tokens, ", planes.block_bytes(), " bytes", scores));
   }
   const auto num_blocks = static_cast<int32_t>(
       std::min(fitting, static_cast<size_t>(std::numeric_limits<int32_t>::max())));

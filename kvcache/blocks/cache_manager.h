@@ -46,8 +46,6 @@ class BlockTable {
 
 struct CacheOptions {
   size_t cache_bytes = size_t{64} << 20;  // whole budget, keys, values and scores
-  int32_t block_tokens = 0;               // REQUIRED
-  CacheDTypes dtypes = {};
   // Whether there are score blocks: as many as blocks, both from the one budget. No effect if the
   // plan reuses no scores.
   bool store_scores = false;
@@ -74,7 +72,7 @@ class CacheManager {
   // INVALID_ARGUMENT naming the budget and the size of a block, scores included, if not even one
   // block fits; RESOURCE_EXHAUSTED if there is too little memory. `backend` outlives the manager.
   static absl::StatusOr<std::unique_ptr<CacheManager>> Create(kernels::Backend* backend,
-                                                              const SharingPlan& plan,
+                                                              PlaneMap planes,
                                                               const CacheOptions& options);
 
   int32_t BlocksFor(int64_t num_tokens) const;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/base/errors.h"
+#include "engine/base/model_source.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/mutex.h"
 #include "engine/serve/engine.h"
@@ -99,7 +100,9 @@ absl::Status RunEval(const EvalOptions& options) {
   if (text.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--text: ", options.text, " is empty"));
   }
-  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(model_dir));
+  ASSIGN_OR_RETURN(const auto source, engine::OpenModel(model_dir));
+  ASSIGN_OR_RETURN(const auto description, source->Tokenizer());
+  ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Make(description));
   ASSIGN_OR_RETURN(auto ids,
                    tokenizer->Encode(text, {.add_special_tokens = false, .parse_special = true}));
   if (options.tokens > 0 && std::ssize(ids) > options.tokens) {
@@ -107,7 +110,7 @@ absl::Status RunEval(const EvalOptions& options) {
   }
   Tally tally;  // outlives the engine, which updates it
   engine::EngineOptions engine_options = options.engine;
-  engine_options.model_dir = model_dir;
+  engine_options.source = source;
   engine_options.prefix_cache = false;
   const auto engine = engine::Engine::Create(engine_options);
   if (!engine.ok()) return engine.status();

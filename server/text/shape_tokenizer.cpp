@@ -8,10 +8,10 @@
 
 namespace strata::server {
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> MakeShapeTokenizer(int32_t vocab_size) {
+nlohmann::json ShapeTokenizer(int32_t words) {
   constexpr int32_t kBytes = 256;
   nlohmann::json vocab = nlohmann::json::object();
-  for (int32_t id = 0; id < vocab_size; ++id) {
+  for (int32_t id = 0; id < words; ++id) {
     const std::string text =
         id < kBytes ? std::string(1, static_cast<char>(id)) : absl::StrCat(" ", id);
     std::string spelled;
@@ -20,12 +20,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeShapeTokenizer(int32_t vocab_size
   }
   const nlohmann::json byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
-  const nlohmann::json tokenizer = {
-      {"version", "1.0"},
-      {"pre_tokenizer", byte_level},
-      {"decoder", byte_level},
-      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
-  return Tokenizer::FromJson(tokenizer.dump());
+  return {{"version", "1.0"},
+          {"pre_tokenizer", byte_level},
+          {"decoder", byte_level},
+          {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
 }
 
 }  // namespace strata::server

@@ -1,16 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
-#include "absl/status/statusor.h"
-#include "server/text/tokenizer.h"
+#include "nlohmann/json.hpp"
 
 namespace strata::server {
 
-// The tokenizer of a model that has only a shape: id b is byte b, and each id above is a word of
+// tokenizer.json of a model that has only a shape: id b is byte b, and each id above is a word of
 // its own, which encoding never produces. Answers are nonsense of an ordinary length. REQUIRES:
-// `vocab_size` >= 256.
-absl::StatusOr<std::unique_ptr<Tokenizer>> MakeShapeTokenizer(int32_t vocab_size);
+// `words` >= 256.
+nlohmann::json ShapeTokenizer(int32_t words);
 
 }  // namespace strata::server

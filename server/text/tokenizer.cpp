@@ -15,8 +15,8 @@
 #include "server/text/normalizer.h"
 #include "server/text/post_processor.h"
 #include "server/text/pre_tokenizer.h"
+#include "server/text/shape_tokenizer.h"
 #include "server/text/token_decoder.h"
-#include "server/text/tokenizer_files.h"
 
 namespace strata::server {
 
@@ -184,38 +184,34 @@ absl::Status Tokenizer::Parts::EncodeWords(std::string_view text, bool at_start,
 Tokenizer::Tokenizer(std::unique_ptr<const Parts> parts) : parts_(std::move(parts)) {}
 Tokenizer::~Tokenizer() = default;
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromFiles(const TokenizerFiles& files) {
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Make(
+    const engine::TokenizerDescription& description) {
+  const engine::JsonDocument& tokenizer = description.tokenizer;
+  const engine::JsonDocument& config = description.config;
   absl::Status status;
+  const nlohmann::json made =
+      description.words > 0 ? ShapeTokenizer(description.words) : nlohmann::json();
   absl::StatusOr<std::unique_ptr<Parts>> parts =
-      Parts::FromJson(JsonReader(files.tokenizer, "", &status));
-  if (!parts.ok()) return InFile(files.tokenizer_name, parts.status());
-  if (!files.config.is_null()) {
-    status = (*parts)->ApplyConfig(JsonReader(files.config, "", &status));
-    if (!status.ok()) return InFile(files.config_name, status);
-    (*parts)->config_text = JsonLine(files.config);
+      Parts::FromJson(JsonReader(description.words > 0 ? made : tokenizer.json, "", &status));
+  if (!parts.ok()) return InFile(tokenizer.name, parts.status());
+  if (!config.json.is_null()) {
+    status = (*parts)->ApplyConfig(JsonReader(config.json, "", &status));
+    if (!status.ok()) return InFile(config.name, status);
+    (*parts)->config_text = JsonLine(config.json);
   }
   return std::unique_ptr<Tokenizer>(new Tokenizer(*std::move(parts)));
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& dir) {
-  ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(dir));
-  return FromFiles(files);
-}
-
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(
     std::string_view tokenizer_json, std::string_view tokenizer_config_json) {
-  TokenizerFiles files;
-  files.tokenizer_name = "tokenizer.json";
-  files.config_name = "tokenizer_config.json";
-  ASSIGN_OR_RETURN(nlohmann::json tokenizer,
-                   engine::ParseJson(files.tokenizer_name, tokenizer_json));
-  files.tokenizer = std::move(tokenizer);
+  engine::TokenizerDescription files = {.tokenizer = {"tokenizer.json", {}},
+                                        .config = {"tokenizer_config.json", {}}};
+  ASSIGN_OR_RETURN(files.tokenizer.json, engine::ParseJson(files.tokenizer.name, tokenizer_json));
   if (!tokenizer_config_json.empty()) {
-    ASSIGN_OR_RETURN(nlohmann::json config,
-                     engine::ParseJson(files.config_name, tokenizer_config_json));
-    files.config = std::move(config);
+    ASSIGN_OR_RETURN(files.config.json,
+                     engine::ParseJson(files.config.name, tokenizer_config_json));
   }
-  return FromFiles(files);
+  return Make(files);
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,

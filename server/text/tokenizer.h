@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
@@ -11,11 +10,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/base/model_source.h"
 
 namespace strata::server {
 
 class TokenDecoder;
-struct TokenizerFiles;
 
 struct EncodeOptions {
   bool add_special_tokens = true;  // tokens that the tokenizer puts around a text: BOS and the like
@@ -34,20 +33,20 @@ struct EncodeOptions {
 //
 // Immutable; every method may be called from any thread.
 //
-//   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load("models/tiny");
+//   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Make(*source->Tokenizer());
 //   if (!tokenizer.ok()) return tokenizer.status();
 //   absl::StatusOr<std::vector<int32_t>> ids = (*tokenizer)->Encode("Once upon a time");
 //   absl::StatusOr<std::string> text = (*tokenizer)->Decode(*ids);  // "Once upon a time"
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json, else DIR/vocab.json and DIR/merges.txt (byte-level, with GPT-2's
-  // pattern and its special token <|endoftext|>). DIR/tokenizer_config.json may name bos_token and
-  // eos_token; its add_bos_token and add_eos_token, if given, override tokenizer.json for these
-  // two. NOT_FOUND if DIR has no tokenizer, INVALID_ARGUMENT with one line "file: field: the error"
-  // if it cannot be used.
-  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& dir);
+  // tokenizer_config.json may name bos_token and eos_token; its add_bos_token and add_eos_token, if
+  // given, override tokenizer.json for these two. INVALID_ARGUMENT with one line "file: field: the
+  // error" if the tokenizer cannot be used. A model without files gets one of its own
+  // (shape_tokenizer.h).
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(
+      const engine::TokenizerDescription& description);
 
-  // As Load, from the contents of the files; an empty config is none.
+  // As Make, from the contents of the files; an empty config is none.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(
       std::string_view tokenizer_json, std::string_view tokenizer_config_json = {});
 
@@ -81,7 +80,6 @@ class Tokenizer {
 
  private:
   struct Parts;
-  static absl::StatusOr<std::unique_ptr<Tokenizer>> FromFiles(const TokenizerFiles& files);
   explicit Tokenizer(std::unique_ptr<const Parts> parts);
 
   std::unique_ptr<const Parts> parts_;

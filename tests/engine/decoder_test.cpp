@@ -33,13 +33,19 @@ class ListeningBackend final : public NullBackend {
 absl::StatusOr<std::unique_ptr<engine::Decoder>> Make(const kvcache::AttentionShape& shape,
                                                       int32_t max_positions,
                                                       kernels::Backend* backend) {
-  engine::ModelConfig config;
-  config.attention = shape;
-  config.hidden_size = config.intermediate_size = 2;
-  config.max_positions = max_positions;
+  engine::LayerSpec layer;
+  layer.attention = {.num_query_heads = shape.num_query_heads,
+                     .num_kv_heads = shape.num_kv_heads,
+                     .head_dim = shape.head_dim,
+                     .rope = engine::RopeSpec{.width = shape.head_dim}};
+  layer.feed_forward.width = 2;
+  engine::ModelSpec spec;
+  spec.layers.assign(static_cast<size_t>(shape.num_layers), layer);
+  spec.hidden_size = 2;
+  spec.max_positions = max_positions;
   const auto plan = kvcache::SharingPlan::Plain(shape);
   const engine::Weights weights;
-  return engine::Decoder::Create(config, plan, engine::LayoutOf(config, plan),
+  return engine::Decoder::Create(spec, plan, engine::LayoutOf(spec, plan),
                                  kvcache::PlaneMap(plan, {}, /*block_tokens=*/1), &weights, backend,
                                  /*max_rows=*/1);
 }

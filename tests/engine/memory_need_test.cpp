@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "engine/model/architectures.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kvcache/plan/plan_parser.h"
@@ -71,11 +72,11 @@ class MemoryNeedTest : public ::testing::Test {
     model.cross_layer = plan;
     const TinyModel tiny = MakeTinyModel(model);
     options_.model_dir = WriteModelDir(tiny, scratch_.path());
-    config_ = engine::ParseModelConfig(tiny.config_json).value();
-    plan_ = config_.plan.value_or(kvcache::SharingPlan::Plain(config_.attention));
+    spec_ = engine::ParseModelSpec(tiny.config_json).value();
+    plan_ = spec_.plan.value_or(kvcache::SharingPlan::Plain(spec_.shape()));
   }
   engine::StepNeed StepsNeed(const kernels::Backend& backend) const {
-    return engine::NeedOfSteps(config_, engine::LayoutOf(config_, plan_), options_, backend);
+    return engine::NeedOfSteps(spec_, engine::LayoutOf(spec_, plan_), options_, backend);
   }
   static std::unique_ptr<CountingBackend> MakeBackend() {
     return std::make_unique<CountingBackend>(
@@ -85,7 +86,7 @@ class MemoryNeedTest : public ::testing::Test {
   const ScratchDir scratch_;
   engine::EngineOptions options_ = {
       .model_dir = {}, .block_tokens = 16, .max_batch_tokens = 256, .max_running = 8};
-  engine::ModelConfig config_;
+  engine::ModelSpec spec_;
   kvcache::SharingPlan plan_;
 };
 
@@ -136,7 +137,7 @@ TEST_F(MemoryNeedTest, StepsTakeWhatWasSaidAndNotMuchLess) {
 TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
   Use(json());
   const engine::MemoryNeed need = {
-      .weights = engine::NeedOfWeights(config_, plan_, kernels::DType::kF32),
+      .weights = engine::NeedOfWeights(engine::TensorsOf(spec_, plan_), kernels::DType::kF32),
       .cache = options_.cache_bytes,
       .steps = StepsNeed(*MakeBackend())};
   options_.memory_limit = need.total();

@@ -29,7 +29,7 @@ PlanReport Report(const char* cross_layer, const AttentionShape& shape = kShape,
                   CacheDTypes dtypes = CacheDTypes::Both(DType::kBF16)) {
   absl::StatusOr<SharingPlan> plan = kvcache::ParsePlan(json::parse(cross_layer), shape);
   EXPECT_TRUE(plan.ok()) << plan.status();
-  return MakePlanReport(*plan, dtypes, ScoreReuse::kAuto);
+  return MakePlanReport(*plan, kvcache::PlaneMap(*plan, dtypes, 16), ScoreReuse::kAuto);
 }
 
 size_t LongestLine(const std::string& text) {
@@ -196,8 +196,8 @@ TEST(PlanReport, TextStaysInAHundredColumns) {
   for (const char* name : {"plain", "svformer", "resformer", "reuse", "svformer-reuse", "sla",
                            "cla", "skipv1", "fusedkv-lite"}) {
     const SharingPlan plan = *kvcache::NamedPlan(name, shape);
-    const PlanReport named =
-        MakePlanReport(plan, CacheDTypes::Both(DType::kBF16), ScoreReuse::kAuto);
+    const kvcache::PlaneMap planes(plan, CacheDTypes::Both(DType::kBF16), 16);
+    const PlanReport named = MakePlanReport(plan, planes, ScoreReuse::kAuto);
     const std::string text = PlanReportText(named, 1 << 20, 16);
     EXPECT_LE(LongestLine(text), 100U) << text;
   }

@@ -1,8 +1,9 @@
+#include "engine/model/rope.h"
+
 #include <cmath>
 #include <numbers>
 #include <vector>
 
-#include "engine/model/model_config.h"
 #include "gtest/gtest.h"
 
 namespace strata::engine::rope_test {
@@ -21,7 +22,7 @@ TEST(RopeTableTest, HoldsCosinesThenSinesOfEveryPosition) {
 }
 
 TEST(RopeTableTest, LinearScalingSlowsEveryAngle) {
-  const RopeConfig rope = {.theta = 100.0, .scaling = RopeConfig::Scaling::kLinear, .factor = 4.0};
+  const RopeSpec rope = {.theta = 100.0, .scaling = RopeSpec::Scaling::kLinear, .factor = 4.0};
   const std::vector<float> table = RopeTable(rope, 2, 0, 5);
   EXPECT_EQ(table[2 * 4 + 1], static_cast<float>(std::sin(1.0)));
 }
@@ -30,12 +31,12 @@ TEST(RopeTableTest, LinearScalingSlowsEveryAngle) {
 // pair 0 turns 1303.8 times in 8192 positions (kept), pair 29 of 64 3.4 times (blended), pair 63
 // 0.003 times (slowed by 8).
 TEST(RopeTableTest, Llama3SlowsLowFrequenciesOnly) {
-  const RopeConfig rope = {.theta = 500000.0,
-                           .scaling = RopeConfig::Scaling::kLlama3,
-                           .factor = 8.0,
-                           .low_freq_factor = 1.0,
-                           .high_freq_factor = 4.0,
-                           .original_max_positions = 8192};
+  const RopeSpec rope = {.theta = 500000.0,
+                         .scaling = RopeSpec::Scaling::kLlama3,
+                         .factor = 8.0,
+                         .low_freq_factor = 1.0,
+                         .high_freq_factor = 4.0,
+                         .original_max_positions = 8192};
   const std::vector<float> table = RopeTable(rope, 128, 0, 2);
   const auto frequency = [](int j) { return std::pow(500000.0, -j / 64.0); };
   const auto angle = [&](size_t j) { return static_cast<double>(table[128 + 64 + j]); };

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/model/architectures.h"
+#include "engine/model/hf_directory.h"
 #include "engine/model/resolve_plan.h"
 #include "engine/model/safetensors.h"
 #include "gmock/gmock.h"
@@ -56,13 +58,13 @@ const std::vector<std::pair<std::string, Json>>& Plans() {
 struct Loaded {
   TinyModel model;
   std::string file;
-  ModelConfig config;
+  ModelSpec spec;
   std::unique_ptr<Checkpoint> checkpoint;
 
   absl::StatusOr<SharingPlan> Plan(const Json& plan_override = nullptr) const {
-    if (plan_override.is_null()) return ResolvePlan(config, *checkpoint, std::nullopt);
-    ASSIGN_OR_RETURN(const SharingPlan given, kvcache::ParsePlan(plan_override, config.attention));
-    return ResolvePlan(config, *checkpoint, given);
+    if (plan_override.is_null()) return ResolvePlan(spec, *checkpoint, std::nullopt);
+    ASSIGN_OR_RETURN(const SharingPlan given, kvcache::ParsePlan(plan_override, spec.shape()));
+    return ResolvePlan(spec, *checkpoint, given);
   }
 };
 
@@ -70,7 +72,7 @@ Loaded Open(TinyModel model) {
   Loaded loaded;
   loaded.model = std::move(model);
   loaded.file = loaded.model.Safetensors();
-  loaded.config = ParseModelConfig(loaded.model.config_json).value();
+  loaded.spec = ParseModelSpec(loaded.model.config_json).value();
   loaded.checkpoint = Checkpoint::FromBytes(loaded.file).value();
   return loaded;
 }
@@ -91,7 +93,8 @@ class WeightsTest : public ::testing::Test {
   absl::StatusOr<Weights> Load(const Loaded& loaded, DType dtype = DType::kF32) {
     const auto plan = loaded.Plan();
     if (!plan.ok()) return plan.status();
-    return LoadWeights(loaded.config, *plan, *loaded.checkpoint, dtype, backend_.get());
+    return LoadWeights(loaded.spec, TensorsOf(loaded.spec, *plan), *loaded.checkpoint, dtype,
+                       backend_.get());
   }
   std::string LoadError(TinyModel model) {
     const auto weights = Load(Open(std::move(model)));
@@ -197,7 +200,7 @@ TEST_F(WeightsTest, LoadsEveryStoredDTypeExactly) {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     SCOPED_TRACE(kernels::DTypeName(dtype));
     const Loaded loaded = Make({.dtype = dtype});
-    EXPECT_EQ(loaded.config.dtype, dtype);
+    EXPECT_EQ(loaded.spec.dtype, dtype);
     const auto weights = Load(loaded);
     ASSERT_TRUE(weights.ok()) << weights.status();
     EXPECT_EQ(Rows(*weights->embedding), loaded.model.Tensor("model.embed_tokens.weight").data);
@@ -306,11 +309,11 @@ TEST_F(WeightsTest, RefusesADTypeThatCannotBeLoaded) {
   const size_t entry = file.find("\"model.norm.weight\"");
   ASSERT_NE(entry, std::string::npos);
   file.replace(file.find("F32", entry), 3, "I32");
-  const ModelConfig config = ParseModelConfig(model.config_json).value();
+  const ModelSpec spec = ParseModelSpec(model.config_json).value();
   const auto checkpoint = Checkpoint::FromBytes(file);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto weights = LoadWeights(config, SharingPlan::Plain(config.attention), **checkpoint,
-                                   DType::kF32, backend_.get());
+  const auto weights = LoadWeights(spec, TensorsOf(spec, SharingPlan::Plain(spec.shape())),
+                                   **checkpoint, DType::kF32, backend_.get());
   EXPECT_EQ(weights.status().message(),
             "safetensors: tensor model.norm.weight is I32, want F32, BF16 or F16");
 }
@@ -318,7 +321,7 @@ TEST_F(WeightsTest, RefusesADTypeThatCannotBeLoaded) {
 TEST(ResolvePlanTest, OverrideBeatsConfigBeatsDetection) {
   const Loaded loaded = Make({.cross_layer = {{"preset", "svformer"}}, .trim = false});
   EXPECT_EQ(loaded.Plan()->sources(3, 0).values.layer, 0);
-  EXPECT_EQ(*loaded.Plan({{"preset", "plain"}}), SharingPlan::Plain(loaded.config.attention));
+  EXPECT_EQ(*loaded.Plan({{"preset", "plain"}}), SharingPlan::Plain(loaded.spec.shape()));
   EXPECT_EQ(loaded.Plan({{"preset", "cla"}, {"factor", 2}})->sources(3, 0).keys.layer, 2);
   EXPECT_EQ(loaded.Plan({{"preset", "none"}}).status().code(), absl::StatusCode::kInvalidArgument);
 }
@@ -329,7 +332,7 @@ TEST(ResolvePlanTest, ReadsThePlanOffTheProjections) {
     SCOPED_TRACE(name);
     Loaded loaded = Make({.cross_layer = cross_layer});
     const SharingPlan written = loaded.Plan().value();
-    loaded.config.plan = std::nullopt;
+    loaded.spec.plan = std::nullopt;
     const auto detected = loaded.Plan();
     ASSERT_TRUE(detected.ok()) << detected.status();
     EXPECT_EQ(*detected, written);
@@ -387,15 +390,15 @@ TEST(ResolvePlanTest, RefusesMixesThatAreNotTwoFiniteNumbers) {
 // Loads everything from a folder on disk, as the server does.
 void LoadsFromDisk(const std::filesystem::path& dir, kernels::Backend* backend,
                    int64_t expected_parameters = 0) {
-  const auto config = LoadModelConfig(dir);
-  ASSERT_TRUE(config.ok()) << config.status();
+  const auto spec = ReadModelSpec(HfDirectory(dir));
+  ASSERT_TRUE(spec.ok()) << spec.status();
   const auto checkpoint = Checkpoint::Open(dir);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto plan = ResolvePlan(*config, **checkpoint, std::nullopt);
+  const auto plan = ResolvePlan(*spec, **checkpoint, std::nullopt);
   ASSERT_TRUE(plan.ok()) << plan.status();
   const auto weights =
-      LoadWeights(*config, *plan, **checkpoint,
-                  config->dtype == DType::kF32 ? DType::kF32 : DType::kBF16, backend);
+      LoadWeights(*spec, TensorsOf(*spec, *plan), **checkpoint,
+                  spec->dtype == DType::kF32 ? DType::kF32 : DType::kBF16, backend);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_THAT(weights->unused, IsEmpty());
   if (expected_parameters != 0) {

@@ -4,8 +4,9 @@
 #include <string>
 #include <string_view>
 
+#include "engine/model/architectures.h"
 #include "engine/model/safetensors.h"
-#include "engine/model/tensor_names.h"
+#include "engine/model/tensors_of.h"
 
 namespace {
 
@@ -17,6 +18,9 @@ void Open(std::string_view file) {
     if (checkpoint.status().message().find('\n') != absl::string_view::npos) std::abort();
     return;
   }
+  static const auto spec = strata::engine::ParseModelSpec(
+      R"({"model_type":"llama","hidden_size":8,"intermediate_size":8,"vocab_size":8,
+          "num_hidden_layers":2,"num_attention_heads":2})");
   unsigned bits = 0;
   for (const std::string& name : (*checkpoint)->Names()) {
     const auto tensor = (*checkpoint)->Find(name);
@@ -24,7 +28,7 @@ void Open(std::string_view file) {
     bits |= static_cast<unsigned>(tensor->data[0] | tensor->data[tensor->bytes - 1]);
   }
   if (bits > 0xFF) std::abort();
-  const auto names = strata::engine::CheckTensorNames("a", **checkpoint, "LlamaForCausalLM", 2);
+  const auto names = strata::engine::CheckTensorNames("a", **checkpoint, *spec);
   if (names.message().find('\n') != absl::string_view::npos) std::abort();
 }
 

@@ -27,21 +27,28 @@ std::unique_ptr<kernels::Backend> MakeBackend() {
   return *std::move(backend);
 }
 
+struct Options {
+  size_t cache_bytes = size_t{64} << 20;
+  int32_t block_tokens = 16;
+  CacheDTypes dtypes = {};
+  bool store_scores = false;
+};
+
 class CacheManagerTest : public testing::Test {
  protected:
-  // Options with blocks of 16 tokens unless they name a length.
-  static CacheOptions Completed(CacheOptions options) {
-    if (options.block_tokens == 0) options.block_tokens = 16;
-    return options;
+  absl::StatusOr<std::unique_ptr<CacheManager>> Create(const SharingPlan& plan,
+                                                       const Options& options) {
+    return CacheManager::Create(
+        backend_.get(), PlaneMap(plan, options.dtypes, options.block_tokens),
+        {.cache_bytes = options.cache_bytes, .store_scores = options.store_scores});
   }
-  std::unique_ptr<CacheManager> Make(const SharingPlan& plan, const CacheOptions& options) {
-    absl::StatusOr<std::unique_ptr<CacheManager>> cache =
-        CacheManager::Create(backend_.get(), plan, Completed(options));
+  std::unique_ptr<CacheManager> Make(const SharingPlan& plan, const Options& options) {
+    absl::StatusOr<std::unique_ptr<CacheManager>> cache = Create(plan, options);
     EXPECT_TRUE(cache.ok()) << cache.status();
     return *std::move(cache);
   }
-  absl::Status Refusal(const CacheOptions& options) {
-    return CacheManager::Create(backend_.get(), SharingPlan::Plain(kShape), options).status();
+  absl::Status Refusal(const Options& options) {
+    return Create(SharingPlan::Plain(kShape), options).status();
   }
 
   std::unique_ptr<kernels::Backend> backend_ = MakeBackend();
@@ -71,12 +78,6 @@ TEST_F(CacheManagerTest, RefusesABudgetBelowABlock) {
   const absl::Status status = Refusal({.cache_bytes = kPlainBlock - 1, .block_tokens = 16});
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(status.message(), "cache_bytes: 8191 is less than one block of 16 tokens, 8192 bytes");
-}
-
-TEST_F(CacheManagerTest, RefusesBlocksOfNoOrTooManyTokens) {
-  EXPECT_EQ(Refusal({.block_tokens = 0}).message(), "block_tokens: 0 is out of range (1..65536)");
-  EXPECT_EQ(Refusal({.block_tokens = 65537}).message(),
-            "block_tokens: 65537 is out of range (1..65536)");
 }
 
 TEST_F(CacheManagerTest, SaysWhenMemoryIsShort) {
@@ -308,9 +309,7 @@ TEST_F(CacheManagerTest, ScoresAndPlanesShareTheBudgetInEqualNumbers) {
 TEST_F(CacheManagerTest, ABlockAndItsScoresMustFit) {
   const PlaneMap planes(ReusePlan(), {}, 16);
   const absl::Status status =
-      CacheManager::Create(
-          backend_.get(), ReusePlan(),
-          Completed({.cache_bytes = planes.block_bytes() + 10, .store_scores = true}))
+      Create(ReusePlan(), {.cache_bytes = planes.block_bytes() + 10, .store_scores = true})
           .status();
   EXPECT_EQ(status.message(),
             "cache_bytes: 5130 is less than one block of 16 tokens, 5120 bytes and 256 of reused "

@@ -120,7 +120,7 @@ class GenerationTest : public ::testing::Test {
     auto engine = engine::Engine::Create(options);
     EXPECT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
-    auto tokenizer = server::Tokenizer::Load(dir_.path());
+    auto tokenizer = server::Tokenizer::Make(*(*engine::OpenModel(dir_.path()))->Tokenizer());
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);
     context_ = {.engine = engine_.get(),

@@ -33,7 +33,7 @@ TEST(TokenizerErrorTest, Texts) {
 }
 
 TEST(TokenizerErrorTest, FilesThatAreMissingOrBroken) {
-  EXPECT_EQ(Tokenizer::Load("/nonexistent").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(LoadTokenizer("/nonexistent").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(Tokenizer::FromJson("{").status().message(),
             "tokenizer.json: not JSON, the error is at byte 2 of 1");
   EXPECT_EQ(Tokenizer::FromJson("3").status().message(),
@@ -71,7 +71,7 @@ TEST(TokenizerErrorTest, FilesThatAreNotTheOnesMeantAreCalledWhatTheyAre) {
   const auto write = [&dir](const char* file, const std::string& text) {
     std::ofstream(dir / file, std::ios::binary) << text;
   };
-  const auto error = [&dir] { return std::string(Tokenizer::Load(dir).status().message()); };
+  const auto error = [&dir] { return std::string(LoadTokenizer(dir).status().message()); };
   const auto is_pointer = [&dir](const char* file) {
     return (dir / file).string() + ": a Git LFS pointer, not the file itself; run git lfs pull";
   };

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base/errors.h"
+#include "engine/base/model_source.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "server/text/tokenizer.h"
@@ -20,6 +22,12 @@ using Ids = std::vector<int32_t>;
 inline std::string ReadFile(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+inline absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::filesystem::path& dir) {
+  ASSIGN_OR_RETURN(const auto source, engine::OpenModel(dir));
+  ASSIGN_OR_RETURN(const auto description, source->Tokenizer());
+  return Tokenizer::Make(description);
 }
 
 inline std::unique_ptr<Tokenizer> Make(const nlohmann::json& tokenizer,

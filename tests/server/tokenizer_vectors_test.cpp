@@ -31,7 +31,7 @@ std::filesystem::path DataDir() {
 void CheckVectors(const std::string& tokenizer_name, const std::string& vectors) {
   const std::filesystem::path dir = DataDir() / "tokenizers";
   if (!std::filesystem::exists(dir / (vectors + ".inp"))) GTEST_SKIP() << "no data in " << dir;
-  const auto tokenizer = Tokenizer::Load(dir / tokenizer_name);
+  const auto tokenizer = LoadTokenizer(dir / tokenizer_name);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
 
   const std::string input = ReadFile(dir / (vectors + ".inp"));
@@ -63,7 +63,7 @@ TEST(PublishedTokenizerTest, Phi3Vectors) { CheckVectors("phi-3-mini", "phi-3");
 TEST(PublishedTokenizerTest, Gpt2Files) {
   const std::filesystem::path dir = DataDir() / "tokenizers" / "gpt2";
   if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
+  const auto tokenizer = LoadTokenizer(dir);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->vocab_size(), 50257);
   EXPECT_EQ((*tokenizer)->bos_id(), 50256);
@@ -77,7 +77,7 @@ TEST(PublishedTokenizerTest, Gpt2Files) {
 TEST(PublishedTokenizerTest, Phi2FindsRunsOfSpaces) {
   const std::filesystem::path dir = DataDir() / "tokenizers" / "phi-2";
   if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
+  const auto tokenizer = LoadTokenizer(dir);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->vocab_size(), 50295);
   EXPECT_THAT(*(*tokenizer)->Encode("a    b"), ElementsAre(64, 50284, 65));
@@ -87,7 +87,7 @@ TEST(PublishedTokenizerTest, Phi2FindsRunsOfSpaces) {
 TEST(PublishedTokenizerTest, TinyStoriesHasNoByteTokens) {
   const std::filesystem::path dir = DataDir() / "models" / "tinystories-656k";
   if (!std::filesystem::exists(dir)) GTEST_SKIP() << "no " << dir;
-  const auto tokenizer = Tokenizer::Load(dir);
+  const auto tokenizer = LoadTokenizer(dir);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->vocab_size(), 2048);
   EXPECT_EQ((*tokenizer)->bos_id(), 1);
@@ -104,7 +104,7 @@ TEST(ProjectTokenizerTest, Vectors) {
   const std::filesystem::path source = STRATA_SOURCE_DIR;
   const std::filesystem::path vectors = source / "tests" / "golden" / "tokenizer_vectors.json";
   ASSERT_TRUE(std::filesystem::exists(vectors)) << vectors;
-  const auto tokenizer = Tokenizer::Load(source / "deploy" / "models" / "svformer");
+  const auto tokenizer = LoadTokenizer(source / "deploy" / "models" / "svformer");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->vocab_size(), 2048);
   const json cases = json::parse(ReadFile(vectors));

@@ -1,17 +1,18 @@
-#include "engine/model/model_config.h"
+#include "engine/model/architectures.h"
 
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <vector>
 
+#include "engine/model/hf_directory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kvcache/plan/plan_presets.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 
-namespace strata::engine::model_config_test {
+namespace strata::engine::architectures_test {
 namespace {
 
 using ::strata::testing::WriteFile;
@@ -40,15 +41,15 @@ Json With(const Json& changes) {
   return config;
 }
 
-ModelConfig Parsed(const Json& config) {
-  auto model = ParseModelConfig(config.dump());
+ModelSpec Parsed(const Json& config) {
+  auto model = ParseModelSpec(config.dump());
   EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : ModelConfig{};
+  return model.ok() ? *std::move(model) : ModelSpec{};
 }
 
 // The message after "config.json: ", "" if the config is accepted.
 std::string Refusal(const Json& config, absl::StatusCode code) {
-  const auto model = ParseModelConfig(config.dump());
+  const auto model = ParseModelSpec(config.dump());
   if (model.ok()) return "";
   EXPECT_EQ(model.status().code(), code) << model.status();
   const std::string message(model.status().message());
@@ -65,53 +66,55 @@ std::string NotBuilt(const Json& changes) {
   return Refusal(With(changes), absl::StatusCode::kUnimplemented);
 }
 
-TEST(ModelConfigTest, FillsInLlamasDefaults) {
-  const ModelConfig model = Parsed(Llama());
+TEST(ArchitecturesTest, FillsInLlamasDefaults) {
+  const ModelSpec model = Parsed(Llama());
   EXPECT_EQ(model.architecture, "LlamaForCausalLM");
-  EXPECT_EQ(model.attention,
+  EXPECT_EQ(model.shape(),
             (kvcache::AttentionShape{
                 .num_layers = 6, .num_query_heads = 8, .num_kv_heads = 8, .head_dim = 8}));
   EXPECT_EQ(model.hidden_size, 64);
-  EXPECT_EQ(model.intermediate_size, 96);
+  EXPECT_EQ(model.feed_forward().width, 96);
   EXPECT_EQ(model.vocab_size, 100);
   EXPECT_EQ(model.max_positions, 2048);
-  EXPECT_EQ(model.rms_norm_eps, 1e-6F);
+  EXPECT_EQ(model.norm_epsilon, 1e-6F);
   EXPECT_FALSE(model.tied_embeddings);
-  EXPECT_EQ(model.rope.theta, 10000.0);
-  EXPECT_EQ(model.rope.scaling, RopeConfig::Scaling::kNone);
+  EXPECT_EQ(model.attention().rope->theta, 10000.0);
+  EXPECT_EQ(model.attention().rope->scaling, RopeSpec::Scaling::kNone);
   EXPECT_EQ(model.dtype, kernels::DType::kF32);
   EXPECT_THAT(model.eos_ids, IsEmpty());
   EXPECT_FALSE(model.plan);
 }
 
-TEST(ModelConfigTest, ReadsWhatIsWritten) {
-  const ModelConfig model = Parsed(With({{"num_key_value_heads", 2},
-                                         {"head_dim", 16},
-                                         {"max_position_embeddings", 4096},
-                                         {"rms_norm_eps", 1e-5},
-                                         {"rope_theta", 500000},
-                                         {"tie_word_embeddings", true},
-                                         {"torch_dtype", "bfloat16"},
-                                         {"eos_token_id", {7, 3, 7}},
-                                         {"cross_layer", {{"preset", "svformer"}}}}));
-  EXPECT_EQ(model.attention.num_kv_heads, 2);
-  EXPECT_EQ(model.attention.head_dim, 16);
+TEST(ArchitecturesTest, ReadsWhatIsWritten) {
+  const ModelSpec model = Parsed(With({{"num_key_value_heads", 2},
+                                       {"head_dim", 16},
+                                       {"max_position_embeddings", 4096},
+                                       {"rms_norm_eps", 1e-5},
+                                       {"rope_theta", 500000},
+                                       {"tie_word_embeddings", true},
+                                       {"torch_dtype", "bfloat16"},
+                                       {"eos_token_id", {7, 3, 7}},
+                                       {"cross_layer", {{"preset", "svformer"}}}}));
+  EXPECT_EQ(model.attention().num_kv_heads, 2);
+  EXPECT_EQ(model.attention().head_dim, 16);
   EXPECT_EQ(model.max_positions, 4096);
-  EXPECT_EQ(model.rms_norm_eps, 1e-5F);
-  EXPECT_EQ(model.rope.theta, 500000.0);
+  EXPECT_EQ(model.norm_epsilon, 1e-5F);
+  EXPECT_EQ(model.attention().rope->theta, 500000.0);
   EXPECT_TRUE(model.tied_embeddings);
   EXPECT_EQ(model.dtype, kernels::DType::kBF16);
   EXPECT_THAT(model.eos_ids, ElementsAre(3, 7));
-  EXPECT_EQ(model.plan, *kvcache::NamedPlan("svformer", model.attention));
+  EXPECT_EQ(model.plan, *kvcache::NamedPlan("svformer", model.shape()));
 }
 
-TEST(ModelConfigTest, IgnoresKeysThatLeaveTheMathematicsAlone) {
+TEST(ArchitecturesTest, IgnoresKeysThatLeaveTheMathematicsAlone) {
   Parsed(With({{"transformers_version", "4.41.2"},
                {"use_cache", true},
                {"bos_token_id", 1},
                {"initializer_range", 0.02},
                {"attention_dropout", 0.1},
-               {"my_notes", {1, 2}}}));
+               {"my_notes", {}},
+               {"my_flag", false},
+               {"my_number", 0}}));
   Parsed(With({{"hidden_act", "swish"},
                {"attention_bias", false},
                {"mlp_bias", false},
@@ -126,16 +129,16 @@ TEST(ModelConfigTest, IgnoresKeysThatLeaveTheMathematicsAlone) {
   Parsed(With({{"layer_types", std::vector<std::string>(6, "full_attention")}}));
 }
 
-TEST(ModelConfigTest, RefusesOtherArchitecturesByName) {
+TEST(ArchitecturesTest, RefusesOtherArchitecturesByName) {
   for (const char* name : {"HunYuanDenseV1ForCausalLM", "Gemma3nForConditionalGeneration",
                            "HymbaForCausalLM", "Qwen2ForCausalLM", "LlamaModel"}) {
     EXPECT_EQ(NotBuilt({{"architectures", {name}}}),
               "architectures: [\"" + std::string(name) +
-                  "\"] is not built with model_type \"llama\", only LlamaForCausalLM and "
-                  "MistralForCausalLM are");
+                  "\"] is not built with model_type \"llama\"; built are LlamaForCausalLM, "
+                  "MistralForCausalLM");
   }
   EXPECT_THAT(NotBuilt({{"architectures", nullptr}, {"model_type", "hunyuan"}}),
-              HasSubstr("model_type: \"hunyuan\" is not built, only"));
+              HasSubstr("model_type: \"hunyuan\" is not built; built are"));
   EXPECT_THAT(NotBuilt({{"model_type", "hymba"}}),
               HasSubstr("is not built with model_type \"hymba\""));
   EXPECT_THAT(NotBuilt({{"architectures", {"LlamaForCausalLM", "Other"}}}), HasSubstr("Other"));
@@ -148,7 +151,7 @@ TEST(ModelConfigTest, RefusesOtherArchitecturesByName) {
   EXPECT_EQ(Parsed(With({{"model_type", nullptr}})).architecture, "LlamaForCausalLM");
 }
 
-TEST(ModelConfigTest, MistralIsLlamaWhereNoWindowSlides) {
+TEST(ArchitecturesTest, MistralIsLlamaWhereNoWindowSlides) {
   const Json mistral = {{"architectures", {"MistralForCausalLM"}}, {"model_type", "mistral"}};
   Json config = With(mistral);
   config["max_position_embeddings"] = 4097;
@@ -159,30 +162,34 @@ TEST(ModelConfigTest, MistralIsLlamaWhereNoWindowSlides) {
   config["sliding_window"] = 4096;
   config["use_sliding_window"] = false;  // Mistral's own code does not read it
   EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
-            "sliding_window: 4096 is not built, unless it is null or at least "
-            "max_position_embeddings, 4097");
+            "layer 0: a window of 4096 tokens is not built");
   config.erase("sliding_window");
   EXPECT_EQ(Refusal(config, absl::StatusCode::kUnimplemented),
-            "sliding_window: nothing is not built (4096 is the default), unless it is null or at "
-            "least max_position_embeddings, 4097");
+            "layer 0: a window of 4096 tokens is not built");
 }
 
-TEST(ModelConfigTest, RefusesSlidingWindowsInUse) {
-  EXPECT_THAT(NotBuilt({{"sliding_window", 2047}}), HasSubstr("sliding_window: 2047 is not built"));
+TEST(ArchitecturesTest, RefusesSlidingWindowsInUse) {
+  EXPECT_THAT(NotBuilt({{"sliding_window", 2047}}),
+              HasSubstr("a window of 2047 tokens is not built"));
   EXPECT_EQ(NotBuilt({{"sliding_window", 2048}}), "");
   EXPECT_EQ(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", false}}), "");
   EXPECT_THAT(NotBuilt({{"sliding_window", 16}, {"use_sliding_window", true}}),
-              HasSubstr("sliding_window: 16 is not built"));
+              HasSubstr("a window of 16 tokens is not built"));
   EXPECT_THAT(Invalid({{"sliding_window", "wide"}}), HasSubstr("expected a whole number"));
 }
 
-TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
-  const Json changes = {{"hidden_act", "gelu"},
-                        {"attention_bias", true},
-                        {"mlp_bias", true},
-                        {"use_qk_norm", true},
+TEST(ArchitecturesTest, RefusesKeysThatChangeTheMathematics) {
+  EXPECT_EQ(NotBuilt({{"hidden_act", "gelu"}}),
+            "layer 0: an activation other than SiLU is not built");
+  EXPECT_EQ(NotBuilt({{"hidden_act", "xielu"}}), "hidden_act: \"xielu\" is not built");
+  EXPECT_EQ(NotBuilt({{"attention_bias", true}}),
+            "layer 0: a bias of queries, keys and values is not built");
+  EXPECT_EQ(NotBuilt({{"mlp_bias", true}}),
+            "layer 0: a bias of the feed-forward block is not built");
+  EXPECT_EQ(NotBuilt({{"partial_rotary_factor", 0.5}}),
+            "layer 0: rotation of a part of a head is not built");
+  const Json changes = {{"use_qk_norm", true},
                         {"qk_norm", true},
-                        {"partial_rotary_factor", 0.5},
                         {"pretraining_tp", 2},
                         {"logit_scale", 0.0625},
                         {"logits_scaling", 8},
@@ -201,7 +208,10 @@ TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
                         {"kv_lora_rank", 512},
                         {"text_config", {{"hidden_size", 1}}}};
   for (const auto& [key, value] : changes.items()) {
-    EXPECT_EQ(NotBuilt({{key, value}}), key + ": " + value.dump() + " is not built");
+    EXPECT_EQ(NotBuilt({{key, value}}),
+              key + ": " + value.dump() +
+                  " is not built: LlamaForCausalLM has no such key; take it out if it changes no "
+                  "answer");
   }
   EXPECT_EQ(
       NotBuilt({{"layer_types", {"full_attention", "sliding_attention"}}}),
@@ -211,7 +221,7 @@ TEST(ModelConfigTest, RefusesKeysThatChangeTheMathematics) {
               HasSubstr("only layers that are all \"dense\""));
 }
 
-TEST(ModelConfigTest, NamesKeyValueAndLimit) {
+TEST(ArchitecturesTest, NamesKeyValueAndLimit) {
   for (const char* key : {"hidden_size", "intermediate_size", "num_hidden_layers",
                           "num_attention_heads", "vocab_size"}) {
     const std::string expected = std::string(key) + ": expected a whole number from 1 to ";
@@ -235,7 +245,7 @@ TEST(ModelConfigTest, NamesKeyValueAndLimit) {
             "1073741824");
 }
 
-TEST(ModelConfigTest, TakesWholeNumbersOnly) {
+TEST(ArchitecturesTest, TakesWholeNumbersOnly) {
   for (const char* text : {"64.5", "\"64\"", "true", "[64]", "18446744073709551615",
                            "18446744073709551680", "-9223372036854775808"}) {
     Json config = Llama();
@@ -246,7 +256,7 @@ TEST(ModelConfigTest, TakesWholeNumbersOnly) {
   }
 }
 
-TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
+TEST(ArchitecturesTest, RefusesHeadsThatDoNotFit) {
   EXPECT_EQ(Invalid({{"num_key_value_heads", 3}}),
             "num_key_value_heads: expected a divisor of num_attention_heads, 8, got 3");
   EXPECT_EQ(Invalid({{"num_key_value_heads", 16}}),
@@ -254,14 +264,15 @@ TEST(ModelConfigTest, RefusesHeadsThatDoNotFit) {
   EXPECT_EQ(Invalid({{"hidden_size", 60}}),
             "hidden_size: expected a multiple of num_attention_heads, 8, where head_dim is "
             "missing, got 60");
-  EXPECT_EQ(Invalid({{"head_dim", 7}}), "head_dim: expected an even number from 2 to 256, got 7");
-  EXPECT_EQ(Invalid({{"hidden_size", 8}}),
-            "head_dim: expected an even number from 2 to 256, got 1");
-  EXPECT_EQ(Invalid({{"hidden_size", 16384}}),
-            "head_dim: expected an even number from 2 to 256, got 2048");
+  EXPECT_EQ(NotBuilt({{"head_dim", 7}}),
+            "layer 0: a head_dim of 7, other than an even one up to 256, is not built");
+  EXPECT_EQ(NotBuilt({{"hidden_size", 8}}),
+            "layer 0: a head_dim of 1, other than an even one up to 256, is not built");
+  EXPECT_EQ(NotBuilt({{"hidden_size", 16384}}),
+            "layer 0: a head_dim of 2048, other than an even one up to 256, is not built");
 }
 
-TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
+TEST(ArchitecturesTest, RefusesOtherValuesOutOfRange) {
   EXPECT_EQ(Invalid({{"rms_norm_eps", 0}}),
             "rms_norm_eps: expected a number above 0, at most 1, got 0");
   EXPECT_EQ(Invalid({{"rms_norm_eps", 1e-95}}),  // 0 as a float
@@ -283,9 +294,9 @@ TEST(ModelConfigTest, RefusesOtherValuesOutOfRange) {
   EXPECT_EQ(Parsed(With({{"dtype", "float16"}})).dtype, kernels::DType::kF16);
 }
 
-TEST(ModelConfigTest, RefusesTextThatIsNotAConfig) {
+TEST(ArchitecturesTest, RefusesTextThatIsNotAConfig) {
   const auto message = [](std::string_view text) {
-    return std::string(ParseModelConfig(text).status().message());
+    return std::string(ParseModelSpec(text).status().message());
   };
   EXPECT_EQ(message(""), "config.json: not JSON, it is empty");
   EXPECT_EQ(message("[]"), "config.json: expected an object, got []");
@@ -296,18 +307,19 @@ TEST(ModelConfigTest, RefusesTextThatIsNotAConfig) {
             "config.json: JSON nested deeper than the limit of 32");
 }
 
-TEST(ModelConfigTest, ShowsValuesInOneShortLine) {
+TEST(ArchitecturesTest, ShowsValuesInOneShortLine) {
   const std::string refusal = NotBuilt({{"hidden_act", std::string(1000, 'x') + "\n"}});
   EXPECT_LT(refusal.size(), 200U);
   EXPECT_THAT(NotBuilt({{"hidden_act", "a\nb\x01"}}), HasSubstr(R"("a\nb\u0001")"));
 }
 
-TEST(ModelConfigTest, ReadsRopeScaling) {
-  EXPECT_EQ(Parsed(With({{"rope_scaling", {{"type", "default"}}}})).rope.scaling,
-            RopeConfig::Scaling::kNone);
-  const RopeConfig linear =
-      Parsed(With({{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}})).rope;
-  EXPECT_EQ(linear.scaling, RopeConfig::Scaling::kLinear);
+TEST(ArchitecturesTest, ReadsRopeScaling) {
+  EXPECT_EQ(Parsed(With({{"rope_scaling", {{"type", "default"}}}})).attention().rope->scaling,
+            RopeSpec::Scaling::kNone);
+  const RopeSpec linear = Parsed(With({{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}}))
+                              .attention()
+                              .rope.value();
+  EXPECT_EQ(linear.scaling, RopeSpec::Scaling::kLinear);
   EXPECT_EQ(linear.factor, 4.0);
 
   const Json llama3 = {{"rope_type", "llama3"},
@@ -316,8 +328,8 @@ TEST(ModelConfigTest, ReadsRopeScaling) {
                        {"high_freq_factor", 4.0},
                        {"original_max_position_embeddings", 1024},
                        {"rope_theta", 500000.0}};
-  const RopeConfig rope = Parsed(With({{"rope_parameters", llama3}})).rope;
-  EXPECT_EQ(rope.scaling, RopeConfig::Scaling::kLlama3);
+  const RopeSpec rope = Parsed(With({{"rope_parameters", llama3}})).attention().rope.value();
+  EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kLlama3);
   EXPECT_EQ(rope.theta, 500000.0);
   EXPECT_EQ(rope.factor, 8.0);
   EXPECT_EQ(rope.low_freq_factor, 1.0);
@@ -335,7 +347,7 @@ TEST(ModelConfigTest, ReadsRopeScaling) {
   }
 }
 
-TEST(ModelConfigTest, RefusesOtherRopes) {
+TEST(ArchitecturesTest, RefusesOtherRopes) {
   for (const char* type : {"yarn", "dynamic", "longrope", "su"}) {
     EXPECT_EQ(NotBuilt({{"rope_scaling", {{"rope_type", type}}}}),
               "rope_scaling.rope_type: \"" + std::string(type) + "\" is not built");
@@ -343,7 +355,7 @@ TEST(ModelConfigTest, RefusesOtherRopes) {
   EXPECT_EQ(NotBuilt({{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}}),
             "rope_parameters.full_attention: {\"rope_type\":\"default\"} is not built");
   EXPECT_EQ(NotBuilt({{"rope_parameters", {{"partial_rotary_factor", 0.25}}}}),
-            "rope_parameters.partial_rotary_factor: 0.25 is not built");
+            "layer 0: rotation of a part of a head is not built");
   EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"rope_type", "default"}}}}),
             "rope_scaling.rope_type: \"default\" but type is \"linear\"");
   EXPECT_EQ(Invalid({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}),
@@ -364,7 +376,7 @@ TEST(ModelConfigTest, RefusesOtherRopes) {
             "rope_scaling.high_freq_factor: expected a number above low_freq_factor, 4, got 4");
 }
 
-TEST(ModelConfigTest, ReadsPublishedCrossLayerKeys) {
+TEST(ArchitecturesTest, ReadsPublishedCrossLayerKeys) {
   const auto preset = [](const Json& cross_layer) {
     return Parsed(With({{"cross_layer", cross_layer}})).plan;
   };
@@ -381,7 +393,7 @@ TEST(ModelConfigTest, ReadsPublishedCrossLayerKeys) {
   EXPECT_FALSE(Parsed(With({{"kv_reuse_group", Json::array()}})).plan);
 }
 
-TEST(ModelConfigTest, RefusesPublishedKeysThatMakeNoSense) {
+TEST(ArchitecturesTest, RefusesPublishedKeysThatMakeNoSense) {
   EXPECT_EQ(Invalid({{"num_kv_shared_layers", 6}}),
             "num_kv_shared_layers: expected a whole number from 0 to 5, got 6");
   EXPECT_EQ(Invalid({{"use_cla", true}}),
@@ -407,20 +419,20 @@ class ModelDirTest : public ::testing::Test {
 
 TEST_F(ModelDirTest, ReadsConfigAndEndsOfGeneration) {
   WriteFile(dir_ / "config.json", With({{"eos_token_id", 9}}).dump());
-  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(9));
+  EXPECT_THAT(ReadModelSpec(HfDirectory(dir_))->eos_ids, ElementsAre(9));
   WriteFile(dir_ / "generation_config.json", R"({"eos_token_id": [2, 9, 4], "temperature": 0.8})");
-  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(2, 4, 9));
+  EXPECT_THAT(ReadModelSpec(HfDirectory(dir_))->eos_ids, ElementsAre(2, 4, 9));
   WriteFile(dir_ / "generation_config.json", R"({"eos_token_id": null})");
-  EXPECT_THAT(LoadModelConfig(dir_)->eos_ids, ElementsAre(9));
+  EXPECT_THAT(ReadModelSpec(HfDirectory(dir_))->eos_ids, ElementsAre(9));
 }
 
 TEST_F(ModelDirTest, GenerationConfigHasTheDefaultsOfSampling) {
   WriteFile(dir_ / "config.json", Llama().dump());
-  EXPECT_EQ(LoadModelConfig(dir_)->defaults.temperature, std::nullopt);
+  EXPECT_EQ(ReadModelSpec(HfDirectory(dir_))->defaults.temperature, std::nullopt);
   WriteFile(dir_ / "generation_config.json",
             R"({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "do_sample": true,
                 "repetition_penalty": 1.05, "max_new_tokens": 2048, "max_length": 20})");
-  const SamplingDefaults all = LoadModelConfig(dir_)->defaults;
+  const SamplingDefaults all = ReadModelSpec(HfDirectory(dir_))->defaults;
   EXPECT_EQ(all.temperature, 0.6F);
   EXPECT_EQ(all.top_p, 0.95F);
   EXPECT_EQ(all.top_k, 20);
@@ -428,7 +440,7 @@ TEST_F(ModelDirTest, GenerationConfigHasTheDefaultsOfSampling) {
   EXPECT_EQ(all.repetition_penalty, 1.05F);
   EXPECT_EQ(all.max_tokens, 2048);
   WriteFile(dir_ / "generation_config.json", R"({"top_k": -1, "top_p": null})");
-  const SamplingDefaults few = LoadModelConfig(dir_)->defaults;
+  const SamplingDefaults few = ReadModelSpec(HfDirectory(dir_))->defaults;
   EXPECT_EQ(few.top_k, 0);
   EXPECT_EQ(few.top_p, std::nullopt);
 }
@@ -436,11 +448,13 @@ TEST_F(ModelDirTest, GenerationConfigHasTheDefaultsOfSampling) {
 TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
   const std::string config = (dir_ / "config.json").string();
   const std::string generation = (dir_ / "generation_config.json").string();
-  const auto message = [this] { return std::string(LoadModelConfig(dir_).status().message()); };
+  const auto message = [this] {
+    return std::string(ReadModelSpec(HfDirectory(dir_)).status().message());
+  };
 
-  EXPECT_EQ(LoadModelConfig(dir_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReadModelSpec(HfDirectory(dir_)).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(message(), config + ": no such file");
-  EXPECT_EQ(LoadModelConfig(dir_ / "none").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReadModelSpec(HfDirectory(dir_ / "none")).status().code(), absl::StatusCode::kNotFound);
   std::filesystem::create_directory(config);
   EXPECT_EQ(message(), config + ": not a file");
   std::filesystem::remove(config);
@@ -470,4 +484,4 @@ TEST_F(ModelDirTest, NamesTheFileThatIsWrong) {
 }
 
 }  // namespace
-}  // namespace strata::engine::model_config_test
+}  // namespace strata::engine::architectures_test
