@@ -83,7 +83,7 @@ struct StepLimits {
 // On CUDA this holds for products only if BackendOptions::batch_invariant is set.
 //
 // Threads: one thread at a time (the engine's). Operations may run asynchronously in order;
-// Synchronize() and CopyToHost() wait. Sizes are checked by STRATA_CHECK: a mismatch is our bug.
+// Synchronize(), CopyToHost() and TakeChosen() wait. Sizes are checked by STRATA_CHECK: a mismatch is our bug.
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
-#include <span>
 #include <utility>
 
 #include "engine/base/errors.h"
@@ -39,52 +38,27 @@ int32_t Size(JsonReader& config, std::string_view key, int64_t min, int64_t max,
 }
 
 // Keys that every row knows: CommonValues and the sharing keys of published_keys.h.
-constexpr std::string_view kCommonKeys[] = {
-    "architectures",        "model_type", "vocab_size",       "tie_word_embeddings",
-    "torch_dtype",          "dtype",      "eos_token_id",     "cross_layer",
-    "num_kv_shared_layers", "use_cla",    "cla_share_factor", "kv_reuse_group",
-};
+constexpr char kCommonKeys[] =
+    "architectures model_type vocab_size tie_word_embeddings torch_dtype dtype eos_token_id "
+    "cross_layer num_kv_shared_layers use_cla cla_share_factor kv_reuse_group";
 
 struct Architecture {
   std::string_view name;
   std::string_view model_type;
   std::optional<int32_t> default_window;  // of a config without sliding_window
-  std::span<const std::string_view> keys;
+  const char* keys;
   void (*read)(const Architecture& row, JsonReader& config, ModelSpec& spec);
   TensorNames tensor_names;
 };
 
-// Llama, and what differs from it by values alone.
-constexpr std::string_view kLlamaKeys[] = {
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "partial_rotary_factor",
-    "hidden_act",
-    "attention_bias",
-    "mlp_bias",
-    "sliding_window",
-    "use_sliding_window",
-    "layer_types",
-    "mlp_layer_types",
-    // Names of rms_norm_eps and rope_theta in other configs, beside which these must stand.
-    "norm_eps",
-    "norm_epsilon",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "rope_base",
-    "rotary_base",
-    "rotary_emb_base",
-};
+// Llama, and what differs from it by values alone. The last seven are names of rms_norm_eps and
+// rope_theta in other configs, beside which these must stand.
+constexpr char kLlamaKeys[] =
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "head_dim max_position_embeddings original_max_position_embeddings rms_norm_eps "
+    "rope_theta rope_scaling rope_parameters partial_rotary_factor hidden_act attention_bias "
+    "mlp_bias sliding_window use_sliding_window layer_types mlp_layer_types norm_eps "
+    "norm_epsilon layer_norm_eps layer_norm_epsilon rope_base rotary_base rotary_emb_base";
 
 AttentionSpec ReadHeads(JsonReader& config, const ModelSpec& spec) {
   AttentionSpec attention;
@@ -264,9 +238,7 @@ absl::StatusOr<ModelSpec> ReadSpec(const JsonDocument& document) {
   spec.dtype = ReadDType(config);
   AddEosIds(config, spec);
   row->read(*row, config, spec);
-  std::vector<std::string_view> known(std::begin(kCommonKeys), std::end(kCommonKeys));
-  known.insert(known.end(), row->keys.begin(), row->keys.end());
-  RefuseUnknownKeys(config, row->name, known);
+  RefuseUnknownKeys(config, row->name, Concat(kCommonKeys, " ", row->keys));
   RETURN_IF_ERROR(status);
 
   const absl::Status runs = CheckRuns(spec);

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <initializer_list>
-#include <span>
+#include <string>
 #include <string_view>
 
 #include "engine/base/json_reader.h"
@@ -9,12 +9,12 @@
 namespace strata::engine {
 
 // Fails `config`, UNIMPLEMENTED naming the key and its value, at a key that may change the
-// mathematics: one that is not among `known`, is not harmless in every model (settings of training
+// mathematics: one that is not in `known`
+// (words between spaces), is not harmless in every model (settings of training
 // and of libraries), and asks for something. null, [], {}, false and 0 ask for nothing, but for
 // keys known to mean something by them; so do values such as norm_type = "rmsnorm" that announce
 // what is built anyway.
-void RefuseUnknownKeys(JsonReader& config, std::string_view architecture,
-                       std::span<const std::string_view> known);
+void RefuseUnknownKeys(JsonReader& config, std::string_view architecture, const std::string& known);
 
 // Fails `config` unless every entry of the list, one for each layer, is `kind`.
 void CheckAllAre(JsonReader& config, std::string_view key, const nlohmann::json& kind);

@@ -110,7 +110,7 @@ bool Scheduler::GrowOrPreempt(size_t place, StepPlan* plan) {
          !cache_->GrowScores(sequence.blocks, sequence.size())) {
     size_t last = running_.size() - 1;
     while (Protected(*running_[last])) --last;  // not past `place`: the protected have their blocks
-    STRATA_CHECK(last >= place, "who lacks a block can be preempted");
+    STRATA_CHECK(last >= place, "a sequence that lacks a block can be preempted");
     Preempt(last, plan);
     if (last == place) return false;
   }

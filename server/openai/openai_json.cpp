@@ -7,15 +7,12 @@
 
 #include "engine/base/error_details.h"
 #include "nlohmann/json.hpp"
+#include "server/base/json.h"
 
 namespace strata::server {
 namespace {
 
 using nlohmann::json;
-
-std::string Line(const json& value) {
-  return value.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
-}
 
 // JSON has no infinity; vLLM's number stands for it.
 double Finite(float logprob) { return std::max(double{logprob}, -9999.0); }
@@ -135,7 +132,7 @@ std::string CompletionJson(const CompletionHead& head, const std::vector<Complet
                          {"total_tokens", usage->prompt_tokens + usage->completion_tokens},
                          {"prompt_tokens_details", {{"cached_tokens", usage->cached_tokens}}}};
   }
-  return Line(document);
+  return JsonLine(document);
 }
 
 HttpReply StatusReply(const absl::Status& status) {
