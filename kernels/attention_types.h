@@ -13,13 +13,13 @@ enum class PlaneKind : uint8_t { kKey, kValue };
 
 // Bytes that a token takes in a plane. In 8 bits a token takes head_dim numbers, padded to whole
 // words, and one f32 scale for all of them.
-constexpr size_t PlaneTokenBytes(DType dtype, int32_t head_dim) {
-  const size_t numbers = static_cast<size_t>(head_dim) * DTypeSize(dtype);
-  return HasScale(dtype) ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
+constexpr size_t PlaneTokenBytes(PlaneFormat format, int32_t head_dim) {
+  const size_t numbers = static_cast<size_t>(head_dim) * NumberBytes(format);
+  return HasScale(format) ? (numbers + 3) / 4 * 4 + sizeof(float) : numbers;
 }
 
 // The paged cache as kernels see it. Block b starts at `arena + b * block_bytes`; a plane holds
-// [block_tokens, head_dim] elements of its dtype at a byte offset inside every block. The order of
+// [block_tokens, head_dim] elements of its format at a byte offset inside every block. The order of
 // the elements inside a plane is the backend's own affair (the CPU keeps keys transposed). In 8
 // bits the block's scales, [block_tokens], are the plane's last bytes.
 //
@@ -31,17 +31,19 @@ struct PagedArena {
   size_t block_bytes = 0;
   int32_t block_tokens = 0;
   int32_t head_dim = 0;
-  DType key_dtype = DType::kF32;
-  DType value_dtype = DType::kF32;
+  PlaneFormat key_format = PlaneFormat::kF32;
+  PlaneFormat value_format = PlaneFormat::kF32;
   float* scores = nullptr;
   int32_t score_slots = 0;
 
-  DType dtype(PlaneKind kind) const { return kind == PlaneKind::kKey ? key_dtype : value_dtype; }
-  size_t TokenBytes(PlaneKind kind) const { return PlaneTokenBytes(dtype(kind), head_dim); }
+  PlaneFormat format(PlaneKind kind) const {
+    return kind == PlaneKind::kKey ? key_format : value_format;
+  }
+  size_t TokenBytes(PlaneKind kind) const { return PlaneTokenBytes(format(kind), head_dim); }
   // Byte offset of a block's scales inside an 8-bit plane.
   size_t ScalesOffset() const {
     return static_cast<size_t>(block_tokens) *
-           (PlaneTokenBytes(DType::kI8, head_dim) - sizeof(float));
+           (PlaneTokenBytes(PlaneFormat::kI8, head_dim) - sizeof(float));
   }
 };
 

@@ -83,7 +83,8 @@ struct StepLimits {
 // On CUDA this holds for products only if BackendOptions::batch_invariant is set.
 //
 // Threads: one thread at a time (the engine's). Operations may run asynchronously in order;
-// Synchronize(), CopyToHost() and TakeChosen() wait. Sizes are checked by STRATA_CHECK: a mismatch is our bug.
+// Synchronize(), CopyToHost() and TakeChosen() wait. Sizes are checked by STRATA_CHECK: a mismatch
+// is our bug.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -128,9 +129,10 @@ class Backend {
   // returns the error again.
   virtual absl::Status Synchronize() = 0;
 
-  // OK, or UNIMPLEMENTED in one line if the backend keeps no matrices, or no planes, in that dtype.
-  virtual absl::Status CheckWeights(DType) const { return absl::OkStatus(); }
-  virtual absl::Status CheckCache(DType /*keys*/, DType /*values*/) const {
+  // OK, or UNIMPLEMENTED in one line if the backend keeps no matrices, or no planes, in that
+  // format.
+  virtual absl::Status CheckWeights(MatrixFormat) const { return absl::OkStatus(); }
+  virtual absl::Status CheckCache(PlaneFormat /*keys*/, PlaneFormat /*values*/) const {
     return absl::OkStatus();
   }
 
@@ -138,10 +140,11 @@ class Backend {
   // rounds to nearest even. In 8 bits each row has a scale. Products round x as the matrix was
   // rounded: to 16 bits, or to 8. REQUIRES: CheckWeights(stored).
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
-                                                       DType stored) = 0;
+                                                       MatrixFormat stored) = 0;
   // The two matrices of GatedMatMul, of one shape, kept as one: `gate`'s rows, then `up`'s.
   virtual absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate,
-                                                            const HostRows& up, DType stored) = 0;
+                                                            const HostRows& up,
+                                                            MatrixFormat stored) = 0;
 
   // out[i, :] = table[ids[i], :]; an id below 0, ~i: the token of choices[i] of the last
   // ChooseTokens().

@@ -3,40 +3,56 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 namespace strata::kernels {
 
-// Weights and planes are quantised to 8 bits: integers, or floats of 4 bits of exponent and 3 of
-// fraction (e4m3), with a scale beside them. No checkpoint holds 8 bits.
-enum class DType : uint8_t { kF32, kBF16, kF16, kI8, kF8 };
+// The type of a checkpoint's numbers.
+enum class ElementType : uint8_t { kF32, kBF16, kF16 };
 
-constexpr bool HasScale(DType dtype) { return dtype == DType::kI8 || dtype == DType::kF8; }
+// How a backend keeps a matrix. Formats of 8 bits, integers or floats of 4 bits of exponent and 3
+// of fraction (e4m3), have scales beside the numbers.
+enum class MatrixFormat : uint8_t { kF32, kBF16, kF16, kI8, kF8 };
+// How a backend keeps the keys, or the values, of the cache; in 8 bits with a scale a token.
+enum class PlaneFormat : uint8_t { kF32, kBF16, kF16, kI8, kF8 };
 
-// Bytes of one number, without its share of a scale.
-constexpr size_t DTypeSize(DType dtype) {
-  return dtype == DType::kF32 ? 4 : HasScale(dtype) ? 1 : 2;
+template <typename T>
+concept NumberFormat = std::is_same_v<T, MatrixFormat> || std::is_same_v<T, PlaneFormat>;
+
+constexpr bool HasScale(NumberFormat auto format) {
+  return format == decltype(format)::kI8 || format == decltype(format)::kF8;
 }
 
-constexpr std::string_view DTypeName(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
-      return "f32";
-    case DType::kBF16:
-      return "bf16";
-    case DType::kF16:
-      return "f16";
-    case DType::kI8:
-      return "int8";
-    case DType::kF8:
-      return "fp8";
-  }
-  return "?";
+// Bytes of one number, without its share of a scale.
+constexpr size_t NumberBytes(ElementType type) { return type == ElementType::kF32 ? 4 : 2; }
+constexpr size_t NumberBytes(NumberFormat auto format) {
+  return format == decltype(format)::kF32 ? 4 : HasScale(format) ? 1 : 2;
+}
+
+// Bytes of a row's numbers, without scales.
+constexpr size_t RowBytes(MatrixFormat format, int64_t columns) {
+  return static_cast<size_t>(columns) * NumberBytes(format);
+}
+
+// The format that keeps such numbers as they are.
+constexpr MatrixFormat MatrixFormatOf(ElementType type) { return static_cast<MatrixFormat>(type); }
+constexpr PlaneFormat PlaneFormatOf(ElementType type) { return static_cast<PlaneFormat>(type); }
+// The format of the same name.
+constexpr PlaneFormat PlaneFormatOf(MatrixFormat format) {
+  return static_cast<PlaneFormat>(format);
+}
+
+// "f32", "bf16", "f16", "int8", "fp8"
+template <typename T>
+constexpr std::string_view FormatName(T format) {
+  constexpr std::string_view kNames[] = {"f32", "bf16", "f16", "int8", "fp8"};
+  return kNames[static_cast<size_t>(format)];
 }
 
 // Consecutive rows of a row-major matrix in host memory, as a checkpoint holds them:
 // [num_rows, num_cols], no padding, any alignment. Does not own `data`.
 struct HostRows {
-  DType dtype = DType::kF32;
+  ElementType type = ElementType::kF32;
   const std::byte* data = nullptr;
   int64_t num_rows = 0;
   int64_t num_cols = 0;

@@ -23,8 +23,8 @@ struct JsonDocument {
 struct TokenizerDescription {
   JsonDocument tokenizer = {};  // as in tokenizer.json; made of vocab.json and merges.txt if these
                                 // are all there is
-  JsonDocument config = {};  // as in tokenizer_config.json
-  int32_t words = 0;         // of a model without files: made-up tokens; else 0
+  JsonDocument config = {};     // as in tokenizer_config.json
+  int32_t words = 0;            // of a model without files: made-up tokens; else 0
 };
 
 // A model as it is stored: the only reader of its files. What it answers is in Hugging

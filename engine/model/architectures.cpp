@@ -178,20 +178,20 @@ const Architecture* ReadArchitecture(JsonReader& config) {
   return nullptr;
 }
 
-kernels::DType ReadDType(JsonReader& config) {
+kernels::ElementType ReadDType(JsonReader& config) {
   const std::string old_name = config.String("torch_dtype", "");
   const std::string new_name = config.String("dtype", "");
   if (!old_name.empty() && !new_name.empty() && old_name != new_name) {
     config.Fail("torch_dtype", DescribeJson(old_name), " but dtype is ", DescribeJson(new_name));
   }
   const std::string& name = new_name.empty() ? old_name : new_name;
-  if (name == "bfloat16") return kernels::DType::kBF16;
-  if (name == "float16") return kernels::DType::kF16;
+  if (name == "bfloat16") return kernels::ElementType::kBF16;
+  if (name == "float16") return kernels::ElementType::kF16;
   if (!name.empty() && name != "float32") {
     config.FailNotBuilt(new_name.empty() ? "torch_dtype" : "dtype",
                         ", only float32, bfloat16, float16");
   }
-  return kernels::DType::kF32;
+  return kernels::ElementType::kF32;
 }
 
 // A number or a list of numbers.

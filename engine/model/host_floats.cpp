@@ -15,15 +15,13 @@ T LoadUnaligned(const std::byte* source) {
   return value;
 }
 
-float Element(kernels::DType dtype, const std::byte* source) {
-  switch (dtype) {
-    case kernels::DType::kF32:
-    case kernels::DType::kI8:  // in no checkpoint, like the next
-    case kernels::DType::kF8:
+float Element(kernels::ElementType type, const std::byte* source) {
+  switch (type) {
+    case kernels::ElementType::kF32:
       break;
-    case kernels::DType::kBF16:
+    case kernels::ElementType::kBF16:
       return kernels::FloatFromBF16(LoadUnaligned<uint16_t>(source));
-    case kernels::DType::kF16:
+    case kernels::ElementType::kF16:
       return kernels::FloatFromF16(LoadUnaligned<uint16_t>(source));
   }
   return LoadUnaligned<float>(source);
@@ -32,7 +30,7 @@ float Element(kernels::DType dtype, const std::byte* source) {
 }  // namespace
 
 std::vector<float> HostFloats(const TensorView& tensor) {
-  const size_t size = kernels::DTypeSize(tensor.dtype);
+  const size_t size = kernels::NumberBytes(tensor.dtype);
   std::vector<float> floats;
   floats.reserve(tensor.bytes / size);
   for (size_t at = 0; at < tensor.bytes; at += size) {

@@ -95,9 +95,9 @@ struct ModelSpec {
   std::optional<double> logit_cap;  // c * tanh(logit / c)
 
   TensorNames tensor_names{};
-  kernels::DType dtype = kernels::DType::kF32;  // of the checkpoint
-  std::vector<int32_t> eos_ids;                 // ascending; may be empty
-  SamplingDefaults defaults;                    // of parameters that a request omits
+  kernels::ElementType dtype = kernels::ElementType::kF32;  // of the checkpoint
+  std::vector<int32_t> eos_ids;                             // ascending; may be empty
+  SamplingDefaults defaults;                                // of parameters that a request omits
   // The plan that the model asks for; nullopt: what its tensors allow (DetectPlan).
   std::optional<kvcache::SharingPlan> plan;
 

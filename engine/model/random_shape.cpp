@@ -68,7 +68,7 @@ absl::StatusOr<TensorView> RandomTensors::Find(std::string_view name) const {
   const std::vector<int64_t>& shape = found->second;
   const size_t place = std::hash<std::string_view>()(name) % kPlaces;
   const uint16_t* data = shape.size() == 1 ? ones_.data() : drawn_.data() + place;
-  return TensorView{.dtype = kernels::DType::kBF16,
+  return TensorView{.dtype = kernels::ElementType::kBF16,
                     .shape = shape,
                     .data = reinterpret_cast<const std::byte*>(data),
                     .bytes = static_cast<size_t>(Elements(shape)) * sizeof(uint16_t)};

@@ -29,10 +29,10 @@ namespace {
 constexpr char kSingleFile[] = "model.safetensors";
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 
-std::optional<kernels::DType> LoadableDType(std::string_view name) {
-  if (name == "F32") return kernels::DType::kF32;
-  if (name == "BF16") return kernels::DType::kBF16;
-  if (name == "F16") return kernels::DType::kF16;
+std::optional<kernels::ElementType> LoadableDType(std::string_view name) {
+  if (name == "F32") return kernels::ElementType::kF32;
+  if (name == "BF16") return kernels::ElementType::kBF16;
+  if (name == "F16") return kernels::ElementType::kF16;
   return std::nullopt;
 }
 
@@ -193,7 +193,7 @@ absl::StatusOr<TensorView> Checkpoint::Find(std::string_view name) const {
     return NotFound("tensor ", Printable(name), " is missing");
   }
   const Entry& entry = found->second;
-  const std::optional<kernels::DType> dtype = LoadableDType(entry.dtype);
+  const std::optional<kernels::ElementType> dtype = LoadableDType(entry.dtype);
   if (!dtype) {
     return InvalidArgument(entry.file, ": tensor ", Printable(name), " is ", entry.dtype,
                            ", want F32, BF16 or F16");

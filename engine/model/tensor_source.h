@@ -13,7 +13,7 @@ namespace strata::engine {
 
 // A tensor as it is stored: row-major, little-endian, unaligned. Lives as long as its source.
 struct TensorView {
-  kernels::DType dtype = kernels::DType::kF32;
+  kernels::ElementType dtype = kernels::ElementType::kF32;
   std::vector<int64_t> shape;
   const std::byte* data = nullptr;
   size_t bytes = 0;  // product of `shape` times the size of an element

@@ -20,8 +20,8 @@ using kernels::HostRows;
 // tensors.
 class Loader {
  public:
-  Loader(const TensorSource& tensors, kernels::DType dtype, kernels::Backend* backend)
-      : tensors_(tensors), dtype_(dtype), backend_(backend) {}
+  Loader(const TensorSource& tensors, kernels::MatrixFormat format, kernels::Backend* backend)
+      : tensors_(tensors), format_(format), backend_(backend) {}
 
   std::unique_ptr<kernels::Buffer> Norm(const TensorSpec& norm);
   // Loads one matrix whole.
@@ -58,7 +58,7 @@ class Loader {
   }
 
   const TensorSource& tensors_;
-  kernels::DType dtype_;
+  kernels::MatrixFormat format_;
   kernels::Backend* backend_;
   absl::Status status_;
   std::vector<HostRows> parts_;
@@ -154,11 +154,11 @@ void Loader::Append(const TensorSpec& matrix) {
 }
 
 std::unique_ptr<kernels::Matrix> Loader::Pack() {
-  return PackWith([&] { return backend_->Pack(parts_, dtype_); });
+  return PackWith([&] { return backend_->Pack(parts_, format_); });
 }
 
 std::unique_ptr<kernels::Matrix> Loader::PackGated() {
-  return PackWith([&] { return backend_->PackGated(parts_[0], parts_[1], dtype_); });
+  return PackWith([&] { return backend_->PackGated(parts_[0], parts_[1], format_); });
 }
 
 // Makes a matrix of the appended parts by `pack`.
@@ -212,9 +212,9 @@ LayerWeights LoadLayer(Loader& loader, const TensorList& tensors, int32_t layer)
 }  // namespace
 
 absl::StatusOr<Weights> LoadWeights(const ModelSpec& spec, const TensorList& tensors,
-                                    const TensorSource& source, kernels::DType dtype,
+                                    const TensorSource& source, kernels::MatrixFormat format,
                                     kernels::Backend* backend) {
-  Loader loader(source, dtype, backend);
+  Loader loader(source, format, backend);
   Weights weights;
   weights.embedding = loader.Matrix(tensors.at(TensorRole::kEmbedding));
   weights.head = loader.Matrix(tensors.at(TensorRole::kHead));

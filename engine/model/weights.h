@@ -40,12 +40,12 @@ struct Weights {
   const kernels::Matrix& lm_head() const { return head ? *head : *embedding; }
 };
 
-// Loads the tensors that are needed, stored as `dtype`. If only some heads of a projection
+// Loads the tensors that are needed, stored in `format`. If only some heads of a projection
 // live, its tensor may hold the rows of these heads or of all, and is then trimmed. With tied
 // embeddings either `model.embed_tokens.weight` or `lm_head.weight` will do; both must be equal.
 // INVALID_ARGUMENT, one line naming the tensor and expected against actual shape.
 absl::StatusOr<Weights> LoadWeights(const ModelSpec& spec, const TensorList& tensors,
-                                    const TensorSource& source, kernels::DType dtype,
+                                    const TensorSource& source, kernels::MatrixFormat format,
                                     kernels::Backend* backend);
 
 }  // namespace strata::engine

@@ -9,7 +9,7 @@
 #include "engine/base/errors.h"
 #include "engine/base/json_file.h"
 #include "engine/model/architectures.h"
-#include "engine/model/dtypes.h"
+#include "engine/model/formats.h"
 #include "engine/model/resolve_plan.h"
 #include "engine/model/tensors_of.h"
 #include "engine/serve/memory_need.h"
@@ -19,7 +19,7 @@
 namespace strata::engine {
 namespace {
 
-using kernels::DType;
+using kernels::ElementType;
 
 absl::Status CheckRange(std::string_view option, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -104,50 +104,52 @@ absl::StatusOr<std::unique_ptr<kernels::Backend>> MakeBackend(const EngineOption
                                  .batch_invariant = options.batch_invariant});
 }
 
-// Default dtype of a checkpoint's weights: its own, except that f16 becomes f32, which holds it
+// The type that keeps a checkpoint's weights: its own, except that f16 becomes f32, which holds it
 // exactly, if the backend (null: none) has no f16.
-DType AutomaticDType(DType checkpoint, const kernels::Backend* backend) {
-  if (checkpoint != DType::kF16) return checkpoint;
-  const bool has_f16 = backend != nullptr && backend->CheckWeights(DType::kF16).ok() &&
-                       backend->CheckCache(DType::kF16, DType::kF16).ok();
-  return has_f16 ? DType::kF16 : DType::kF32;
+ElementType TypeToKeep(ElementType stored, const kernels::Backend* backend) {
+  if (stored != ElementType::kF16) return stored;
+  const bool has_f16 =
+      backend != nullptr && backend->CheckWeights(kernels::MatrixFormat::kF16).ok() &&
+      backend->CheckCache(kernels::PlaneFormat::kF16, kernels::PlaneFormat::kF16).ok();
+  return has_f16 ? ElementType::kF16 : ElementType::kF32;
 }
 
 struct Formats {
-  DType weights;
-  kvcache::CacheDTypes cache;
+  kernels::MatrixFormat weights;
+  kvcache::CacheFormats cache;
 };
 
-absl::StatusOr<Formats> ChooseFormats(const EngineOptions& options, DType stored,
+absl::StatusOr<Formats> ChooseFormats(const EngineOptions& options, ElementType stored,
                                       const kernels::Backend& backend) {
-  const DType checkpoint = AutomaticDType(stored, &backend);
+  const ElementType kept = TypeToKeep(stored, &backend);
   Formats formats;
-  ASSIGN_OR_RETURN(formats.weights, ParseWeightDType(options.weights, checkpoint));
+  ASSIGN_OR_RETURN(formats.weights,
+                   ParseMatrixFormat(options.weights, kernels::MatrixFormatOf(kept)));
   // Weights in 8 bits alone do not make the cache 8 bits: cache-dtype must ask for it.
-  ASSIGN_OR_RETURN(
-      formats.cache,
-      ParseCacheDTypes(options.cache_dtype,
-                       kernels::HasScale(formats.weights) ? checkpoint : formats.weights));
+  const kernels::PlaneFormat automatic = kernels::HasScale(formats.weights)
+                                             ? kernels::PlaneFormatOf(kept)
+                                             : kernels::PlaneFormatOf(formats.weights);
+  ASSIGN_OR_RETURN(formats.cache, ParseCacheFormats(options.cache_dtype, automatic));
   RETURN_IF_ERROR(backend.CheckWeights(formats.weights));
   RETURN_IF_ERROR(backend.CheckCache(formats.cache.keys, formats.cache.values));
   return formats;
 }
 
 // On the CPU, beyond the cgroup's limit the process would be killed, much later.
-absl::Status CheckFits(const EngineOptions& options, const TensorList& tensors, DType weights,
-                       const StepNeed& steps) {
+absl::Status CheckFits(const EngineOptions& options, const TensorList& tensors,
+                       kernels::MatrixFormat weights, const StepNeed& steps) {
   return CheckMemory(
       {.weights = NeedOfWeights(tensors, weights), .cache = options.cache_bytes, .steps = steps},
       options.memory_limit > 0 ? options.memory_limit : MemoryLimit());
 }
 
-ModelInfo Describe(const EngineOptions& options, const LoadedModel& model, DType dtype,
-                   PlanReport plan) {
+ModelInfo Describe(const EngineOptions& options, const LoadedModel& model,
+                   kernels::MatrixFormat weights, PlanReport plan) {
   ModelInfo info;
   info.name = options.name.empty() ? options.source->name() : options.name;
   info.architecture = model.spec.architecture;
   info.device = model.backend->Describe();
-  info.dtype = kernels::DTypeName(dtype);
+  info.dtype = kernels::FormatName(weights);
   info.parameters = model.weights->parameters;
   info.weight_bytes = model.weights->bytes;
   info.vocab_size = model.spec.vocab_size;
@@ -226,10 +228,10 @@ absl::StatusOr<PlanReport> ExplainPlan(const std::filesystem::path& model_dir,
                                        const std::string& cache_dtype, ScoreReuse score_reuse) {
   ASSIGN_OR_RETURN(const auto source, OpenModel(model_dir));
   ASSIGN_OR_RETURN(const ReadModel model, Read(*source, cross_layer));
-  ASSIGN_OR_RETURN(
-      const auto dtypes,
-      ParseCacheDTypes(cache_dtype, AutomaticDType(model.spec.dtype, /*backend=*/nullptr)));
-  return MakePlanReport(model.plan, kvcache::PlaneMap(model.plan, dtypes, /*block_tokens=*/1),
+  ASSIGN_OR_RETURN(const auto formats,
+                   ParseCacheFormats(cache_dtype, kernels::PlaneFormatOf(TypeToKeep(
+                                                      model.spec.dtype, /*backend=*/nullptr))));
+  return MakePlanReport(model.plan, kvcache::PlaneMap(model.plan, formats, /*block_tokens=*/1),
                         score_reuse);
 }
 

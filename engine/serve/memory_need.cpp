@@ -48,12 +48,12 @@ StepNeed NeedOfSteps(const ModelSpec& spec, const DecoderLayout& layout,
           .growth = static_cast<size_t>(logits) * sizeof(float) + backend.WorkingBytes(limits)};
 }
 
-size_t NeedOfWeights(const TensorList& tensors, kernels::DType weights) {
+size_t NeedOfWeights(const TensorList& tensors, kernels::MatrixFormat weights) {
   size_t bytes = 0;
   for (const TensorSpec& tensor : tensors) {
     if (!tensor.needed || !tensor.is_matrix()) continue;
     const std::vector<int64_t> shape = tensor.LivingShape();
-    bytes += static_cast<size_t>(shape[0] * shape[1]) * kernels::DTypeSize(weights);
+    bytes += static_cast<size_t>(shape[0]) * kernels::RowBytes(weights, shape[1]);
   }
   return bytes;
 }

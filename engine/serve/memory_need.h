@@ -22,7 +22,7 @@ StepNeed NeedOfSteps(const ModelSpec& spec, const DecoderLayout& layout,
                      const EngineOptions& options, const kernels::Backend& backend);
 
 // Bytes of the matrices that are needed.
-size_t NeedOfWeights(const TensorList& tensors, kernels::DType weights);
+size_t NeedOfWeights(const TensorList& tensors, kernels::MatrixFormat weights);
 
 // Bytes that serving a model takes on the CPU under full load, known before any is taken. Small
 // parts are left out: norms, tables of blocks.

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "engine/model/dtypes.h"
+#include "engine/model/formats.h"
 #include "kernels/check.h"
 #include "kvcache/plan/plan_text.h"
 #include "kvcache/plan/plane_map.h"
@@ -194,7 +194,7 @@ PlanReport MakePlanReport(const kvcache::SharingPlan& plan, const kvcache::Plane
   report.num_query_heads = plan.shape().num_query_heads;
   report.num_kv_heads = plan.shape().num_kv_heads;
   report.head_dim = plan.shape().head_dim;
-  report.dtype = CacheDTypesName(planes.dtypes());
+  report.dtype = CacheFormatsName(planes.formats());
   report.bytes_per_token = planes.bytes_per_token();
   report.key_bytes_per_token = planes.key_bytes_per_token();
   report.value_bytes_per_token = planes.value_bytes_per_token();

@@ -28,7 +28,7 @@ struct SpanQueries {
   const float* vectors;                                 // [kMaxQueries][256]
 };
 
-// Scales of the span's tokens in int8 planes, [256]; null: another dtype, or planes not read.
+// Scales of the span's tokens in int8 planes, [256]; null: another format, or planes not read.
 struct SpanScales {
   const float* keys = nullptr;
   const float* values = nullptr;
@@ -60,12 +60,12 @@ SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) 
   const int64_t next = range.first + range.count;
   const SpanRange next_range = {next, std::min(kSpan, unit.context() - next)};
   SpanScales scales;
-  if (unit.cache->key_dtype == DType::kI8 && !unit.finds_scores()) {
+  if (unit.cache->key_format == PlaneFormat::kI8 && !unit.finds_scores()) {
     CopyScales(unit, range, head.key_offset, to);
     AskForScales(unit, next_range, head.key_offset);
     scales.keys = to;
   }
-  if (unit.cache->value_dtype == DType::kI8) {
+  if (unit.cache->value_format == PlaneFormat::kI8) {
     CopyScales(unit, range, head.value_offset, to + AttentionScratch::kScales);
     AskForScales(unit, next_range, head.value_offset);
     scales.values = to + AttentionScratch::kScales;
@@ -225,13 +225,13 @@ void WithKeys(const AttentionUnit& unit, SpanRange range, float* copy, Use use) 
   }
 }
 
-// Calls use(0 of the type that numbers of `dtype` have in memory).
+// Calls use(0 of the type that numbers of `format` have in memory).
 template <class Use>
-void WithType(DType dtype, Use use) {
-  switch (dtype) {
-    case DType::kF32:
+void WithType(PlaneFormat format, Use use) {
+  switch (format) {
+    case PlaneFormat::kF32:
       return use(float());
-    case DType::kI8:
+    case PlaneFormat::kI8:
       return use(int8_t());
     default:
       return use(uint16_t());
@@ -250,7 +250,7 @@ void AttendValues(const AttentionUnit& unit, SpanRange range, float* scratch, fl
     AttendKeys<T>(unit, range, queries, scales, keys, scores, value_copy, partial);
   };
   if (unit.finds_scores()) return attend(StoredScores());
-  WithType(unit.cache->key_dtype,
+  WithType(unit.cache->key_format,
            [&](auto zero) { WithKeys<decltype(zero)>(unit, range, key_copy, attend); });
 }
 
@@ -260,7 +260,7 @@ SpanRange RangeOf(const AttentionUnit& unit, int64_t span) {
 
 void Attend(const AttentionUnit& unit, int64_t span, float* scratch, float* partial) {
   static_assert(kTileRows * kTileDepth <= AttentionScratch::kScores);
-  WithType(unit.cache->value_dtype, [&](auto zero) {
+  WithType(unit.cache->value_format, [&](auto zero) {
     AttendValues<decltype(zero)>(unit, RangeOf(unit, span), scratch, partial);
   });
 }
@@ -273,7 +273,7 @@ void Probabilities(const AttentionUnit& unit, int64_t span, float* scratch, floa
   float* key_copy = scale_copy + 2 * AttentionScratch::kScales;
   const SpanScales scales = CollectScales(unit, range, scale_copy);
   HWY_ALIGN float state[kStateValues];
-  WithType(unit.cache->key_dtype, [&](auto zero) {
+  WithType(unit.cache->key_format, [&](auto zero) {
     WithKeys<decltype(zero)>(unit, range, key_copy, [&](const auto& keys) {
       TileProbabilities(unit, range, queries, scales, keys, ReadAhead(), 0, 1, scores, state);
     });

@@ -41,18 +41,21 @@ const PackedMatrix& Packed(const Matrix& matrix) {
   return static_cast<const PackedMatrix&>(matrix);  // a backend is given its own matrices
 }
 
-// Whether this backend keeps weights and planes in `dtype`.
-bool Keeps(DType dtype) { return dtype != DType::kF16 && dtype != DType::kF8; }
-absl::Status CheckKept(const char* what, DType dtype) {
-  if (Keeps(dtype)) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat(what, " in ", std::string(DTypeName(dtype)),
+// Whether this backend keeps weights and planes in `format`.
+bool Keeps(NumberFormat auto format) {
+  return format != decltype(format)::kF16 && format != decltype(format)::kF8;
+}
+absl::Status CheckKept(const char* what, NumberFormat auto format) {
+  if (Keeps(format)) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat(what, " in ", std::string(FormatName(format)),
                                                ": the CPU backend has f32, bf16 and int8"));
 }
 
 void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
   STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim, "a head fits a tile's row");
-  STRATA_CHECK(Keeps(cache.key_dtype) && Keeps(cache.value_dtype), "planes are f32, bf16 or int8");
+  STRATA_CHECK(Keeps(cache.key_format) && Keeps(cache.value_format),
+               "planes are f32, bf16 or int8");
 }
 
 }  // namespace
@@ -104,22 +107,25 @@ void CpuBackend::Copy(std::byte* destination, const std::byte* source, size_t by
   std::memcpy(destination, source, bytes);
 }
 
-absl::Status CpuBackend::CheckWeights(DType stored) const { return CheckKept("weights", stored); }
+absl::Status CpuBackend::CheckWeights(MatrixFormat stored) const {
+  return CheckKept("weights", stored);
+}
 
-absl::Status CpuBackend::CheckCache(DType keys, DType values) const {
+absl::Status CpuBackend::CheckCache(PlaneFormat keys, PlaneFormat values) const {
   RETURN_IF_ERROR(CheckKept("keys", keys));
   return CheckKept("values", values);
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Pack(std::span<const HostRows> parts,
-                                                         DType stored) {
+                                                         MatrixFormat stored) {
   ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,
                    PackedMatrix::Pack(parts, PackedMatrix::Order::kStacked, stored, pool_));
   return packed;
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::PackGated(const HostRows& gate,
-                                                              const HostRows& up, DType stored) {
+                                                              const HostRows& up,
+                                                              MatrixFormat stored) {
   STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
   const HostRows parts[] = {gate, up};
   ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed,

@@ -39,12 +39,12 @@ class CpuBackend final : public Backend {
   void Copy(std::byte* destination, const std::byte* source, size_t bytes) override;
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
-  absl::Status CheckWeights(DType stored) const override;
-  absl::Status CheckCache(DType keys, DType values) const override;
+  absl::Status CheckWeights(MatrixFormat stored) const override;
+  absl::Status CheckCache(PlaneFormat keys, PlaneFormat values) const override;
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
-                                               DType stored) override;
+                                               MatrixFormat stored) override;
   absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
-                                                    DType stored) override;
+                                                    MatrixFormat stored) override;
 
   void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
   void MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) override;

@@ -207,9 +207,9 @@ void MultiplyInt8Panel(const MatMulTask& task, int64_t row_block, int64_t panel)
 void MultiplyItems(const MatMulTask& task, int64_t begin, int64_t end) {
   const int64_t panels = task.w->num_panels();
   for (int64_t item = begin; item < end; ++item) {
-    if (task.w->stored() == DType::kF32) {
+    if (task.w->stored() == MatrixFormat::kF32) {
       MultiplyF32Panel(task, item / panels, item % panels);
-    } else if (task.w->stored() == DType::kI8) {
+    } else if (task.w->stored() == MatrixFormat::kI8) {
       MultiplyInt8Panel(task, item / panels, item % panels);
     } else {
       MultiplyBF16Panel(task, item / panels, item % panels);
@@ -302,14 +302,14 @@ void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows 
   if (x.num_rows == 0) return;
   MatMulTask task{.w = &w, .num_rows = x.num_rows, .out = out, .store = store};
   const Int8Kernel int8 = BestInt8Kernel();
-  const size_t left_floats = w.stored() == DType::kI8
+  const size_t left_floats = w.stored() == MatrixFormat::kI8
                                  ? QuantisedRows::Floats(x.num_rows, x.num_cols, int8.widened)
                                  : static_cast<size_t>(x.num_rows * PaddedInputs(x.num_cols));
   float* const rows_memory = scratch.Floats(LeftSide::Floats(x.num_cols, pool) + left_floats);
   float* const left = rows_memory + LeftSide::Floats(x.num_cols, pool);
   const LeftSide inputs(x, norm, rows_memory);
   switch (w.stored()) {
-    case DType::kI8: {
+    case MatrixFormat::kI8: {
       task.int8 = int8;
       task.tile_rows = TileRows(x.num_rows, int8.max_rows);
       const QuantisedRows to = QuantisedRows::In(left, x.num_rows, x.num_cols, int8.widened);
@@ -323,7 +323,7 @@ void PackedMatMul(const PackedMatrix& w, ConstRows x, const RmsNorm& norm, Rows 
                  });
       break;
     }
-    case DType::kBF16: {
+    case MatrixFormat::kBF16: {
       task.bf16 = BestBF16Kernel();
       task.tile_rows = TileRows(x.num_rows, task.bf16.max_rows);
       const bool widened = task.bf16.widened;

@@ -36,28 +36,25 @@ T Narrow(float value) {
 // `count` elements of a row from column `begin` on, as they will be stored.
 template <class T>
 void ConvertStrip(const HostRows& part, int64_t row, int64_t begin, int64_t count, T* to) {
-  const size_t size = DTypeSize(part.dtype);
+  const size_t size = NumberBytes(part.type);
   const std::byte* from = part.data + static_cast<size_t>(row * part.num_cols + begin) * size;
   const auto n = static_cast<size_t>(count);
-  switch (part.dtype) {
-    case DType::kF32:
+  switch (part.type) {
+    case ElementType::kF32:
       for (size_t i = 0; i < n; ++i) to[i] = Narrow<T>(Load<float>(from + i * size));
       return;
-    case DType::kBF16:
+    case ElementType::kBF16:
       if constexpr (std::is_same_v<T, uint16_t>) {
         std::memcpy(to, from, n * size);
       } else {
         for (size_t i = 0; i < n; ++i) to[i] = FloatFromBF16(Load<uint16_t>(from + i * size));
       }
       return;
-    case DType::kF16:
+    case ElementType::kF16:
       for (size_t i = 0; i < n; ++i) {
         to[i] = Narrow<T>(FloatFromF16(Load<uint16_t>(from + i * size)));
       }
       return;
-    case DType::kI8:
-    case DType::kF8:
-      STRATA_CHECK(false, "no checkpoint holds it");
   }
 }
 
@@ -76,10 +73,10 @@ void ForStackedRows(std::span<const HostRows> parts, int64_t first, int64_t coun
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const HostRows> parts,
-                                                                 Order order, DType stored,
+                                                                 Order order, MatrixFormat stored,
                                                                  ThreadPool& pool) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
-  STRATA_CHECK(stored != DType::kF16 && stored != DType::kF8,
+  STRATA_CHECK(stored != MatrixFormat::kF16 && stored != MatrixFormat::kF8,
                "weights are kept as f32, bf16 or int8");
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix);
   matrix->order_ = order;
@@ -93,20 +90,20 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackedMatrix::Pack(std::span<const
   const int64_t results = matrix->gated() ? matrix->num_outputs_ / 2 : matrix->num_outputs_;
   const int64_t panels = (results + matrix->panel_results() - 1) / matrix->panel_results();
   matrix->num_panels_ = panels;
-  const int64_t side_by_side = 4 / static_cast<int64_t>(DTypeSize(stored));
+  const int64_t side_by_side = 4 / static_cast<int64_t>(NumberBytes(stored));
   matrix->panel_elements_ =
       (matrix->num_inputs_ + side_by_side - 1) / side_by_side * side_by_side * kPanel;
   const auto elements = static_cast<size_t>(panels * matrix->panel_elements_);
   const size_t scale_bytes =
-      stored == DType::kI8 ? static_cast<size_t>(panels * kPanel) * sizeof(float) : 0;
+      stored == MatrixFormat::kI8 ? static_cast<size_t>(panels * kPanel) * sizeof(float) : 0;
   ASSIGN_OR_RETURN(AlignedMemory memory,
-                   AlignedMemory::Allocate(elements * DTypeSize(stored) + scale_bytes));
+                   AlignedMemory::Allocate(elements * NumberBytes(stored) + scale_bytes));
   matrix->memory_ = std::move(memory);
   pool.ParallelFor(panels, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) {
-      if (stored == DType::kF32) {
+      if (stored == MatrixFormat::kF32) {
         matrix->FillPanel<float>(parts, panel);
-      } else if (stored == DType::kI8) {
+      } else if (stored == MatrixFormat::kI8) {
         matrix->QuantisePanel(parts, panel);
       } else {
         matrix->FillPanel<uint16_t>(parts, panel);
@@ -165,10 +162,10 @@ void PackedMatrix::CopyRow(int64_t output, float* to) const {
   const int64_t result = output % height;  // of a product
   const int64_t place = result / panel_results();
   const int64_t column = output / height * panel_results() + result % panel_results();
-  if (stored_ == DType::kF32) {
+  if (stored_ == MatrixFormat::kF32) {
     const float* from = panel<float>(place) + column;
     for (int64_t k = 0; k < num_inputs_; ++k) to[k] = from[k * kPanel];
-  } else if (stored_ == DType::kI8) {
+  } else if (stored_ == MatrixFormat::kI8) {
     const uint8_t* from = panel<uint8_t>(place) + column * kGroup;
     const float scale = scales()[place * kPanel + column];
     for (int64_t k = 0; k < num_inputs_; ++k) {

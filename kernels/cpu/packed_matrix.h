@@ -27,14 +27,14 @@ class PackedMatrix final : public Matrix {
   // REQUIRES: parts is not empty, all of one width; stored is kF32, kBF16 or kI8; a gated matrix
   // has an even number of rows.
   static absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(std::span<const HostRows> parts,
-                                                            Order order, DType stored,
+                                                            Order order, MatrixFormat stored,
                                                             ThreadPool& pool);
 
   int64_t num_outputs() const override { return num_outputs_; }
   int64_t num_inputs() const override { return num_inputs_; }
   size_t bytes() const override { return memory_.size(); }
 
-  DType stored() const { return stored_; }
+  MatrixFormat stored() const { return stored_; }
   bool gated() const { return order_ == Order::kGated; }
   // Columns of a product's result that come from one panel.
   int64_t panel_results() const { return gated() ? kPanel / 2 : kPanel; }
@@ -46,8 +46,9 @@ class PackedMatrix final : public Matrix {
   }
   // Factors of the finished sums, [num_panels * 32]; null unless stored in 8 bits.
   const float* scales() const {
-    return stored_ == DType::kI8 ? reinterpret_cast<const float*>(panel<uint8_t>(num_panels()))
-                                 : nullptr;
+    return stored_ == MatrixFormat::kI8
+               ? reinterpret_cast<const float*>(panel<uint8_t>(num_panels()))
+               : nullptr;
   }
 
   // Row `output` of the matrix, widened: [num_inputs].
@@ -63,7 +64,7 @@ class PackedMatrix final : public Matrix {
   void QuantisePanel(std::span<const HostRows> parts, int64_t panel);
 
   Order order_ = Order::kStacked;
-  DType stored_ = DType::kF32;
+  MatrixFormat stored_ = MatrixFormat::kF32;
   int64_t num_outputs_ = 0;
   int64_t num_inputs_ = 0;
   int64_t num_panels_ = 0;

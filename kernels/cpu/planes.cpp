@@ -71,10 +71,10 @@ void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const Pl
 
 void WritePlaneRows(const PagedArena& cache, std::span<const int64_t> slots,
                     const PlaneWrite& write, int64_t begin, int64_t end) {
-  switch (cache.dtype(write.kind)) {
-    case DType::kF32:
+  switch (cache.format(write.kind)) {
+    case PlaneFormat::kF32:
       return WriteRows<float>(cache, slots, write, begin, end);
-    case DType::kI8:
+    case PlaneFormat::kI8:
       return WriteRows<int8_t>(cache, slots, write, begin, end);
     default:
       return WriteRows<uint16_t>(cache, slots, write, begin, end);

@@ -55,8 +55,8 @@ struct AttentionArgs {
   size_t block_bytes = 0;
   int32_t block_tokens = 1;
   int32_t head_dim = 0;
-  DType key_dtype = DType::kF32;
-  DType value_dtype = DType::kF32;
+  PlaneFormat key_format = PlaneFormat::kF32;
+  PlaneFormat value_format = PlaneFormat::kF32;
   float* scores = nullptr;
   int32_t score_slots = 0;
   float scale = 1;  // 1 / sqrt(head_dim)
@@ -78,7 +78,7 @@ struct AttentionArgs {
 // Floats of a state: the maximum, the sum, two unused, then the weighted values.
 __host__ __device__ inline int64_t StateFloats(int32_t head_dim) { return 4 + head_dim; }
 
-// Takes any dtype and head size up to 256; one block of threads for each row and head.
+// Takes any format and head size up to 256; one block of threads for each row and head.
 void AttendGenerally(Stream& stream, const AttentionArgs& args, int64_t most_rows);
 // Writes exp(score - log-sum-exp) of the sequence's first row and of head 0; reads the head's lse.
 void FindProbabilities(Stream& stream, const AttentionArgs& args, int32_t context, float* out);

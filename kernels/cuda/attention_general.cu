@@ -1,4 +1,4 @@
-// Attention for every dtype and head size, in f32; also the merge of spans, and probabilities for
+// Attention for every format and head size, in f32; also the merge of spans, and probabilities for
 // callers. A block of threads takes a row and head: each thread takes positions, then dimensions.
 #include <cmath>
 
@@ -15,8 +15,9 @@ constexpr int kThreads = 128;
 constexpr int kMaxDim = 256;
 constexpr int kDims = kMaxDim / kThreads;  // of a thread
 
-__device__ __forceinline__ float Element(const std::byte* row, DType dtype, int32_t i) {
-  return WithNumbers(dtype, [&]<class T>() { return ToFloat(reinterpret_cast<const T*>(row)[i]); });
+__device__ __forceinline__ float Element(const std::byte* row, PlaneFormat format, int32_t i) {
+  return WithNumbers(format,
+                     [&]<class T>() { return ToFloat(reinterpret_cast<const T*>(row)[i]); });
 }
 
 // A token's row of a plane, and its scale.
@@ -25,12 +26,12 @@ struct TokenRow {
   float scale;
 };
 __device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace place,
-                                          size_t plane_offset, DType dtype) {
+                                          size_t plane_offset, PlaneFormat format) {
   const std::byte* const plane =
       args.arena + static_cast<size_t>(place.block) * args.block_bytes + plane_offset;
-  const size_t stride = TokenStride(DTypeSize(dtype), args.head_dim);
+  const size_t stride = TokenStride(NumberBytes(format), args.head_dim);
   float scale = 1;
-  if (HasScale(dtype)) {
+  if (HasScale(format)) {
     scale = reinterpret_cast<const float*>(plane + static_cast<size_t>(args.block_tokens) *
                                                        stride)[place.token];
   }
@@ -39,10 +40,10 @@ __device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace 
 
 __device__ float Score(const AttentionArgs& args, const float* query, CachePlace place,
                        size_t key_offset) {
-  const TokenRow key = RowAt(args, place, key_offset, args.key_dtype);
+  const TokenRow key = RowAt(args, place, key_offset, args.key_format);
   float score = 0;
   for (int32_t d = 0; d < args.head_dim; ++d) {
-    score = fmaf(query[d], Element(key.numbers, args.key_dtype, d), score);
+    score = fmaf(query[d], Element(key.numbers, args.key_format, d), score);
   }
   return score * key.scale * args.scale;
 }
@@ -112,13 +113,13 @@ __global__ void __launch_bounds__(kThreads, 4)
     float span_values[kDims] = {};
     for (int32_t i = 0; i < count; ++i) {
       const TokenRow value = RowAt(args, PlaceOf(begin + i, table, args.block_tokens),
-                                   group.value_offset, args.value_dtype);
+                                   group.value_offset, args.value_format);
       const float weight = scores[i] * value.scale;
 #pragma unroll
       for (int k = 0; k < kDims; ++k) {
         const int32_t d = thread + k * kThreads;
         if (d >= args.head_dim) continue;
-        span_values[k] = fmaf(weight, Element(value.numbers, args.value_dtype, d), span_values[k]);
+        span_values[k] = fmaf(weight, Element(value.numbers, args.value_format, d), span_values[k]);
       }
     }
     const MergeWeights weights = Weigh(most, span_most);

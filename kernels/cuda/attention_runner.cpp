@@ -47,8 +47,8 @@ AttentionArgs ArgsFor(const PagedArena& cache) {
   args.block_bytes = cache.block_bytes;
   args.block_tokens = cache.block_tokens;
   args.head_dim = cache.head_dim;
-  args.key_dtype = cache.key_dtype;
-  args.value_dtype = cache.value_dtype;
+  args.key_format = cache.key_format;
+  args.value_format = cache.value_format;
   args.scores = cache.scores;
   args.score_slots = cache.score_slots;
   args.scale = 1.0f / std::sqrt(static_cast<float>(cache.head_dim));
@@ -71,12 +71,12 @@ HeadEntry EntryOf(const HeadAttention& head) {
 std::string WhyNoTensorKernel(const PagedArena& cache) {
   constexpr const char* kSlow =
       "attention runs without the tensor cores, ten to twenty times slower: ";
-  if (cache.key_dtype != cache.value_dtype) {
-    return absl::StrCat(kSlow, "keys are kept in ", std::string(DTypeName(cache.key_dtype)),
-                        " and values in ", std::string(DTypeName(cache.value_dtype)),
+  if (cache.key_format != cache.value_format) {
+    return absl::StrCat(kSlow, "keys are kept in ", std::string(FormatName(cache.key_format)),
+                        " and values in ", std::string(FormatName(cache.value_format)),
                         ", which must be one type");
   }
-  if (cache.key_dtype == DType::kF32) {
+  if (cache.key_format == PlaneFormat::kF32) {
     return absl::StrCat(kSlow, "the cache is in f32, which must have 16 or 8 bits");
   }
   if (!IsTensorHeadDim(cache.head_dim)) {

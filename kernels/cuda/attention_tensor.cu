@@ -405,7 +405,7 @@ void LaunchStored(Stream& stream, const AttentionArgs& args, const TensorLaunch&
 
 // The copies need rows of whole 16 bytes at addresses that are multiples of 16.
 bool HasTensorKernel(const AttentionArgs& args) {
-  if (args.key_dtype != args.value_dtype || args.key_dtype == DType::kF32) return false;
+  if (args.key_format != args.value_format || args.key_format == PlaneFormat::kF32) return false;
   if (!IsTensorHeadDim(args.head_dim)) return false;
   bool aligned = reinterpret_cast<uintptr_t>(args.arena) % 16 == 0 && args.block_bytes % 16 == 0;
   for (int32_t i = 0; i < args.num_groups; ++i) {
@@ -416,7 +416,7 @@ bool HasTensorKernel(const AttentionArgs& args) {
 }
 
 void AttendOnTensorCores(Stream& stream, const AttentionArgs& args, const TensorLaunch& launch) {
-  WithFragments(args.key_dtype,
+  WithFragments(args.key_format,
                 [&]<class Stored>() { LaunchStored<Stored>(stream, args, launch); });
 }
 

@@ -8,17 +8,17 @@ namespace strata::kernels::cuda {
 
 namespace {
 
-cudaDataType_t TypeOf(DType dtype) {
-  switch (dtype) {
-    case DType::kF32:
+cudaDataType_t TypeOf(MatrixFormat format) {
+  switch (format) {
+    case MatrixFormat::kF32:
       break;
-    case DType::kBF16:
+    case MatrixFormat::kBF16:
       return CUDA_R_16BF;
-    case DType::kF16:
+    case MatrixFormat::kF16:
       return CUDA_R_16F;
-    case DType::kI8:
+    case MatrixFormat::kI8:
       return CUDA_R_8I;
-    case DType::kF8:
+    case MatrixFormat::kF8:
       return CUDA_R_8F_E4M3;
   }
   return CUDA_R_32F;
@@ -56,9 +56,9 @@ const CublasProducts::Plan& CublasProducts::PlanFor(const Shape& shape) {
 // Consecutive rows are columns to cuBLASLt: out^T [outputs, rows] = w x^T, with w stored
 // transposed. Only asks the library: an error is an answer, not a failure of the device.
 cublasStatus_t CublasProducts::MakePlan(const Shape& shape, Plan* plan) const {
-  const auto& [dtype, outputs, inputs, rows, out_stride, alignment] = shape;
-  const cudaDataType_t type = TypeOf(dtype);
-  const bool exact = dtype == DType::kI8;
+  const auto& [format, outputs, inputs, rows, out_stride, alignment] = shape;
+  const cudaDataType_t type = TypeOf(format);
+  const bool exact = format == MatrixFormat::kI8;
   const cudaDataType_t sums = exact ? CUDA_R_32I : CUDA_R_32F;
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;  // the first failure, if any
   const auto check = [&status](cublasStatus_t step) {
@@ -142,16 +142,17 @@ class CublasProducts::Product final : public Work {
   std::byte* const workspace_;
 };
 
-bool CublasProducts::Multiply(Stream& stream, DType dtype, const void* w, const void* x,
+bool CublasProducts::Multiply(Stream& stream, MatrixFormat format, const void* w, const void* x,
                               int64_t num_inputs, Rows out, bool add) {
   // The largest power of two, up to 16, that divides the address of every row of out.
   const auto address = reinterpret_cast<uintptr_t>(out.data) |
                        static_cast<uintptr_t>(out.stride) * sizeof(float) | 16;
   const auto alignment = static_cast<uint32_t>(address & (~address + 1));
   const Plan& plan =
-      PlanFor({dtype, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
+      PlanFor({format, out.num_cols, num_inputs, out.num_rows, out.stride, alignment});
   if (!plan.exists) return false;
-  stream.Put(Product(handle_, &plan, dtype == DType::kI8, w, x, out.data, add, workspace_.data()));
+  stream.Put(
+      Product(handle_, &plan, format == MatrixFormat::kI8, w, x, out.data, add, workspace_.data()));
   return true;
 }
 

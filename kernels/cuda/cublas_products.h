@@ -24,17 +24,17 @@ class CublasProducts {
   absl::Status Open(Stream& stream);
 
   // out[i, j] (+)= sum_k x[i, k] * w[j, k], sums in f32. w: [out.num_cols, num_inputs] and x:
-  // [out.num_rows, num_inputs] of one dtype, consecutive rows of whole 16 bytes. In int8 sums are
+  // [out.num_rows, num_inputs] of one format, consecutive rows of whole 16 bytes. In int8 sums are
   // i32 in out's memory, and `add` is false; the caller applies scales. In 8 bits out.num_cols is a
   // multiple of 16. Returns false and does nothing if the library has no plan for the product; this
   // answer stays for its shape.
-  bool Multiply(Stream& stream, DType dtype, const void* w, const void* x, int64_t num_inputs,
-                Rows out, bool add);
+  bool Multiply(Stream& stream, MatrixFormat format, const void* w, const void* x,
+                int64_t num_inputs, Rows out, bool add);
 
  private:
-  // Properties of a product that decide its plan: dtype, outputs, inputs, rows, out's stride,
+  // Properties of a product that decide its plan: format, outputs, inputs, rows, out's stride,
   // alignment of out.
-  using Shape = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, uint32_t>;
+  using Shape = std::tuple<MatrixFormat, int64_t, int64_t, int64_t, int64_t, uint32_t>;
   struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t w = nullptr;

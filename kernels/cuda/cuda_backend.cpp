@@ -124,15 +124,15 @@ void CudaBackend::BeginStep(bool repeats) {
 }
 
 // Ada's tensor cores have e4m3 too, but fp8 weights are meant for Hopper.
-absl::Status CudaBackend::CheckWeights(DType stored) const {
-  if (stored != DType::kF8 || info_.major >= 9) return absl::OkStatus();
+absl::Status CudaBackend::CheckWeights(MatrixFormat stored) const {
+  if (stored != MatrixFormat::kF8 || info_.major >= 9) return absl::OkStatus();
   return absl::UnimplementedError(absl::StrCat("weights in fp8: ", info_.name,
                                                " has compute capability ", info_.major, ".",
                                                info_.minor, ", 9.0 is the least"));
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Pack(std::span<const HostRows> parts,
-                                                          DType stored) {
+                                                          MatrixFormat stored) {
   STRATA_CHECK(CheckWeights(stored).ok(), "the device has such weights");
   auto packed = CudaMatrix::Pack(parts, CudaMatrix::Order::kStacked, stored, stream_, staging_);
   if (!packed.ok()) return packed.status();
@@ -140,7 +140,8 @@ absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Pack(std::span<const HostRo
 }
 
 absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::PackGated(const HostRows& gate,
-                                                               const HostRows& up, DType stored) {
+                                                               const HostRows& up,
+                                                               MatrixFormat stored) {
   STRATA_CHECK(CheckWeights(stored).ok(), "the device has such weights");
   STRATA_CHECK(gate.num_rows == up.num_rows, "a gate for every up");
   const HostRows parts[] = {gate, up};
@@ -180,12 +181,12 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
   if (x.num_rows == 0) return;
   const StoredRows& weights = w.rows();
   std::byte* const inputs = product_inputs_.Reserve(
-      stream_, static_cast<size_t>(x.num_rows * weights.stride) * DTypeSize(weights.dtype));
+      stream_, static_cast<size_t>(x.num_rows) * RowBytes(weights.format, weights.stride));
   float* scales = nullptr;
-  if (HasScale(weights.dtype)) {
+  if (HasScale(weights.format)) {
     scales = input_scales_.Reserve(stream_, static_cast<size_t>(x.num_rows));
   }
-  PrepareInputs(stream_, x, norm.weight, norm.epsilon, weights.dtype, weights.stride, inputs,
+  PrepareInputs(stream_, x, norm.weight, norm.epsilon, weights.format, weights.stride, inputs,
                 scales);
   const Product product = {.weights = weights,
                            .weight_rows = w.stored_rows(),
@@ -199,7 +200,7 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
     if (MultiplyByCublas(product)) return;
     NoteMissingPlan(product);
   }
-  if (weights.dtype == DType::kF32) {
+  if (weights.format == MatrixFormat::kF32) {
     MultiplyF32(stream_, product);
   } else if (x.num_rows <= kManyRows) {
     MultiplyFewRows(stream_, product);
@@ -211,25 +212,25 @@ void CudaBackend::Multiply(const CudaMatrix& w, ConstRows x, const RmsNorm& norm
 // One note for each matrix: the rows differ from step to step.
 void CudaBackend::NoteMissingPlan(const Product& product) {
   const StoredRows& w = product.weights;
-  if (!noted_.emplace(w.dtype, product.weight_rows, w.num_inputs).second) return;
+  if (!noted_.emplace(w.format, product.weight_rows, w.num_inputs).second) return;
   notes_.push_back(absl::StrCat("cuBLASLt has no plan for ", product.out.num_rows,
                                 " rows times a matrix of ", product.weight_rows, " outputs and ",
-                                w.num_inputs, " inputs in ", std::string(DTypeName(w.dtype)),
+                                w.num_inputs, " inputs in ", std::string(FormatName(w.format)),
                                 ": such products run on kernels of our own, which are slower"));
 }
 
 bool CudaBackend::MultiplyByCublas(const Product& product) {
   const StoredRows& w = product.weights;
   const Rows& out = product.out;
-  const bool whole = product.epilogue != Epilogue::kGate && !HasScale(w.dtype);
+  const bool whole = product.epilogue != Epilogue::kGate && !HasScale(w.format);
   if (whole) {
-    return cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride, out,
+    return cublas_.Multiply(stream_, w.format, w.data, product.x, w.stride, out,
                             product.epilogue == Epilogue::kAdd);
   }
   // Padding is multiplied too: zeros.
   const int64_t width = product.weight_rows;
   float* const sums = sums_.Reserve(stream_, static_cast<size_t>(out.num_rows * width));
-  if (!cublas_.Multiply(stream_, w.dtype, w.data, product.x, w.stride,
+  if (!cublas_.Multiply(stream_, w.format, w.data, product.x, w.stride,
                         {sums, out.num_rows, width, width}, /*add=*/false)) {
     return false;
   }
@@ -279,8 +280,8 @@ void CudaBackend::RunTasks(const PagedArena& cache, const Projections& projectio
   list.arena = cache.arena;
   list.block_bytes = cache.block_bytes;
   list.block_tokens = std::max(cache.block_tokens, 1);
-  list.key_dtype = cache.key_dtype;
-  list.value_dtype = cache.value_dtype;
+  list.key_format = cache.key_format;
+  list.value_format = cache.value_format;
   for (size_t begin = 0; begin < tasks.size(); begin += kMaxTasks) {
     const size_t count = std::min(tasks.size() - begin, size_t{kMaxTasks});
     std::copy_n(tasks.begin() + static_cast<int64_t>(begin), count, list.task);

@@ -55,11 +55,11 @@ class CudaBackend final : public Backend {
   int64_t PaddedRows(int64_t decodes) const override { return GraphRows(decodes); }
   absl::Status Synchronize() override;
 
-  absl::Status CheckWeights(DType stored) const override;
+  absl::Status CheckWeights(MatrixFormat stored) const override;
   absl::StatusOr<std::unique_ptr<Matrix>> Pack(std::span<const HostRows> parts,
-                                               DType stored) override;
+                                               MatrixFormat stored) override;
   absl::StatusOr<std::unique_ptr<Matrix>> PackGated(const HostRows& gate, const HostRows& up,
-                                                    DType stored) override;
+                                                    MatrixFormat stored) override;
 
   void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) override;
   void MatMul(const Matrix& w, ConstRows x, const RmsNorm& norm, Rows out, Store store) override;
@@ -102,7 +102,7 @@ class CudaBackend final : public Backend {
   DeviceArray<float> input_scales_;        // of their rows, in 8 bits
   DeviceArray<float> sums_;                // cuBLASLt's sums for FinishSums
   std::vector<ProjectionTask> tasks_;
-  std::set<std::tuple<DType, int64_t, int64_t>>
+  std::set<std::tuple<MatrixFormat, int64_t, int64_t>>
       noted_;                       // matrices whose missing plans are in a note
   std::vector<std::string> notes_;  // not taken yet
 };

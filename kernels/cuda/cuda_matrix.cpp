@@ -15,28 +15,28 @@ constexpr int64_t RoundUp(int64_t count, int64_t group) {
 }
 
 // Element `i` of `numbers`, which may have any alignment.
-float Widened(DType dtype, const std::byte* numbers, int64_t i) {
-  const std::byte* from = numbers + static_cast<size_t>(i) * DTypeSize(dtype);
-  if (dtype == DType::kF32) {
+float Widened(ElementType type, const std::byte* numbers, int64_t i) {
+  const std::byte* from = numbers + static_cast<size_t>(i) * NumberBytes(type);
+  if (type == ElementType::kF32) {
     float value;
     std::memcpy(&value, from, sizeof(value));
     return value;
   }
   uint16_t bits;
   std::memcpy(&bits, from, sizeof(bits));
-  return dtype == DType::kBF16 ? FloatFromBF16(bits) : FloatFromF16(bits);
+  return type == ElementType::kBF16 ? FloatFromBF16(bits) : FloatFromF16(bits);
 }
 
 // A row as a checkpoint holds it, or widened to f32.
-void StageRow(const HostRows& part, int64_t row, DType staged, std::byte* to) {
+void StageRow(const HostRows& part, int64_t row, MatrixFormat staged, std::byte* to) {
   const std::byte* from =
-      part.data + static_cast<size_t>(row * part.num_cols) * DTypeSize(part.dtype);
-  if (part.dtype == staged) {
-    std::memcpy(to, from, static_cast<size_t>(part.num_cols) * DTypeSize(staged));
+      part.data + static_cast<size_t>(row * part.num_cols) * NumberBytes(part.type);
+  if (MatrixFormatOf(part.type) == staged) {
+    std::memcpy(to, from, RowBytes(staged, part.num_cols));
     return;
   }
   auto* const floats = reinterpret_cast<float*>(to);
-  for (int64_t i = 0; i < part.num_cols; ++i) floats[i] = Widened(part.dtype, from, i);
+  for (int64_t i = 0; i < part.num_cols; ++i) floats[i] = Widened(part.type, from, i);
 }
 
 // The part and row of each stored row in turn; no part for padding.
@@ -69,29 +69,29 @@ class RowOrder {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const HostRows> parts,
-                                                             Order order, DType stored,
+                                                             Order order, MatrixFormat stored,
                                                              Stream& stream, Staging& staging) {
   STRATA_CHECK(!parts.empty(), "a matrix has rows");
   std::unique_ptr<CudaMatrix> matrix(new CudaMatrix);
   int64_t outputs = 0;
-  DType staged_dtype = stored;  // other dtypes go to the device as f32 and are converted there
+  MatrixFormat staged_format =
+      stored;  // other formats go to the device as f32 and are converted there
   for (const HostRows& part : parts) {
     STRATA_CHECK(part.num_cols == parts[0].num_cols, "parts are of one width");
-    STRATA_CHECK(!HasScale(part.dtype), "no checkpoint holds it");
     outputs += part.num_rows;
-    if (part.dtype != stored) staged_dtype = DType::kF32;
+    if (MatrixFormatOf(part.type) != stored) staged_format = MatrixFormat::kF32;
   }
   matrix->order_ = order;
   matrix->num_outputs_ = outputs;
   const bool gated = order == Order::kGated;
   matrix->stored_rows_ = gated ? RoundUp(outputs / 2, 8) * 2 : RoundUp(outputs, kOutputGroup);
-  matrix->rows_ = {
-      .dtype = stored,
-      .num_inputs = parts[0].num_cols,
-      .stride = RoundUp(parts[0].num_cols, kGroupBytes / static_cast<int64_t>(DTypeSize(stored)))};
+  matrix->rows_ = {.format = stored,
+                   .num_inputs = parts[0].num_cols,
+                   .stride = RoundUp(parts[0].num_cols,
+                                     kGroupBytes / static_cast<int64_t>(NumberBytes(stored)))};
   auto reserved = ReserveOrExplain(matrix->memory_, stream, matrix->bytes(), "a weight matrix");
   if (!reserved.ok()) return reserved.status();
-  const size_t row_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(stored);
+  const size_t row_bytes = RowBytes(stored, matrix->rows_.stride);
   float* scales = nullptr;
   if (HasScale(stored)) {  // behind the rows, whose bytes are a multiple of 64
     scales =
@@ -101,7 +101,7 @@ absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const Hos
   matrix->rows_.scales = scales;
 
   // As many rows at a time as half the staging memory holds; a row of a model fits many times.
-  const size_t staged_bytes = static_cast<size_t>(matrix->rows_.stride) * DTypeSize(staged_dtype);
+  const size_t staged_bytes = RowBytes(staged_format, matrix->rows_.stride);
   STRATA_CHECK(staged_bytes <= Staging::kHalf, "a row fits the staging memory");
   const auto rows_at_once = static_cast<int64_t>(Staging::kHalf / staged_bytes);
   const RowOrder rows(parts, order);
@@ -115,10 +115,10 @@ absl::StatusOr<std::unique_ptr<CudaMatrix>> CudaMatrix::Pack(std::span<const Hos
     for (int64_t i = 0; i < count; ++i) {
       const auto [part, index] = rows.At(begin + i);
       if (part == nullptr) continue;
-      StageRow(*part, index, staged_dtype, staged + static_cast<size_t>(i) * staged_bytes);
+      StageRow(*part, index, staged_format, staged + static_cast<size_t>(i) * staged_bytes);
     }
     std::byte* const to = *reserved + static_cast<size_t>(begin) * row_bytes;
-    if (staged_dtype == stored) {
+    if (staged_format == stored) {
       stream.Copy(to, staged, bytes, cudaMemcpyHostToDevice);
       continue;
     }

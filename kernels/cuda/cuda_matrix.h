@@ -20,14 +20,14 @@ class CudaMatrix final : public Matrix {
 
   // RESOURCE_EXHAUSTED when memory is short. REQUIRES: parts is not empty, all of one width.
   static absl::StatusOr<std::unique_ptr<CudaMatrix>> Pack(std::span<const HostRows> parts,
-                                                          Order order, DType stored, Stream& stream,
-                                                          Staging& staging);
+                                                          Order order, MatrixFormat stored,
+                                                          Stream& stream, Staging& staging);
 
   int64_t num_outputs() const override { return num_outputs_; }
   int64_t num_inputs() const override { return rows_.num_inputs; }
   size_t bytes() const override {
-    const size_t row = static_cast<size_t>(rows_.stride) * DTypeSize(rows_.dtype) +
-                       (HasScale(rows_.dtype) ? sizeof(float) : 0);
+    const size_t row =
+        RowBytes(rows_.format, rows_.stride) + (HasScale(rows_.format) ? sizeof(float) : 0);
     return static_cast<size_t>(stored_rows_) * row;
   }
 

@@ -135,7 +135,7 @@ __global__ void ProjectionKernel(const __grid_constant__ ProjectionTasks tasks) 
   std::byte* const plane = tasks.arena +
                            static_cast<size_t>(slot / tasks.block_tokens) * tasks.block_bytes +
                            task.plane_offset;
-  WithNumbers(task.is_key ? tasks.key_dtype : tasks.value_dtype, [&]<class T>() {
+  WithNumbers(task.is_key ? tasks.key_format : tasks.value_format, [&]<class T>() {
     WriteToken<T>(values, task.columns, plane, tasks.block_tokens, token, lane);
   });
 }
@@ -149,16 +149,16 @@ uint32_t Blocks(int64_t count, int64_t each) {
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
                const int32_t* chosen, Rows out) {
   if (out.num_rows == 0) return;
-  WithNumbers(table.dtype, [&]<class T>() {
+  WithNumbers(table.format, [&]<class T>() {
     stream.Launch("Embed", dim3(static_cast<uint32_t>(out.num_rows)), dim3(kThreads), 0,
                   EmbedKernel<T>, table, num_gates, ids, chosen, out);
   });
 }
 
-void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
-                   int64_t stride, void* out, float* scales) {
+void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon,
+                   MatrixFormat format, int64_t stride, void* out, float* scales) {
   if (x.num_rows == 0) return;
-  WithNumbers(dtype, [&]<class T>() {
+  WithNumbers(format, [&]<class T>() {
     stream.Launch("PrepareInputs", dim3(static_cast<uint32_t>(x.num_rows)), dim3(kThreads),
                   kThreads / kWarp * sizeof(float), PrepareInputsKernel<T>, x, weight, epsilon,
                   stride, static_cast<T*>(out), scales);

@@ -14,7 +14,7 @@ namespace strata::kernels::cuda {
 struct StoredRows {
   const void* data = nullptr;
   const float* scales = nullptr;  // of each row, in 8 bits
-  DType dtype = DType::kF32;
+  MatrixFormat format = MatrixFormat::kF32;
   int64_t num_inputs = 0;
   int64_t stride = 0;
 
@@ -26,10 +26,10 @@ struct StoredRows {
 void EmbedRows(Stream& stream, const StoredRows& table, int64_t num_gates, const int32_t* ids,
                const int32_t* chosen, Rows out);
 
-// Prepares a product's input: x, normalised unless `weight` is null, as `dtype` in rows of `stride`
-// numbers, the rest of a row zeros; in 8 bits `scales`, [num_rows], are written too.
-void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon, DType dtype,
-                   int64_t stride, void* out, float* scales);
+// Prepares a product's input: x, normalised unless `weight` is null, as `format` in rows of
+// `stride` numbers, the rest of a row zeros; in 8 bits `scales`, [num_rows], are written too.
+void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsilon,
+                   MatrixFormat format, int64_t stride, void* out, float* scales);
 
 // out[i, :] = x[rows[i], :]; `in_place`: out overlaps x, and rows ascend.
 void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place);
@@ -64,8 +64,8 @@ struct ProjectionTasks {
   std::byte* arena = nullptr;
   size_t block_bytes = 0;
   int32_t block_tokens = 1;
-  DType key_dtype = DType::kF32;
-  DType value_dtype = DType::kF32;
+  PlaneFormat key_format = PlaneFormat::kF32;
+  PlaneFormat value_format = PlaneFormat::kF32;
 
   friend bool operator==(const ProjectionTasks&, const ProjectionTasks&) = default;
 };

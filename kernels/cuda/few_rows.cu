@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kF32Threads)
 void MultiplyFewRows(Stream& stream, const Product& product) {
   constexpr size_t kShared = sizeof(float) * kSlices * kRows * kOutputGroup;  // or of int32_t
   const dim3 grid(static_cast<uint32_t>(product.weight_rows / kOutputGroup));
-  WithFragments(product.weights.dtype, [&]<class T>() {
+  WithFragments(product.weights.format, [&]<class T>() {
     for (int64_t row = 0; row < product.out.num_rows; row += kFewRows) {
       stream.Launch("MultiplyFewRows", grid, dim3(kThreads), kShared, FewRowsKernel<T>, product,
                     row);

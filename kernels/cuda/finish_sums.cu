@@ -25,7 +25,7 @@ __global__ void FinishSumsKernel(const __grid_constant__ Product product, const 
 
 void FinishSums(Stream& stream, const Product& product, const void* sums) {
   const auto columns = static_cast<uint32_t>((product.out.num_cols + kThreads - 1) / kThreads);
-  WithNumbers(product.weights.dtype, [&]<class T>() {
+  WithNumbers(product.weights.format, [&]<class T>() {
     stream.Launch("FinishSums", dim3(static_cast<uint32_t>(product.out.num_rows), columns),
                   dim3(kThreads), 0, FinishSumsKernel<T>, product,
                   static_cast<const SumOf<T>*>(sums));

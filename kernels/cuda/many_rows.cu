@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
 void MultiplyManyRows(Stream& stream, const Product& product) {
   const dim3 grid(static_cast<uint32_t>((product.out.num_rows + kBlockRows - 1) / kBlockRows),
                   static_cast<uint32_t>((product.weight_rows + kBlockOutputs - 1) / kBlockOutputs));
-  WithFragments(product.weights.dtype, [&]<class T>() {
+  WithFragments(product.weights.format, [&]<class T>() {
     stream.Launch("MultiplyManyRows", grid, dim3(kThreads), size_t{kStages} * kStageBytes,
                   ManyRowsKernel<T>, product);
   });

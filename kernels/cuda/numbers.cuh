@@ -116,15 +116,16 @@ __device__ __forceinline__ void MultiplyFragments(SumOf<T> (&c)[4], const uint32
   }
 }
 
-// f.template operator()<T>() with the type of `dtype`, which has fragments: any but f32.
+// f.template operator()<T>() with the type of `format`, which has fragments: any but f32.
 template <class F>
-constexpr auto WithFragments(DType dtype, F f) {
-  switch (dtype) {
-    case DType::kF16:
+constexpr auto WithFragments(NumberFormat auto format, F f) {
+  using Format = decltype(format);
+  switch (format) {
+    case Format::kF16:
       return f.template operator()<F16>();
-    case DType::kI8:
+    case Format::kI8:
       return f.template operator()<Int8>();
-    case DType::kF8:
+    case Format::kF8:
       return f.template operator()<E4M3>();
     default:
       return f.template operator()<BF16>();
@@ -132,8 +133,9 @@ constexpr auto WithFragments(DType dtype, F f) {
 }
 // Any type. For host and device.
 template <class F>
-constexpr auto WithNumbers(DType dtype, F f) {
-  return dtype == DType::kF32 ? f.template operator()<float>() : WithFragments(dtype, f);
+constexpr auto WithNumbers(NumberFormat auto format, F f) {
+  return format == decltype(format)::kF32 ? f.template operator()<float>()
+                                          : WithFragments(format, f);
 }
 
 }  // namespace strata::kernels::cuda

@@ -31,7 +31,7 @@ enum class Epilogue : uint8_t {
 struct Product {
   StoredRows weights;               // `stride` and number of rows are multiples of the groups
   int64_t weight_rows = 0;          // [num_outputs] and padding
-  const void* x = nullptr;          // [num_rows, weights.stride], of the weights' dtype
+  const void* x = nullptr;          // [num_rows, weights.stride], of the weights' format
   const float* x_scales = nullptr;  // [num_rows], in 8 bits
   Rows out = {};                    // [num_rows, num_outputs or half of them]
   Epilogue epilogue = Epilogue::kSet;

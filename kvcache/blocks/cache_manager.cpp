@@ -191,8 +191,8 @@ kernels::PagedArena CacheManager::arena() const {
           .block_bytes = planes_.block_bytes(),
           .block_tokens = planes_.block_tokens(),
           .head_dim = planes_.head_dim(),
-          .key_dtype = planes_.dtypes().keys,
-          .value_dtype = planes_.dtypes().values,
+          .key_format = planes_.formats().keys,
+          .value_format = planes_.formats().values,
           .scores = stores_scores() ? score_arena_->floats() : nullptr,
           .score_slots = stores_scores() ? planes_.score_slots() : 0};
 }

@@ -45,9 +45,9 @@ size_t StoredBytes(const SharingPlan& plan) {
 
 }  // namespace
 
-PlaneMap::PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens)
+PlaneMap::PlaneMap(const SharingPlan& plan, CacheFormats formats, int32_t block_tokens)
     : shape_(plan.shape()),
-      dtypes_(dtypes),
+      formats_(formats),
       block_tokens_(block_tokens),
       stored_score_heads_(plan.StoredScoreHeads()) {
   STRATA_CHECK(block_tokens > 0, "a block holds tokens");

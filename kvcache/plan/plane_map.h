@@ -10,12 +10,12 @@
 
 namespace strata::kvcache {
 
-// Dtypes of keys and of values, chosen separately.
-struct CacheDTypes {
-  kernels::DType keys = kernels::DType::kF32;
-  kernels::DType values = kernels::DType::kF32;
+// Formats of keys and of values, chosen separately.
+struct CacheFormats {
+  kernels::PlaneFormat keys = kernels::PlaneFormat::kF32;
+  kernels::PlaneFormat values = kernels::PlaneFormat::kF32;
 
-  static constexpr CacheDTypes Both(kernels::DType dtype) { return {dtype, dtype}; }
+  static constexpr CacheFormats Both(kernels::PlaneFormat format) { return {format, format}; }
 };
 
 // One plane: the keys or the values of one kv head of one layer, [block_tokens, head_dim] in every
@@ -30,7 +30,7 @@ struct Plane {
 // metrics and kernels all take the size from here. Immutable.
 class PlaneMap {
  public:
-  PlaneMap(const SharingPlan& plan, CacheDTypes dtypes, int32_t block_tokens);
+  PlaneMap(const SharingPlan& plan, CacheFormats formats, int32_t block_tokens);
 
   // Planes in offset order; the planes of one reading layer are next to each other.
   const std::vector<Plane>& planes() const { return planes_; }
@@ -38,7 +38,7 @@ class PlaneMap {
   size_t KeyOffset(HeadRef kv_head) const;
   size_t ValueOffset(HeadRef kv_head) const;
 
-  CacheDTypes dtypes() const { return dtypes_; }
+  CacheFormats formats() const { return formats_; }
   int32_t block_tokens() const { return block_tokens_; }
   int32_t head_dim() const { return shape_.head_dim; }
   size_t block_bytes() const;      // block_tokens * bytes_per_token
@@ -56,11 +56,11 @@ class PlaneMap {
 
  private:
   // Bytes of a token in one plane.
-  size_t key_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.keys, head_dim()); }
-  size_t value_token_bytes() const { return kernels::PlaneTokenBytes(dtypes_.values, head_dim()); }
+  size_t key_token_bytes() const { return kernels::PlaneTokenBytes(formats_.keys, head_dim()); }
+  size_t value_token_bytes() const { return kernels::PlaneTokenBytes(formats_.values, head_dim()); }
 
   AttentionShape shape_;
-  CacheDTypes dtypes_;
+  CacheFormats formats_;
   int32_t block_tokens_;
   std::vector<Plane> planes_;
   std::vector<std::optional<size_t>> key_offsets_;    // [layer * G + kv head]

@@ -23,7 +23,7 @@ namespace strata::testing {
 namespace {
 
 using kernels::Backend;
-using kernels::DType;
+using kernels::ElementType;
 using nlohmann::ordered_json;
 
 struct Options {
@@ -45,9 +45,11 @@ struct Options {
   int64_t intermediate = 14336;
 };
 
-DType DTypeNamed(const std::string& name) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
-    if (name == kernels::DTypeName(dtype)) return dtype;
+template <kernels::NumberFormat Format>
+Format FormatNamed(const std::string& name) {
+  for (const Format format :
+       {Format::kF32, Format::kBF16, Format::kF16, Format::kI8, Format::kF8}) {
+    if (name == kernels::FormatName(format)) return format;
   }
   throw std::runtime_error(name + " is not one of f32, bf16, f16, int8, fp8");
 }
@@ -70,9 +72,10 @@ class DeviceBench {
   // rate.
   void Products() {
     const std::vector<float> weights = RandomFloats(options_.width * options_.intermediate);
-    const kernels::HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
+    const kernels::HostRows rows = {ElementType::kF32,
+                                    reinterpret_cast<const std::byte*>(weights.data()),
                                     options_.intermediate, options_.width};
-    const DType stored = DTypeNamed(options_.weights);
+    const auto stored = FormatNamed<kernels::MatrixFormat>(options_.weights);
     if (const auto status = backend_->CheckWeights(stored); !status.ok()) {
       throw std::runtime_error(std::string(status.message()));
     }
@@ -160,11 +163,11 @@ class DeviceBench {
 
   // Runs `layers` layers one after the other, with the values of the first.
   void Attend(const char* name, int32_t batch, int32_t context, int32_t rows, int32_t layers) {
-    const DType dtype = DTypeNamed(options_.cache_dtype);
+    const auto format = FormatNamed<kernels::PlaneFormat>(options_.cache_dtype);
     kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
                                  .head_dim = options_.head_dim,
-                                 .key_dtype = dtype,
-                                 .value_dtype = dtype};
+                                 .key_format = format,
+                                 .value_format = format};
     const size_t plane =
         cache.TokenBytes(kernels::PlaneKind::kKey) * static_cast<size_t>(options_.block_tokens);
     const auto kv_heads = static_cast<size_t>(options_.kv_heads);

@@ -61,9 +61,9 @@ Ceilings OwnCeilings(Backend& backend) {
     ceilings.read_gbps = 2e-9 * static_cast<double>(kBytes) / seconds;
   }
   const std::vector<float> numbers = RandomFloats(kSize * kSize);
-  const kernels::HostRows rows = {kernels::DType::kF32,
+  const kernels::HostRows rows = {kernels::ElementType::kF32,
                                   reinterpret_cast<const std::byte*>(numbers.data()), kSize, kSize};
-  auto w = backend.Pack({&rows, 1}, kernels::DType::kBF16);
+  auto w = backend.Pack({&rows, 1}, kernels::MatrixFormat::kBF16);
   if (!w.ok()) throw std::runtime_error(w.status().ToString());
   const auto x = Allocate(backend, numbers.size() * sizeof(float));
   const auto out = Allocate(backend, numbers.size() * sizeof(float));

@@ -30,13 +30,13 @@ void BM_MatMul(benchmark::State& state) {
   const int64_t rows = state.range(0);
   const int64_t outputs = state.range(1);
   const int64_t inputs = state.range(2);
-  const DType stored = state.range(3) == 32   ? DType::kF32
-                       : state.range(3) == 16 ? DType::kBF16
-                                              : DType::kI8;
+  const MatrixFormat stored = state.range(3) == 32   ? MatrixFormat::kF32
+                              : state.range(3) == 16 ? MatrixFormat::kBF16
+                                                     : MatrixFormat::kI8;
   auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(4))});
   const std::vector<float> weights = Normals(outputs * inputs);
-  const HostRows part{DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), outputs,
-                      inputs};
+  const HostRows part{ElementType::kF32, reinterpret_cast<const std::byte*>(weights.data()),
+                      outputs, inputs};
   std::vector<std::unique_ptr<Matrix>> layers;
   do {
     layers.push_back(*backend->Pack({&part, 1}, stored));
@@ -74,10 +74,10 @@ void BM_Attention(benchmark::State& state) {
   const int64_t context = state.range(1);
   auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(3))});
   PagedArena cache{.block_tokens = 16, .head_dim = kDim};
-  cache.key_dtype = state.range(2) == 4   ? DType::kF32
-                    : state.range(2) == 2 ? DType::kBF16
-                                          : DType::kI8;
-  cache.value_dtype = cache.key_dtype;
+  cache.key_format = state.range(2) == 4   ? PlaneFormat::kF32
+                     : state.range(2) == 2 ? PlaneFormat::kBF16
+                                           : PlaneFormat::kI8;
+  cache.value_format = cache.key_format;
   const size_t plane = 16 * cache.TokenBytes(PlaneKind::kKey);
   cache.block_bytes = kLayers * kGroups * 2 * plane;
   const int64_t blocks = (context + 15) / 16;

@@ -78,19 +78,19 @@ class ProfilingBackend : public kernels::Backend {
     std::fill(chosen.begin(), chosen.end(), kernels::ChosenToken());
     return inner_->Synchronize();
   }
-  absl::Status CheckWeights(kernels::DType stored) const override {
+  absl::Status CheckWeights(kernels::MatrixFormat stored) const override {
     return inner_->CheckWeights(stored);
   }
-  absl::Status CheckCache(kernels::DType keys, kernels::DType values) const override {
+  absl::Status CheckCache(kernels::PlaneFormat keys, kernels::PlaneFormat values) const override {
     return inner_->CheckCache(keys, values);
   }
   absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
-                                                        kernels::DType stored) override {
+                                                        kernels::MatrixFormat stored) override {
     return inner_->Pack(parts, stored);
   }
-  absl::StatusOr<std::unique_ptr<kernels::Matrix>> PackGated(const kernels::HostRows& gate,
-                                                             const kernels::HostRows& up,
-                                                             kernels::DType stored) override {
+  absl::StatusOr<std::unique_ptr<kernels::Matrix>> PackGated(
+      const kernels::HostRows& gate, const kernels::HostRows& up,
+      kernels::MatrixFormat stored) override {
     return inner_->PackGated(gate, up, stored);
   }
   void Embed(const kernels::Matrix& table, std::span<const int32_t> ids,

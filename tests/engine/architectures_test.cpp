@@ -80,7 +80,7 @@ TEST(ArchitecturesTest, FillsInLlamasDefaults) {
   EXPECT_FALSE(model.tied_embeddings);
   EXPECT_EQ(model.attention().rope->theta, 10000.0);
   EXPECT_EQ(model.attention().rope->scaling, RopeSpec::Scaling::kNone);
-  EXPECT_EQ(model.dtype, kernels::DType::kF32);
+  EXPECT_EQ(model.dtype, kernels::ElementType::kF32);
   EXPECT_THAT(model.eos_ids, IsEmpty());
   EXPECT_FALSE(model.plan);
 }
@@ -101,7 +101,7 @@ TEST(ArchitecturesTest, ReadsWhatIsWritten) {
   EXPECT_EQ(model.norm_epsilon, 1e-5F);
   EXPECT_EQ(model.attention().rope->theta, 500000.0);
   EXPECT_TRUE(model.tied_embeddings);
-  EXPECT_EQ(model.dtype, kernels::DType::kBF16);
+  EXPECT_EQ(model.dtype, kernels::ElementType::kBF16);
   EXPECT_THAT(model.eos_ids, ElementsAre(3, 7));
   EXPECT_EQ(model.plan, *kvcache::NamedPlan("svformer", model.shape()));
 }
@@ -291,7 +291,7 @@ TEST(ArchitecturesTest, RefusesOtherValuesOutOfRange) {
             "torch_dtype: \"float16\" but dtype is \"bfloat16\"");
   EXPECT_EQ(NotBuilt({{"dtype", "int8"}}),
             "dtype: \"int8\" is not built, only float32, bfloat16, float16");
-  EXPECT_EQ(Parsed(With({{"dtype", "float16"}})).dtype, kernels::DType::kF16);
+  EXPECT_EQ(Parsed(With({{"dtype", "float16"}})).dtype, kernels::ElementType::kF16);
 }
 
 TEST(ArchitecturesTest, RefusesTextThatIsNotAConfig) {

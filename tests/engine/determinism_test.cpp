@@ -13,7 +13,7 @@
 namespace strata::testing::determinism_test {
 namespace {
 
-using kernels::DType;
+using kernels::ElementType;
 using nlohmann::json;
 
 struct Load {
@@ -49,7 +49,7 @@ struct Outcome {
 
 // Dtypes of a checkpoint, of the weights in memory, and of the cache.
 struct Storage {
-  DType checkpoint;
+  ElementType checkpoint;
   std::string weights;
   std::string cache;
 };
@@ -130,11 +130,11 @@ std::vector<json> Plans() {
           MakeRandomPlan(2, 6, 4, 2).cross_layer};
 }
 
-const std::vector<Storage> kStorages = {{DType::kF32, "f32", "f32"},
-                                        {DType::kBF16, "bf16", "bf16"},
-                                        {DType::kBF16, "bf16", "int8"},
-                                        {DType::kF32, "f32", "k=bf16,v=int8"},
-                                        {DType::kBF16, "int8", "bf16"}};
+const std::vector<Storage> kStorages = {{ElementType::kF32, "f32", "f32"},
+                                        {ElementType::kBF16, "bf16", "bf16"},
+                                        {ElementType::kBF16, "bf16", "int8"},
+                                        {ElementType::kF32, "f32", "k=bf16,v=int8"},
+                                        {ElementType::kBF16, "int8", "bf16"}};
 
 TEST(DeterminismTest, TheSameBitsUnderAnyLoad) {
   const std::vector<json> plans = Plans();

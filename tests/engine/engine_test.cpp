@@ -347,7 +347,7 @@ TEST_F(EngineTest, ThereAreNoMoreSequencesThanADeviceTakes) {
 
 TEST(EngineCreateTest, F16RunsAsItIsWhereTheBackendHasIt) {
   const auto dir =
-      WriteModelDir(MakeTinyModel({.dtype = kernels::DType::kF16}), ::testing::TempDir());
+      WriteModelDir(MakeTinyModel({.dtype = kernels::ElementType::kF16}), ::testing::TempDir());
   const engine::EngineOptions options = {
       .model_dir = dir, .device = "cpu", .cross_layer = {}, .cache_bytes = size_t{1} << 20};
   const auto on_cpu = engine::EngineCore::Create(options);

@@ -136,10 +136,10 @@ TEST_F(MemoryNeedTest, StepsTakeWhatWasSaidAndNotMuchLess) {
 
 TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
   Use(json());
-  const engine::MemoryNeed need = {
-      .weights = engine::NeedOfWeights(engine::TensorsOf(spec_, plan_), kernels::DType::kF32),
-      .cache = options_.cache_bytes,
-      .steps = StepsNeed(*MakeBackend())};
+  const engine::MemoryNeed need = {.weights = engine::NeedOfWeights(engine::TensorsOf(spec_, plan_),
+                                                                    kernels::MatrixFormat::kF32),
+                                   .cache = options_.cache_bytes,
+                                   .steps = StepsNeed(*MakeBackend())};
   options_.memory_limit = need.total();
   EXPECT_TRUE(engine::EngineCore::Create(options_, MakeBackend()).ok());
   --options_.memory_limit;

@@ -70,7 +70,7 @@ TEST(ModelSourceTest, AShapeAnswersEverythingButAChat) {
   const auto source = OpenModel("", "reference-2m-gqa").value();
   const ModelSpec spec = ReadModelSpec(*source).value();
   EXPECT_EQ(spec.shape(), (kvcache::AttentionShape{8, 4, 2, 32}));
-  EXPECT_EQ(spec.dtype, kernels::DType::kBF16);
+  EXPECT_EQ(spec.dtype, kernels::ElementType::kBF16);
   EXPECT_EQ(source->Tokenizer()->words, spec.vocab_size);
   EXPECT_EQ(*source->ChatTemplate(), "");
   const auto tensors = source->OpenTensors().value();

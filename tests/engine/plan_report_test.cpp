@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/model/dtypes.h"
+#include "engine/model/formats.h"
 #include "gtest/gtest.h"
 #include "kvcache/plan/plan_parser.h"
 #include "kvcache/plan/plan_presets.h"
@@ -16,9 +16,9 @@
 namespace strata::engine::plan_report_test {
 namespace {
 
-using kernels::DType;
+using kernels::PlaneFormat;
 using kvcache::AttentionShape;
-using kvcache::CacheDTypes;
+using kvcache::CacheFormats;
 using kvcache::SharingPlan;
 using nlohmann::json;
 
@@ -26,7 +26,7 @@ constexpr AttentionShape kShape = {
     .num_layers = 8, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 64};
 
 PlanReport Report(const char* cross_layer, const AttentionShape& shape = kShape,
-                  CacheDTypes dtypes = CacheDTypes::Both(DType::kBF16)) {
+                  CacheFormats dtypes = CacheFormats::Both(PlaneFormat::kBF16)) {
   absl::StatusOr<SharingPlan> plan = kvcache::ParsePlan(json::parse(cross_layer), shape);
   EXPECT_TRUE(plan.ok()) << plan.status();
   return MakePlanReport(*plan, kvcache::PlaneMap(*plan, dtypes, 16), ScoreReuse::kAuto);
@@ -65,31 +65,32 @@ TEST(PlanReport, Numbers) {
 
 TEST(PlanReport, Int8CountsItsScales) {
   const char* const svformer = R"({"preset":"svformer"})";
-  const PlanReport both = Report(svformer, kShape, CacheDTypes::Both(DType::kI8));
+  const PlanReport both = Report(svformer, kShape, CacheFormats::Both(PlaneFormat::kI8));
   EXPECT_EQ(both.dtype, "int8");
   EXPECT_EQ(both.key_bytes_per_token, 16U * (64 + 4));
   EXPECT_EQ(both.value_bytes_per_token, 2U * (64 + 4));
   EXPECT_DOUBLE_EQ(both.ratio, 0.5625);
-  const PlanReport keys = Report(svformer, kShape, {DType::kI8, DType::kBF16});
+  const PlanReport keys = Report(svformer, kShape, {PlaneFormat::kI8, PlaneFormat::kBF16});
   EXPECT_EQ(keys.dtype, "k=int8,v=bf16");
   EXPECT_EQ(keys.key_bytes_per_token, 16U * (64 + 4));
   EXPECT_EQ(keys.value_bytes_per_token, 2U * 64 * 2);
   EXPECT_EQ(keys.plain_bytes_per_token, 16U * (64 + 4 + 64 * 2));
 }
 
-TEST(PlanReport, CacheDTypesAreReadAsTheyAreWritten) {
+TEST(PlanReport, CacheFormatsAreReadAsTheyAreWritten) {
   for (const std::string text :
        {"f32", "bf16", "f16", "int8", "fp8", "k=int8,v=bf16", "k=f32,v=int8"}) {
-    const auto dtypes = ParseCacheDTypes(text, DType::kF32);
+    const auto dtypes = ParseCacheFormats(text, PlaneFormat::kF32);
     ASSERT_TRUE(dtypes.ok()) << dtypes.status();
-    EXPECT_EQ(CacheDTypesName(*dtypes), text);
+    EXPECT_EQ(CacheFormatsName(*dtypes), text);
   }
-  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kBF16)), "bf16");
-  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("auto", DType::kF16)), "f16");
-  EXPECT_EQ(CacheDTypesName(*ParseCacheDTypes("k=int8,v=auto", DType::kBF16)), "k=int8,v=bf16");
+  EXPECT_EQ(CacheFormatsName(*ParseCacheFormats("auto", PlaneFormat::kBF16)), "bf16");
+  EXPECT_EQ(CacheFormatsName(*ParseCacheFormats("auto", PlaneFormat::kF16)), "f16");
+  EXPECT_EQ(CacheFormatsName(*ParseCacheFormats("k=int8,v=auto", PlaneFormat::kBF16)),
+            "k=int8,v=bf16");
   for (const std::string text : {"", "int4", "f64", "int8,bf16", "k=int8", "k=int8,v=",
                                  "v=int8,k=int8", "k=int8,v=bf16,", "k=int8,v=int4", " int8"}) {
-    EXPECT_EQ(ParseCacheDTypes(text, DType::kF32).status().message(),
+    EXPECT_EQ(ParseCacheFormats(text, PlaneFormat::kF32).status().message(),
               "cache-dtype: \"" + text +
                   "\" is not one of auto, f32, bf16, f16, int8, fp8, nor two as in k=int8,v=bf16");
   }
@@ -196,7 +197,7 @@ TEST(PlanReport, TextStaysInAHundredColumns) {
   for (const char* name : {"plain", "svformer", "resformer", "reuse", "svformer-reuse", "sla",
                            "cla", "skipv1", "fusedkv-lite"}) {
     const SharingPlan plan = *kvcache::NamedPlan(name, shape);
-    const kvcache::PlaneMap planes(plan, CacheDTypes::Both(DType::kBF16), 16);
+    const kvcache::PlaneMap planes(plan, CacheFormats::Both(PlaneFormat::kBF16), 16);
     const PlanReport named = MakePlanReport(plan, planes, ScoreReuse::kAuto);
     const std::string text = PlanReportText(named, 1 << 20, 16);
     EXPECT_LE(LongestLine(text), 100U) << text;

@@ -40,7 +40,7 @@
 namespace strata::testing::plans_vs_naive_test {
 namespace {
 
-using kernels::DType;
+using kernels::ElementType;
 using kvcache::AttentionShape;
 using nlohmann::json;
 
@@ -220,7 +220,7 @@ TEST(PlansVsNaiveTest, PresetsInARoundedCache) {
     for (const AttentionShape& shape : Some({kMha, kGqa, kMqa})) {
       for (const PlanCase& plan : Some(PresetCases(shape), 1)) {
         TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
-        options.dtype = DType::kBF16;
+        options.dtype = ElementType::kBF16;
         SCOPED_TRACE(cache_dtype + ", " + plan.name + ", seed " + std::to_string(seed));
         const Workload work = {.new_tokens = 16, .cache_dtype = cache_dtype};
         const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
@@ -244,7 +244,7 @@ TEST(PlansVsNaiveTest, PresetsInBf16) {
   for (const AttentionShape& shape : Some({kGqa, kMqa})) {
     for (const PlanCase& plan : Some(PresetCases(shape), 1)) {
       TinyModelOptions options = Options(shape, plan.cross_layer, ++seed);
-      options.dtype = DType::kBF16;
+      options.dtype = ElementType::kBF16;
       SCOPED_TRACE(plan.name + ", seed " + std::to_string(seed));
       const Workload work = {.new_tokens = 16, .weights = "bf16", .cache_dtype = "bf16"};
       const Agreement agreement = Compare(MakeTinyModel(options), plan.naive, work);
@@ -266,7 +266,7 @@ TEST(PlansVsNaiveTest, PartialReuseInBf16) {
   NaiveReuse(naive, {0}, 3);
   const json plan = {{"preset", "reuse"}, {"compute_layers", {0}}, {"heads", 3}};
   TinyModelOptions options = Options(kShape, plan, 600);
-  options.dtype = DType::kBF16;
+  options.dtype = ElementType::kBF16;
   Compare(MakeTinyModel(options), naive,
           {.new_tokens = 16, .weights = "bf16", .cache_dtype = "bf16"});
 }

@@ -88,13 +88,13 @@ TEST(SafetensorsTest, FindsTensorsInPlace) {
   EXPECT_FALSE((*checkpoint)->Has("__metadata__"));
   const auto a = (*checkpoint)->Find("a");
   ASSERT_TRUE(a.ok());
-  EXPECT_EQ(a->dtype, kernels::DType::kF32);
+  EXPECT_EQ(a->dtype, kernels::ElementType::kF32);
   EXPECT_THAT(a->shape, ElementsAre(2, 1));
   EXPECT_EQ(a->bytes, 8U);
   EXPECT_EQ(std::memcmp(a->data, values, sizeof(values)), 0);
   const auto b = (*checkpoint)->Find("b");
   ASSERT_TRUE(b.ok());
-  EXPECT_EQ(b->dtype, kernels::DType::kBF16);
+  EXPECT_EQ(b->dtype, kernels::ElementType::kBF16);
   EXPECT_EQ(b->data, a->data + 8);
 }
 

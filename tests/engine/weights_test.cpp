@@ -31,7 +31,8 @@ using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Json = nlohmann::json;
-using kernels::DType;
+using kernels::ElementType;
+using kernels::MatrixFormat;
 using kvcache::SharingPlan;
 
 constexpr kvcache::AttentionShape kGrouped = {
@@ -90,7 +91,7 @@ NamedTensor& Mutable(TinyModel& model, const std::string& name) {
 
 class WeightsTest : public ::testing::Test {
  protected:
-  absl::StatusOr<Weights> Load(const Loaded& loaded, DType dtype = DType::kF32) {
+  absl::StatusOr<Weights> Load(const Loaded& loaded, MatrixFormat dtype = MatrixFormat::kF32) {
     const auto plan = loaded.Plan();
     if (!plan.ok()) return plan.status();
     return LoadWeights(loaded.spec, TensorsOf(loaded.spec, *plan), *loaded.checkpoint, dtype,
@@ -197,8 +198,8 @@ TEST_F(WeightsTest, LoadsTheOtherTensorsWhole) {
 }
 
 TEST_F(WeightsTest, LoadsEveryStoredDTypeExactly) {
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    SCOPED_TRACE(kernels::DTypeName(dtype));
+  for (const ElementType dtype : {ElementType::kF32, ElementType::kBF16, ElementType::kF16}) {
+    SCOPED_TRACE(kernels::FormatName(dtype));
     const Loaded loaded = Make({.dtype = dtype});
     EXPECT_EQ(loaded.spec.dtype, dtype);
     const auto weights = Load(loaded);
@@ -209,15 +210,15 @@ TEST_F(WeightsTest, LoadsEveryStoredDTypeExactly) {
 }
 
 TEST_F(WeightsTest, KeepsMatricesInTheDTypeAskedFor) {
-  const Loaded loaded = Make({.dtype = DType::kBF16});
-  const auto narrow = Load(loaded, DType::kBF16);
-  const auto wide = Load(loaded, DType::kF32);
+  const Loaded loaded = Make({.dtype = ElementType::kBF16});
+  const auto narrow = Load(loaded, MatrixFormat::kBF16);
+  const auto wide = Load(loaded, MatrixFormat::kF32);
   ASSERT_TRUE(narrow.ok() && wide.ok());
   EXPECT_EQ(Rows(*narrow->embedding), Rows(*wide->embedding));
   EXPECT_EQ(2 * narrow->embedding->bytes(), wide->embedding->bytes());
   EXPECT_LT(narrow->bytes, wide->bytes);
   EXPECT_EQ(narrow->parameters, wide->parameters);
-  const auto bytes = Load(loaded, DType::kI8);
+  const auto bytes = Load(loaded, MatrixFormat::kI8);
   ASSERT_TRUE(bytes.ok());
   // A scale for each of the table's 96 rows.
   EXPECT_EQ(4 * bytes->embedding->bytes(), wide->embedding->bytes() + 4 * 96 * sizeof(float));
@@ -313,7 +314,7 @@ TEST_F(WeightsTest, RefusesADTypeThatCannotBeLoaded) {
   const auto checkpoint = Checkpoint::FromBytes(file);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const auto weights = LoadWeights(spec, TensorsOf(spec, SharingPlan::Plain(spec.shape())),
-                                   **checkpoint, DType::kF32, backend_.get());
+                                   **checkpoint, MatrixFormat::kF32, backend_.get());
   EXPECT_EQ(weights.status().message(),
             "safetensors: tensor model.norm.weight is I32, want F32, BF16 or F16");
 }
@@ -344,7 +345,7 @@ TEST(ResolvePlanTest, ReadsThePlanOffTheProjections) {
 
 TEST_F(WeightsTest, TakesLearnedMixesFromTheCheckpoint) {
   const Json learnable = {{"preset", "resformer"}, {"mix", "learnable"}, {"layers", {1, 3}}};
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const ElementType dtype : {ElementType::kF32, ElementType::kBF16, ElementType::kF16}) {
     const Loaded loaded = Make({.attention = kGrouped, .dtype = dtype, .cross_layer = learnable});
     const auto plan = loaded.Plan();
     ASSERT_TRUE(plan.ok()) << plan.status();
@@ -396,9 +397,9 @@ void LoadsFromDisk(const std::filesystem::path& dir, kernels::Backend* backend,
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const auto plan = ResolvePlan(*spec, **checkpoint, std::nullopt);
   ASSERT_TRUE(plan.ok()) << plan.status();
-  const auto weights =
-      LoadWeights(*spec, TensorsOf(*spec, *plan), **checkpoint,
-                  spec->dtype == DType::kF32 ? DType::kF32 : DType::kBF16, backend);
+  const auto weights = LoadWeights(
+      *spec, TensorsOf(*spec, *plan), **checkpoint,
+      spec->dtype == ElementType::kF32 ? MatrixFormat::kF32 : MatrixFormat::kBF16, backend);
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_THAT(weights->unused, IsEmpty());
   if (expected_parameters != 0) {

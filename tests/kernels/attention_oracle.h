@@ -12,7 +12,7 @@ namespace strata::kernels {
 
 // The keys and values of a request as the cache holds them: [context][kv head][head_dim].
 struct StoredRequest {
-  StoredRequest(const Inputs& inputs, CacheDTypes dtypes, size_t request) {
+  StoredRequest(const Inputs& inputs, CacheFormats dtypes, size_t request) {
     const int32_t dim = inputs.head_dim;
     for (int64_t p = 0; p < Requests()[request].context; ++p) {
       for (int64_t g = 0; g < kKvHeads; ++g) {
@@ -81,7 +81,7 @@ struct Rounding {
 // most 16 units each), exp (4 units), the sum's and the chain's up to 256 additions of a span, the
 // product with the value's scale and the merges. Weights sum to 1, so the output is off by that
 // factor times the largest value.
-inline void ExpectClose(const Inputs& inputs, CacheDTypes dtypes, const Outputs& actual,
+inline void ExpectClose(const Inputs& inputs, CacheFormats dtypes, const Outputs& actual,
                         const Rounding& rounding = {}) {
   int64_t row = 0;
   for (size_t i = 0; i < Requests().size(); ++i) {

@@ -8,7 +8,7 @@
 namespace strata::kernels::attention_test {
 namespace {
 
-using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
+using Param = std::tuple<CacheFormats, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class AttentionTest : public testing::TestWithParam<Param> {};
 
 TEST_P(AttentionTest, MatchesOracleWithTheSameBitsHoweverItRuns) {
@@ -99,7 +99,7 @@ TEST(AttentionTest, NaNStaysWithTheRowThatHasIt) {
 TEST(AttentionTest, OnlyRowsThatSeeItMeetWhatIsNotFinite) {
   const Inputs inputs(64);
   const std::unique_ptr<Backend> backend = MakeCpu(1);
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+  for (const CacheFormats dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     const Cache cache(*backend, inputs, dtypes, 16);
     const Outputs before = Attend(*backend, inputs, cache, 1000, true);
     for (const float bad : {std::numeric_limits<float>::quiet_NaN(), INFINITY}) {

@@ -29,21 +29,21 @@ inline const std::vector<Request>& Requests() {
 }
 
 // Dtypes of keys and values.
-struct CacheDTypes {
-  DType keys;
-  DType values;
+struct CacheFormats {
+  PlaneFormat keys;
+  PlaneFormat values;
 };
-inline constexpr CacheDTypes kF32Cache = {DType::kF32, DType::kF32};
-inline constexpr CacheDTypes kBF16Cache = {DType::kBF16, DType::kBF16};
-inline constexpr CacheDTypes kInt8Cache = {DType::kI8, DType::kI8};
-inline constexpr CacheDTypes kF16Cache = {DType::kF16, DType::kF16};
-inline constexpr CacheDTypes kFp8Cache = {DType::kF8, DType::kF8};
-inline constexpr CacheDTypes kInt8Keys = {DType::kI8, DType::kBF16};
-inline constexpr CacheDTypes kInt8Values = {DType::kF32, DType::kI8};
+inline constexpr CacheFormats kF32Cache = {PlaneFormat::kF32, PlaneFormat::kF32};
+inline constexpr CacheFormats kBF16Cache = {PlaneFormat::kBF16, PlaneFormat::kBF16};
+inline constexpr CacheFormats kInt8Cache = {PlaneFormat::kI8, PlaneFormat::kI8};
+inline constexpr CacheFormats kF16Cache = {PlaneFormat::kF16, PlaneFormat::kF16};
+inline constexpr CacheFormats kFp8Cache = {PlaneFormat::kF8, PlaneFormat::kF8};
+inline constexpr CacheFormats kInt8Keys = {PlaneFormat::kI8, PlaneFormat::kBF16};
+inline constexpr CacheFormats kInt8Values = {PlaneFormat::kF32, PlaneFormat::kI8};
 inline const auto kCaches =
     ::testing::Values(kF32Cache, kBF16Cache, kInt8Cache, kInt8Keys, kInt8Values);
-inline std::string NameOf(CacheDTypes dtypes) {
-  return std::string(DTypeName(dtypes.keys)) + "_" + std::string(DTypeName(dtypes.values));
+inline std::string NameOf(CacheFormats dtypes) {
+  return std::string(FormatName(dtypes.keys)) + "_" + std::string(FormatName(dtypes.values));
 }
 
 // Keys, values and queries, the same for every layout of the cache.
@@ -78,12 +78,12 @@ struct Inputs {
 // Blocks in random order, holding the requests' planes and garbage (NaN) everywhere else.
 class Cache {
  public:
-  Cache(Backend& backend, const Inputs& inputs, CacheDTypes dtypes, int32_t block_tokens) {
+  Cache(Backend& backend, const Inputs& inputs, CacheFormats dtypes, int32_t block_tokens) {
     arena_.block_bytes = 64;
     arena_.block_tokens = block_tokens;
     arena_.head_dim = inputs.head_dim;
-    arena_.key_dtype = dtypes.keys;
-    arena_.value_dtype = dtypes.values;
+    arena_.key_format = dtypes.keys;
+    arena_.value_format = dtypes.values;
     for (int64_t i = 0; i < 2 * kKvHeads; ++i) {
       offsets_.push_back(arena_.block_bytes);
       const size_t token_bytes =
@@ -146,10 +146,12 @@ class Cache {
 
 // Four rows, of which only one has a slot, leave the same memory as that row alone, in the cache
 // and before it.
-inline void ExpectRowsOfNoSlotAreNotWritten(Backend& backend, CacheDTypes dtypes) {
+inline void ExpectRowsOfNoSlotAreNotWritten(Backend& backend, CacheFormats dtypes) {
   constexpr int32_t kDim = 20;
-  PagedArena arena = {
-      .block_tokens = 4, .head_dim = kDim, .key_dtype = dtypes.keys, .value_dtype = dtypes.values};
+  PagedArena arena = {.block_tokens = 4,
+                      .head_dim = kDim,
+                      .key_format = dtypes.keys,
+                      .value_format = dtypes.values};
   const size_t key_bytes = 4 * arena.TokenBytes(PlaneKind::kKey);
   arena.block_bytes = key_bytes + 4 * arena.TokenBytes(PlaneKind::kValue);
   const std::vector<std::byte> marks(4 * arena.block_bytes, std::byte{0xa7});

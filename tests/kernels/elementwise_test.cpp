@@ -59,10 +59,11 @@ TEST(GatedMatMulTest, ExtremeGates) {
   const std::vector<float> ups(gates.size(), 1.0f);
   const auto width = static_cast<int64_t>(gates.size());
   const auto column = [width](const std::vector<float>& values) {
-    return HostRows{DType::kF32, reinterpret_cast<const std::byte*>(values.data()), width, 1};
+    return HostRows{ElementType::kF32, reinterpret_cast<const std::byte*>(values.data()), width, 1};
   };
   const std::unique_ptr<Backend> backend = MakeCpu(1);
-  const std::unique_ptr<Matrix> both = *backend->PackGated(column(gates), column(ups), DType::kF32);
+  const std::unique_ptr<Matrix> both =
+      *backend->PackGated(column(gates), column(ups), MatrixFormat::kF32);
   GuardedRows in(1, 1, 1.0f);
   for (const int64_t target : AllTargets()) {
     const ScopedTarget scoped(target);

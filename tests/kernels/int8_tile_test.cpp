@@ -171,8 +171,8 @@ TEST(Int8TileTest, SmallRowsAreMultipliedAsLargeOnesAre) {
   }
   const std::unique_ptr<Backend> backend = MakeCpu(2);
   const std::vector<HostRows> parts = {
-      {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), kOutputs, kInputs}};
-  const auto matrix = backend->Pack(parts, DType::kI8);
+      {ElementType::kF32, reinterpret_cast<const std::byte*>(weights.data()), kOutputs, kInputs}};
+  const auto matrix = backend->Pack(parts, MatrixFormat::kI8);
   ASSERT_TRUE(matrix.ok()) << matrix.status();
   for (const int64_t target : AllTargets()) {
     const ScopedTarget scoped(target);

@@ -105,25 +105,26 @@ inline float NearestOf(const Codes& codes, float value) {
 }
 
 // The number after storage in 16 or 32 bits.
-inline float Stored(float value, DType dtype) {
-  return dtype == DType::kBF16  ? NearestBF16(value)
-         : dtype == DType::kF16 ? NearestOf(kF16Codes, value)
-                                : value;
+inline float Stored(float value, NumberFormat auto format) {
+  using Format = decltype(format);
+  return format == Format::kBF16  ? NearestBF16(value)
+         : format == Format::kF16 ? NearestOf(kF16Codes, value)
+                                  : value;
 }
 // A row after storage; in 8 bits with a scale, the largest |x| over the largest number.
-inline std::vector<double> StoredRow(const float* row, int64_t dim, DType dtype) {
+inline std::vector<double> StoredRow(const float* row, int64_t dim, NumberFormat auto format) {
   std::vector<double> stored(row, row + dim);
-  if (!HasScale(dtype)) {
-    std::transform(row, row + dim, stored.begin(), [dtype](float x) { return Stored(x, dtype); });
+  if (!HasScale(format)) {
+    std::transform(row, row + dim, stored.begin(), [format](float x) { return Stored(x, format); });
     return stored;
   }
   float largest = 0;
   for (int64_t d = 0; d < dim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
-  const float scale = largest / (dtype == DType::kI8 ? 127.0f : 448.0f);
+  const float scale = largest / (format == decltype(format)::kI8 ? 127.0f : 448.0f);
   std::transform(row, row + dim, stored.begin(), [&](float x) {
     const float number = scale == 0 ? 0.0f : x / scale;
     const float nearest =
-        dtype == DType::kI8 ? std::nearbyint(number) : NearestOf(kE4M3Codes, number);
+        format == decltype(format)::kI8 ? std::nearbyint(number) : NearestOf(kE4M3Codes, number);
     return nearest * double{scale};
   });
   return stored;
@@ -133,9 +134,9 @@ inline std::vector<double> StoredRow(const float* row, int64_t dim, DType dtype)
 inline std::unique_ptr<Matrix> Identity(Backend& backend, int64_t width) {
   std::vector<float> ones(static_cast<size_t>(width * width));
   for (int64_t i = 0; i < width; ++i) ones[static_cast<size_t>(i * width + i)] = 1;
-  const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(ones.data()), width,
+  const HostRows rows = {ElementType::kF32, reinterpret_cast<const std::byte*>(ones.data()), width,
                          width};
-  auto packed = backend.Pack({&rows, 1}, DType::kF32);
+  auto packed = backend.Pack({&rows, 1}, MatrixFormat::kF32);
   EXPECT_TRUE(packed.ok()) << packed.status();
   return *std::move(packed);
 }

@@ -11,13 +11,13 @@ struct Shape {
   int64_t inputs;
 };
 
-std::vector<std::byte> Bytes(const std::vector<float>& values, DType dtype) {
-  std::vector<std::byte> bytes(1 + values.size() * DTypeSize(dtype));  // for an odd address
+std::vector<std::byte> Bytes(const std::vector<float>& values, ElementType type) {
+  std::vector<std::byte> bytes(1 + values.size() * NumberBytes(type));  // for an odd address
   for (size_t i = 0; i < values.size(); ++i) {
-    std::byte* to = bytes.data() + 1 + i * DTypeSize(dtype);
+    std::byte* to = bytes.data() + 1 + i * NumberBytes(type);
     const auto high = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
-    if (dtype == DType::kF32) std::memcpy(to, &values[i], 4);
-    if (dtype == DType::kBF16) std::memcpy(to, &high, 2);
+    if (type == ElementType::kF32) std::memcpy(to, &values[i], 4);
+    if (type == ElementType::kBF16) std::memcpy(to, &high, 2);
   }
   return bytes;
 }
@@ -50,22 +50,22 @@ Quantised QuantisedInputs(const float* x, int64_t count) {
   return result;
 }
 
-class MatMulTest : public testing::TestWithParam<std::tuple<DType, Shape>> {
+class MatMulTest : public testing::TestWithParam<std::tuple<MatrixFormat, Shape>> {
  protected:
-  DType stored() const { return std::get<0>(GetParam()); }
+  MatrixFormat stored() const { return std::get<0>(GetParam()); }
   int64_t outputs() const { return std::get<1>(GetParam()).outputs; }
   int64_t inputs() const { return std::get<1>(GetParam()).inputs; }
 
   MatMulTest() : weights_(Random(1).Normals(outputs() * inputs())) {}
 
   std::unique_ptr<Matrix> Pack(Backend& backend) {
-    const std::vector<std::byte> bytes = Bytes(weights_, DType::kF32);
+    const std::vector<std::byte> bytes = Bytes(weights_, ElementType::kF32);
     // Two parts, cut anywhere.
     const int64_t cut = outputs() / 3;
     const std::byte* data = bytes.data() + 1;
     const std::vector<HostRows> parts = {
-        {DType::kF32, data, cut, inputs()},
-        {DType::kF32, data + cut * inputs() * 4, outputs() - cut, inputs()}};
+        {ElementType::kF32, data, cut, inputs()},
+        {ElementType::kF32, data + cut * inputs() * 4, outputs() - cut, inputs()}};
     auto packed = backend.Pack(parts, stored());
     EXPECT_TRUE(packed.ok());
     return *std::move(packed);
@@ -148,7 +148,7 @@ TEST_P(MatMulTest, MatchesOracleAndKeepsItsBits) {
         out.ExpectMarksIntact();
         if (reference.empty()) {
           reference = out.Values();
-          if (stored() == DType::kI8) {
+          if (stored() == MatrixFormat::kI8) {
             ExpectCloseInt8(x, reference, rows);
           } else {
             ExpectClose(x, reference, rows);
@@ -186,10 +186,10 @@ TEST_P(MatMulTest, ManyRowsAreTheRowsOneByOne) {
 TEST_P(MatMulTest, GatedIsTwoProducts) {
   constexpr int64_t kRows = 30;
   const std::vector<float> ups = Random(6).Normals(outputs() * inputs());
-  const std::vector<std::byte> gate_bytes = Bytes(weights_, DType::kF32);
-  const std::vector<std::byte> up_bytes = Bytes(ups, DType::kF32);
-  const HostRows gate = {DType::kF32, gate_bytes.data() + 1, outputs(), inputs()};
-  const HostRows up = {DType::kF32, up_bytes.data() + 1, outputs(), inputs()};
+  const std::vector<std::byte> gate_bytes = Bytes(weights_, ElementType::kF32);
+  const std::vector<std::byte> up_bytes = Bytes(ups, ElementType::kF32);
+  const HostRows gate = {ElementType::kF32, gate_bytes.data() + 1, outputs(), inputs()};
+  const HostRows up = {ElementType::kF32, up_bytes.data() + 1, outputs(), inputs()};
   // Gates stay in the range in which exp is exact enough to differ from its limits.
   const float scale = 4 / std::sqrt(static_cast<float>(inputs()));
   GuardedRows x(kRows, inputs(), Random(7).Normals(kRows * inputs(), scale));
@@ -231,11 +231,11 @@ TEST_P(MatMulTest, GatedIsTwoProducts) {
 }
 
 TEST_P(MatMulTest, GatedEmbedsItsGatesThenItsUps) {
-  const std::vector<std::byte> bytes = Bytes(weights_, DType::kF32);
+  const std::vector<std::byte> bytes = Bytes(weights_, ElementType::kF32);
   const int64_t half = outputs() / 2;
   if (half == 0) return;
-  const HostRows gate = {DType::kF32, bytes.data() + 1, half, inputs()};
-  const HostRows up = {DType::kF32, bytes.data() + 1 + half * inputs() * 4, half, inputs()};
+  const HostRows gate = {ElementType::kF32, bytes.data() + 1, half, inputs()};
+  const HostRows up = {ElementType::kF32, bytes.data() + 1 + half * inputs() * 4, half, inputs()};
   const HostRows parts[] = {gate, up};
   const std::unique_ptr<Backend> backend = MakeCpu(2);
   std::vector<int32_t> ids(static_cast<size_t>(2 * half));
@@ -276,8 +276,9 @@ TEST_P(MatMulTest, EmbedGathersTheStoredRows) {
     const Quantised row = QuantisedWeights(&weights_[first], inputs());
     for (int64_t k = 0; k < inputs(); ++k) {
       const auto at = static_cast<size_t>(k);
-      ASSERT_EQ(out.at(i, k), stored() == DType::kI8 ? static_cast<float>(row.q[at]) * row.scale
-                                                     : Stored(weights_[first + at], stored()));
+      ASSERT_EQ(out.at(i, k), stored() == MatrixFormat::kI8
+                                  ? static_cast<float>(row.q[at]) * row.scale
+                                  : Stored(weights_[first + at], stored()));
     }
   }
 }
@@ -332,19 +333,19 @@ TEST_P(MatMulTest, NaNInfinityAndZeroKeepToThemselves) {
 
 std::string ParamName(const testing::TestParamInfo<MatMulTest::ParamType>& test) {
   const auto& [stored, shape] = test.param;
-  return absl::StrCat(std::string(DTypeName(stored)), "_", shape.outputs, "x", shape.inputs);
+  return absl::StrCat(std::string(FormatName(stored)), "_", shape.outputs, "x", shape.inputs);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, MatMulTest,
-                         testing::Combine(testing::Values(DType::kF32, DType::kBF16, DType::kI8),
-                                          testing::Values(Shape{1, 1}, Shape{31, 5}, Shape{33, 255},
-                                                          Shape{32, 256}, Shape{70, 257},
-                                                          Shape{192, 576}, Shape{5, 1300})),
-                         ParamName);
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, MatMulTest,
+    testing::Combine(testing::Values(MatrixFormat::kF32, MatrixFormat::kBF16, MatrixFormat::kI8),
+                     testing::Values(Shape{1, 1}, Shape{31, 5}, Shape{33, 255}, Shape{32, 256},
+                                     Shape{70, 257}, Shape{192, 576}, Shape{5, 1300})),
+    ParamName);
 
 // A matrix of one column packs and embeds one number a row.
-std::vector<float> RoundTrip(DType from, const std::vector<std::byte>& bytes, int64_t count,
-                             DType stored) {
+std::vector<float> RoundTrip(ElementType from, const std::vector<std::byte>& bytes, int64_t count,
+                             MatrixFormat stored) {
   const std::unique_ptr<Backend> backend = MakeCpu(1);
   const HostRows rows{from, bytes.data() + 1, count, 1};
   auto packed = backend->Pack({&rows, 1}, stored);
@@ -364,7 +365,7 @@ TEST(PackTest, NarrowsToNearestEvenAndKeepsNaN) {
   for (const float value : Random(4).Normals(1000)) values.push_back(value);
   const auto count = static_cast<int64_t>(values.size());
   const std::vector<float> out =
-      RoundTrip(DType::kF32, Bytes(values, DType::kF32), count, DType::kBF16);
+      RoundTrip(ElementType::kF32, Bytes(values, ElementType::kF32), count, MatrixFormat::kBF16);
   for (size_t i = 0; i < values.size(); ++i) {
     const float expected = std::isinf(values[i]) ? values[i]
                            : values[i] == std::numeric_limits<float>::max()
@@ -374,7 +375,8 @@ TEST(PackTest, NarrowsToNearestEvenAndKeepsNaN) {
   }
   for (const uint32_t bits : {0x7f800001u, 0xffffffffu, 0x7fc00000u}) {
     const std::vector<float> nan = {std::bit_cast<float>(bits)};
-    EXPECT_TRUE(std::isnan(RoundTrip(DType::kF32, Bytes(nan, DType::kF32), 1, DType::kBF16)[0]));
+    EXPECT_TRUE(std::isnan(
+        RoundTrip(ElementType::kF32, Bytes(nan, ElementType::kF32), 1, MatrixFormat::kBF16)[0]));
   }
 }
 
@@ -388,11 +390,11 @@ TEST(PackTest, QuantisesToNearestEven) {
       // Fractions of the smallest step do not exist as floats: whole steps are tested instead.
       weights.push_back((step > 0x1p-100f ? steps[k] : expected[k]) * step);
     }
-    const std::vector<std::byte> bytes = Bytes(weights, DType::kF32);
+    const std::vector<std::byte> bytes = Bytes(weights, ElementType::kF32);
     const auto count = static_cast<int64_t>(weights.size());
-    const HostRows row{DType::kF32, bytes.data() + 1, 1, count};
+    const HostRows row{ElementType::kF32, bytes.data() + 1, 1, count};
     const std::unique_ptr<Backend> backend = MakeCpu(1);
-    auto packed = backend->Pack({&row, 1}, DType::kI8);
+    auto packed = backend->Pack({&row, 1}, MatrixFormat::kI8);
     ASSERT_TRUE(packed.ok());
     EXPECT_EQ((*packed)->bytes(), 32U * 12 + 32 * sizeof(float));
     std::vector<float> out(weights.size());
@@ -406,15 +408,16 @@ TEST(PackTest, QuantisesToNearestEven) {
 TEST(PackTest, QuantisesEveryMagnitude) {
   std::vector<float> values = {0.0f, -0.0f, 0x1p-149f, -0x1p-145f, 0x1p-130f, 0x1.8p127f};
   for (const float value : Random(4).Normals(1000)) values.push_back(value);
-  const std::vector<float> out = RoundTrip(DType::kF32, Bytes(values, DType::kF32),
-                                           static_cast<int64_t>(values.size()), DType::kI8);
+  const std::vector<float> out = RoundTrip(ElementType::kF32, Bytes(values, ElementType::kF32),
+                                           static_cast<int64_t>(values.size()), MatrixFormat::kI8);
   for (size_t i = 0; i < values.size(); ++i) {
     // A step is rounded to 2^-149 at least, and 127 of them make the number.
     EXPECT_NEAR(out[i], values[i], 127 * 0x1p-150 + 2 * kUnit * std::abs(double{values[i]}));
   }
   const float infinity = std::numeric_limits<float>::infinity();
   for (const float value : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()}) {
-    EXPECT_TRUE(std::isnan(RoundTrip(DType::kF32, Bytes({value}, DType::kF32), 1, DType::kI8)[0]));
+    EXPECT_TRUE(std::isnan(
+        RoundTrip(ElementType::kF32, Bytes({value}, ElementType::kF32), 1, MatrixFormat::kI8)[0]));
   }
 }
 
@@ -424,8 +427,10 @@ TEST(PackTest, WidensEveryHalfExactly) {
     const auto half = static_cast<uint16_t>(i);
     std::memcpy(bytes.data() + 1 + 2 * i, &half, 2);
   }
-  const std::vector<float> from_f16 = RoundTrip(DType::kF16, bytes, 65536, DType::kF32);
-  const std::vector<float> from_bf16 = RoundTrip(DType::kBF16, bytes, 65536, DType::kBF16);
+  const std::vector<float> from_f16 =
+      RoundTrip(ElementType::kF16, bytes, 65536, MatrixFormat::kF32);
+  const std::vector<float> from_bf16 =
+      RoundTrip(ElementType::kBF16, bytes, 65536, MatrixFormat::kBF16);
   for (uint32_t i = 0; i < 65536; ++i) {
     const auto exponent = static_cast<int>((i >> 10) & 31);
     const double fraction = i & 1023;

@@ -46,9 +46,9 @@ void Append(T value, std::vector<std::byte>* to) {
   to->insert(to->end(), bytes, bytes + sizeof(value));
 }
 
-Expected Convert(const std::vector<float>& row, DType dtype) {
+Expected Convert(const std::vector<float>& row, PlaneFormat dtype) {
   Expected expected;
-  if (dtype == DType::kI8) {
+  if (dtype == PlaneFormat::kI8) {
     float largest = 0;
     bool finite = true;
     for (const float x : row) {
@@ -64,15 +64,15 @@ Expected Convert(const std::vector<float>& row, DType dtype) {
     return expected;
   }
   for (const float x : row) {
-    if (dtype == DType::kF32) Append(x, &expected.numbers);
-    if (dtype != DType::kBF16) continue;
+    if (dtype == PlaneFormat::kF32) Append(x, &expected.numbers);
+    if (dtype != PlaneFormat::kBF16) continue;
     const uint32_t bits = std::bit_cast<uint32_t>(NearestBF16(x));
     Append(static_cast<uint16_t>(bits >> 16), &expected.numbers);
   }
   return expected;
 }
 
-using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
+using Param = std::tuple<CacheFormats, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class PlanesTest : public testing::TestWithParam<Param> {};
 
 TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
@@ -83,8 +83,8 @@ TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
   const std::unique_ptr<Backend> backend = MakeCpu(2);
   PagedArena arena{.block_tokens = block_tokens,
                    .head_dim = head_dim,
-                   .key_dtype = dtypes.keys,
-                   .value_dtype = dtypes.values};
+                   .key_format = dtypes.keys,
+                   .value_format = dtypes.values};
   const auto tokens = static_cast<size_t>(block_tokens);
   const auto dim = static_cast<size_t>(head_dim);
   const size_t value_offset = tokens * arena.TokenBytes(PlaneKind::kKey);
@@ -106,10 +106,10 @@ TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
     const auto slot = static_cast<size_t>(slots[i]);
     const size_t token = slot % tokens;
     for (const PlaneWrite& write : writes) {
-      const DType dtype = arena.dtype(write.kind);
+      const PlaneFormat dtype = arena.format(write.kind);
       const Expected row = Convert(rows[i], dtype);
       std::byte* const plane = &expected[slot / tokens * arena.block_bytes + write.plane_offset];
-      const size_t size = DTypeSize(dtype);
+      const size_t size = NumberBytes(dtype);
       for (size_t d = 0; d < dim; ++d) {
         const size_t place = write.kind == PlaneKind::kKey ? d * tokens + token : token * dim + d;
         std::copy_n(&row.numbers[d * size], size, plane + place * size);
@@ -136,7 +136,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, PlanesTest,
                          ParamName);
 
 TEST(PlanesTest, RowsOfNoSlotAreNotWritten) {
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+  for (const CacheFormats dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     SCOPED_TRACE(NameOf(dtypes));
     ExpectRowsOfNoSlotAreNotWritten(*MakeCpu(1), dtypes);
   }

@@ -10,7 +10,7 @@
 namespace strata::kernels::stored_scores_test {
 namespace {
 
-using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
+using Param = std::tuple<CacheFormats, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class StoredScoresTest : public testing::TestWithParam<Param> {};
 
 TEST_P(StoredScoresTest, GiveTheBitsOfScoresComputedAgain) {
@@ -90,7 +90,7 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
 
 // The probabilities sum to 1, and over one-hot values they are the output.
 TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+  for (const CacheFormats dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     const Inputs inputs(20);
     const std::unique_ptr<Backend> backend = MakeCpu(1);
     const Cache cache(*backend, inputs, dtypes, 16);

@@ -30,7 +30,7 @@ std::unique_ptr<kernels::Backend> MakeBackend() {
 struct Options {
   size_t cache_bytes = size_t{64} << 20;
   int32_t block_tokens = 16;
-  CacheDTypes dtypes = {};
+  CacheFormats dtypes = {};
   bool store_scores = false;
 };
 
@@ -64,8 +64,8 @@ TEST_F(CacheManagerTest, FillsTheBudgetWithWholeBlocks) {
   EXPECT_EQ(arena.block_bytes, kPlainBlock);
   EXPECT_EQ(arena.block_tokens, 16);
   EXPECT_EQ(arena.head_dim, 8);
-  EXPECT_EQ(arena.key_dtype, kernels::DType::kF32);
-  EXPECT_EQ(arena.value_dtype, kernels::DType::kF32);
+  EXPECT_EQ(arena.key_format, kernels::PlaneFormat::kF32);
+  EXPECT_EQ(arena.value_format, kernels::PlaneFormat::kF32);
   std::memset(arena.arena, 1, cache->arena_bytes());
 }
 
@@ -148,10 +148,11 @@ TEST_F(CacheManagerTest, FewerPlanesAreMoreBlocks) {
 
 TEST_F(CacheManagerTest, KeysAndValuesHaveTheirOwnDTypes) {
   const SharingPlan plan = *ParsePlan(nlohmann::json{{"preset", "svformer"}}, kShape);
-  const auto cache = Make(plan, {.cache_bytes = 10 * kPlainBlock,
-                                 .dtypes = {kernels::DType::kI8, kernels::DType::kBF16}});
-  EXPECT_EQ(cache->arena().key_dtype, kernels::DType::kI8);
-  EXPECT_EQ(cache->arena().value_dtype, kernels::DType::kBF16);
+  const auto cache =
+      Make(plan, {.cache_bytes = 10 * kPlainBlock,
+                  .dtypes = {kernels::PlaneFormat::kI8, kernels::PlaneFormat::kBF16}});
+  EXPECT_EQ(cache->arena().key_format, kernels::PlaneFormat::kI8);
+  EXPECT_EQ(cache->arena().value_format, kernels::PlaneFormat::kBF16);
   EXPECT_EQ(cache->arena().block_bytes, 16U * (8 * (8 + 4) + 2 * 8 * 2));
   EXPECT_EQ(cache->usage().blocks_total, 40);  // of 2048 bytes
 }

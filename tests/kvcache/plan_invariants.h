@@ -126,7 +126,7 @@ class PlanInvariants {
     for (const size_t key_bytes : {bf16_bytes, int8_bytes}) {
       for (const size_t value_bytes : {bf16_bytes, int8_bytes}) {
         const auto dtype = [&](size_t bytes) {
-          return bytes == bf16_bytes ? kernels::DType::kBF16 : kernels::DType::kI8;
+          return bytes == bf16_bytes ? kernels::PlaneFormat::kBF16 : kernels::PlaneFormat::kI8;
         };
         const PlaneMap planes(plan_, {dtype(key_bytes), dtype(value_bytes)}, 16);
         const std::string wrong = CheckPlanes(planes, key_bytes, value_bytes);

@@ -8,7 +8,7 @@
 namespace strata::kvcache::plane_map_test {
 namespace {
 
-using kernels::DType;
+using kernels::PlaneFormat;
 using kernels::PlaneKind;
 
 SharingPlan Parse(const char* text, const AttentionShape& shape) {
@@ -18,7 +18,7 @@ SharingPlan Parse(const char* text, const AttentionShape& shape) {
 }
 
 double Ratio(const SharingPlan& plan) {
-  const PlaneMap planes(plan, CacheDTypes::Both(DType::kBF16), 16);
+  const PlaneMap planes(plan, CacheFormats::Both(PlaneFormat::kBF16), 16);
   return static_cast<double>(planes.bytes_per_token()) /
          static_cast<double>(planes.plain_bytes_per_token());
 }
@@ -28,7 +28,7 @@ double Ratio(const char* text, const AttentionShape& shape) { return Ratio(Parse
 TEST(PlaneMap, PlainBytes) {
   const AttentionShape shape = {
       .num_layers = 3, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 8};
-  const PlaneMap planes(SharingPlan::Plain(shape), CacheDTypes::Both(DType::kF32), 16);
+  const PlaneMap planes(SharingPlan::Plain(shape), CacheFormats::Both(PlaneFormat::kF32), 16);
   EXPECT_EQ(planes.planes().size(), 12U);
   EXPECT_EQ(planes.block_bytes(), 12U * 16 * 8 * 4);
   EXPECT_EQ(planes.bytes_per_token(), 12U * 8 * 4);
@@ -36,8 +36,9 @@ TEST(PlaneMap, PlainBytes) {
   EXPECT_EQ(planes.value_bytes_per_token(), 6U * 8 * 4);
   EXPECT_EQ(planes.plain_bytes_per_token(), planes.bytes_per_token());
   EXPECT_EQ(planes.score_bytes_per_token(), 0U);
-  EXPECT_EQ(PlaneMap(SharingPlan::Plain(shape), CacheDTypes::Both(DType::kBF16), 16).block_bytes(),
-            planes.block_bytes() / 2);
+  EXPECT_EQ(
+      PlaneMap(SharingPlan::Plain(shape), CacheFormats::Both(PlaneFormat::kBF16), 16).block_bytes(),
+      planes.block_bytes() / 2);
 }
 
 // A scale for each token and kv head; key planes and value planes each have their own size.
@@ -45,7 +46,7 @@ TEST(PlaneMap, Int8Bytes) {
   const AttentionShape shape = {
       .num_layers = 3, .num_query_heads = 4, .num_kv_heads = 2, .head_dim = 64};
   const SharingPlan plan = Parse(R"({"preset":"svformer"})", shape);
-  const PlaneMap planes(plan, {DType::kI8, DType::kBF16}, 32);
+  const PlaneMap planes(plan, {PlaneFormat::kI8, PlaneFormat::kBF16}, 32);
   EXPECT_EQ(planes.key_bytes_per_token(), 6U * (64 + 4));
   EXPECT_EQ(planes.value_bytes_per_token(), 2U * 64 * 2);
   EXPECT_EQ(planes.bytes_per_token(), 6U * 68 + 2 * 128);
@@ -58,7 +59,7 @@ TEST(PlaneMap, Int8Bytes) {
   // Rows are padded to words, so that scales are aligned for any length of a block.
   const PlaneMap padded(
       SharingPlan::Plain({.num_layers = 1, .num_query_heads = 1, .num_kv_heads = 1, .head_dim = 6}),
-      CacheDTypes::Both(DType::kI8), 5);
+      CacheFormats::Both(PlaneFormat::kI8), 5);
   EXPECT_EQ(padded.bytes_per_token(), 2U * (8 + 4));
   EXPECT_EQ(padded.block_bytes(), 5U * padded.bytes_per_token());
 }
@@ -66,8 +67,8 @@ TEST(PlaneMap, Int8Bytes) {
 TEST(PlaneMap, PlanesOfALayerStandTogether) {
   const AttentionShape shape = {
       .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
-  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), CacheDTypes::Both(DType::kF32),
-                        2);
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape),
+                        CacheFormats::Both(PlaneFormat::kF32), 2);
   constexpr size_t kPlane = 2 * 4 * 4;
   ASSERT_EQ(planes.planes().size(), 6U);
   const HeadRef heads[] = {{0, 0}, {0, 1}, {0, 0}, {0, 1}, {1, 0}, {1, 1}};
@@ -84,8 +85,8 @@ TEST(PlaneMap, PlanesOfALayerStandTogether) {
 TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
   const AttentionShape shape = {
       .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
-  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape), CacheDTypes::Both(DType::kF32),
-                        2);
+  const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape),
+                        CacheFormats::Both(PlaneFormat::kF32), 2);
   EXPECT_DEATH(planes.ValueOffset({1, 0}), "the plan has that value plane");
   EXPECT_DEATH(planes.KeyOffset({2, 0}), "a layer of the plan");
   EXPECT_DEATH(planes.KeyOffset({1, 2}), "a kv head of the plan");
@@ -123,7 +124,7 @@ TEST(PlaneMap, ScoreBytes) {
   const AttentionShape shape = {
       .num_layers = 8, .num_query_heads = 6, .num_kv_heads = 2, .head_dim = 64};
   const auto score_bytes = [&](const char* name) {
-    return PlaneMap(*NamedPlan(name, shape), CacheDTypes::Both(DType::kBF16), 16)
+    return PlaneMap(*NamedPlan(name, shape), CacheFormats::Both(PlaneFormat::kBF16), 16)
         .score_bytes_per_token();
   };
   EXPECT_EQ(score_bytes("reuse"), 6 * sizeof(float));

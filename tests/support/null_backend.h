@@ -56,14 +56,14 @@ class NullBackend : public kernels::Backend {
   }
   absl::Status Synchronize() override { return absl::OkStatus(); }
   absl::StatusOr<std::unique_ptr<kernels::Matrix>> Pack(std::span<const kernels::HostRows> parts,
-                                                        kernels::DType) override {
+                                                        kernels::MatrixFormat) override {
     int64_t rows = 0;
     for (const kernels::HostRows& part : parts) rows += part.num_rows;
     return std::make_unique<ShapeOnly>(rows, parts[0].num_cols);
   }
   absl::StatusOr<std::unique_ptr<kernels::Matrix>> PackGated(const kernels::HostRows& gate,
                                                              const kernels::HostRows& up,
-                                                             kernels::DType) override {
+                                                             kernels::MatrixFormat) override {
     return std::make_unique<ShapeOnly>(gate.num_rows + up.num_rows, gate.num_cols);
   }
   void Embed(const kernels::Matrix&, std::span<const int32_t>, kernels::Rows) override {}

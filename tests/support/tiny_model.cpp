@@ -16,7 +16,7 @@
 namespace strata::testing {
 namespace {
 
-using kernels::DType;
+using kernels::ElementType;
 using kvcache::SharingPlan;
 
 // Counter-based: the value at `index` of the stream named by `key`.
@@ -65,30 +65,32 @@ uint16_t BFloat16Bits(float value) {
   return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
 
-float RoundTo(DType dtype, float value) {
-  if (dtype == DType::kBF16) return std::bit_cast<float>(uint32_t{BFloat16Bits(value)} << 16);
-  if (dtype == DType::kF16 && value != 0) {
+float RoundTo(ElementType dtype, float value) {
+  if (dtype == ElementType::kBF16) return std::bit_cast<float>(uint32_t{BFloat16Bits(value)} << 16);
+  if (dtype == ElementType::kF16 && value != 0) {
     const int exponent = std::max(std::ilogb(value), -14);
     return std::ldexp(std::nearbyint(std::ldexp(value, 10 - exponent)), exponent - 10);
   }
   return value;
 }
 
-void AppendBytes(DType dtype, float value, std::string& bytes) {
-  if (dtype == DType::kF32) {
+void AppendBytes(ElementType dtype, float value, std::string& bytes) {
+  if (dtype == ElementType::kF32) {
     bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
     return;
   }
-  const uint16_t bits = dtype == DType::kBF16 ? BFloat16Bits(value) : Float16Bits(value);
+  const uint16_t bits = dtype == ElementType::kBF16 ? BFloat16Bits(value) : Float16Bits(value);
   bytes.append(reinterpret_cast<const char*>(&bits), sizeof(bits));
 }
 
-const char* SafetensorsName(DType dtype) {
-  return dtype == DType::kF32 ? "F32" : dtype == DType::kBF16 ? "BF16" : "F16";
+const char* SafetensorsName(ElementType dtype) {
+  return dtype == ElementType::kF32 ? "F32" : dtype == ElementType::kBF16 ? "BF16" : "F16";
 }
 
-const char* ConfigName(DType dtype) {
-  return dtype == DType::kF32 ? "float32" : dtype == DType::kBF16 ? "bfloat16" : "float16";
+const char* ConfigName(ElementType dtype) {
+  return dtype == ElementType::kF32    ? "float32"
+         : dtype == ElementType::kBF16 ? "bfloat16"
+                                       : "float16";
 }
 
 class Maker {

@@ -20,7 +20,7 @@ struct TinyModelOptions {
   int32_t vocab_size = 96;
   int32_t max_positions = 512;
   bool tied = true;  // only the embedding is stored
-  kernels::DType dtype = kernels::DType::kF32;
+  kernels::ElementType dtype = kernels::ElementType::kF32;
   uint64_t seed = 1;
   nlohmann::json cross_layer = nullptr;  // as in config.json; null: the key is left out
   // True: projections hold the rows of living heads only, and projections without any are left out.

@@ -29,7 +29,7 @@
 namespace strata::testing {
 namespace {
 
-using kernels::DType;
+using kernels::MatrixFormat;
 using nlohmann::ordered_json;
 
 void Print(const ordered_json& line) {
@@ -178,12 +178,12 @@ void ProbeSums() {
 }
 
 // Asks for products as the server does: cublas_products.cpp.
-void ProbeProducts(DType dtype) {
-  const std::string name = std::string(kernels::DTypeName(dtype));
+void ProbeProducts(MatrixFormat dtype) {
+  const std::string name = std::string(kernels::FormatName(dtype));
   constexpr int64_t kMostRows = 2048;
   constexpr int64_t kMostOutputs = 16384;
   constexpr int64_t kMostInputs = 8192;
-  const auto size = kernels::DTypeSize(dtype);
+  const auto size = kernels::NumberBytes(dtype);
   const Memory<uint8_t> w(static_cast<size_t>(kMostOutputs * kMostInputs) * size);
   const Memory<uint8_t> x(static_cast<size_t>(kMostRows * kMostInputs) * size);
   const Memory<float> out(static_cast<size_t>(kMostRows * kMostOutputs));
@@ -242,7 +242,7 @@ void ProbeProducts(DType dtype) {
       line["microseconds"] = 1e6 * seconds;
       line["gflops"] = 1e-9 * operations / seconds;
       line["gbps"] = 1e-9 * moved / seconds;
-      if (dtype == DType::kI8) {
+      if (dtype == MatrixFormat::kI8) {
         LaunchExactProduct(stream.handle(), reinterpret_cast<const int8_t*>(w.data()),
                            reinterpret_cast<const int8_t*>(x.data()), static_cast<int>(outputs),
                            static_cast<int>(inputs), static_cast<int>(rows), expected.data());
@@ -293,8 +293,9 @@ int Main(const std::vector<std::string>& parts) {
     if (part == "nodes") ProbeNodes(device);
     if (part == "sums") ProbeSums();
     if (part == "ceilings") ProbeCeilings();
-    for (const DType dtype : {DType::kBF16, DType::kF16, DType::kI8, DType::kF8, DType::kF32}) {
-      if (part == kernels::DTypeName(dtype)) ProbeProducts(dtype);
+    for (const MatrixFormat dtype : {MatrixFormat::kBF16, MatrixFormat::kF16, MatrixFormat::kI8,
+                                     MatrixFormat::kF8, MatrixFormat::kF32}) {
+      if (part == kernels::FormatName(dtype)) ProbeProducts(dtype);
     }
   }
   return 0;

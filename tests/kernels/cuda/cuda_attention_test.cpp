@@ -12,16 +12,16 @@
 namespace strata::kernels::cuda_attention_test {
 namespace {
 
-using Param = std::tuple<CacheDTypes, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
+using Param = std::tuple<CacheFormats, int32_t /*head_dim*/, int32_t /*block_tokens*/>;
 class CudaAttentionTest : public CudaTest, public ::testing::WithParamInterface<Param> {
  protected:
-  CacheDTypes dtypes() const { return std::get<0>(GetParam()); }
+  CacheFormats dtypes() const { return std::get<0>(GetParam()); }
   int32_t head_dim() const { return std::get<1>(GetParam()); }
   int32_t block_tokens() const { return std::get<2>(GetParam()); }
   // Whether the tensor cores compute it: queries and weights are then rounded to 16 bits.
   bool rounds() const {
     const bool size = head_dim() == 32 || head_dim() == 64 || head_dim() == 128;
-    return dtypes().keys == dtypes().values && dtypes().keys != DType::kF32 && size &&
+    return dtypes().keys == dtypes().values && dtypes().keys != PlaneFormat::kF32 && size &&
            (!HasScale(dtypes().keys) || block_tokens() % 4 == 0);
   }
   // The manual does not say how matrix instructions round their sums: they truncate instead of
@@ -32,7 +32,7 @@ class CudaAttentionTest : public CudaTest, public ::testing::WithParamInterface<
   Inputs RoundedInputs(const Inputs& inputs) const {
     Inputs rounded = inputs;
     if (rounds()) {
-      const DType dtype = HasScale(dtypes().keys) ? DType::kBF16 : dtypes().keys;
+      const PlaneFormat dtype = HasScale(dtypes().keys) ? PlaneFormat::kBF16 : dtypes().keys;
       for (float& query : rounded.queries) query = Stored(query, dtype);
     }
     return rounded;
@@ -105,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(Blocks, CudaAttentionTest,
 
 using CudaAttentionOrderTest = CudaTest;
 TEST_F(CudaAttentionOrderTest, NoBitDependsOnTheOrderOfThreads) {
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+  for (const CacheFormats dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     const Inputs inputs(32);
     const std::unique_ptr<Backend> backend = MakeCuda();
     const Cache cache(*backend, inputs, dtypes, 16);

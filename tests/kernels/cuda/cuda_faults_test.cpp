@@ -44,22 +44,24 @@ TEST(CudaFaultsTest, SaysWhatItMisses) {
   cuda_on_cpu::SetDevices(1, 8, 6);
   const auto ampere = cuda::CudaBackend::Create({});
   ASSERT_TRUE(ampere.ok()) << ampere.status();
-  EXPECT_TRUE((*ampere)->CheckWeights(DType::kI8).ok());
-  EXPECT_TRUE((*ampere)->CheckCache(DType::kF8, DType::kF16).ok());
-  const absl::Status fp8 = (*ampere)->CheckWeights(DType::kF8);
+  EXPECT_TRUE((*ampere)->CheckWeights(MatrixFormat::kI8).ok());
+  EXPECT_TRUE((*ampere)->CheckCache(PlaneFormat::kF8, PlaneFormat::kF16).ok());
+  const absl::Status fp8 = (*ampere)->CheckWeights(MatrixFormat::kF8);
   EXPECT_EQ(fp8.code(), absl::StatusCode::kUnimplemented);
   EXPECT_TRUE(absl::StrContains(fp8.message(), "8.6, 9.0 is the least")) << fp8;
   cuda_on_cpu::SetDevices(1);
   EXPECT_TRUE(refusal().ok());
-  EXPECT_TRUE(MakeCuda()->CheckWeights(DType::kF8).ok());
+  EXPECT_TRUE(MakeCuda()->CheckWeights(MatrixFormat::kF8).ok());
 }
 
 // cuBLASLt has no plan for some shapes and types, which differ between devices: not an error.
 TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
   const std::vector<float> weights = Random(1).Normals(48 * 96);
-  const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 48, 96};
+  const HostRows rows = {ElementType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 48,
+                         96};
   const std::vector<float> values = Random(2).Normals(20 * 96);
-  for (const DType dtype : {DType::kBF16, DType::kI8, DType::kF8, DType::kF32}) {
+  for (const MatrixFormat dtype :
+       {MatrixFormat::kBF16, MatrixFormat::kI8, MatrixFormat::kF8, MatrixFormat::kF32}) {
     std::vector<std::vector<float>> results;
     for (const bool refused : {true, false}) {
       const std::unique_ptr<Backend> backend = MakeCuda(/*batch_invariant=*/!refused);
@@ -79,7 +81,7 @@ TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
       EXPECT_TRUE(absl::StrContains(
           notes[0],
           absl::StrCat("no plan for 20 rows times a matrix of 48 outputs and 96 inputs in ",
-                       std::string(DTypeName(dtype)))))
+                       std::string(FormatName(dtype)))))
           << notes[0];
       EXPECT_TRUE(backend->TakeNotes().empty());
     }
@@ -89,29 +91,32 @@ TEST(CudaFaultsTest, AProductWithoutAPlanRunsOnKernelsOfOurOwnAndIsToldOfOnce) {
 
 TEST(CudaFaultsTest, SaysWhyAttentionIsSlow) {
   const std::unique_ptr<Backend> backend = MakeCuda();
-  const auto why = [&](int32_t head_dim, DType keys, DType values, int32_t block_tokens) {
+  const auto why = [&](int32_t head_dim, PlaneFormat keys, PlaneFormat values,
+                       int32_t block_tokens) {
     PagedArena cache = {.block_tokens = block_tokens,
                         .head_dim = head_dim,
-                        .key_dtype = keys,
-                        .value_dtype = values};
+                        .key_format = keys,
+                        .value_format = values};
     cache.block_bytes = static_cast<size_t>(block_tokens) *
                         (cache.TokenBytes(PlaneKind::kKey) + cache.TokenBytes(PlaneKind::kValue));
     return backend->WhyAttentionIsSlow(cache);
   };
   for (const int32_t head_dim : {32, 64, 128}) {
-    for (const DType dtype : {DType::kBF16, DType::kF16, DType::kI8, DType::kF8}) {
+    for (const PlaneFormat dtype :
+         {PlaneFormat::kBF16, PlaneFormat::kF16, PlaneFormat::kI8, PlaneFormat::kF8}) {
       EXPECT_EQ(why(head_dim, dtype, dtype, 32), "");
     }
   }
   for (const int32_t head_dim : {80, 96, 256}) {
-    EXPECT_TRUE(absl::StrContains(why(head_dim, DType::kBF16, DType::kBF16, 32),
+    EXPECT_TRUE(absl::StrContains(why(head_dim, PlaneFormat::kBF16, PlaneFormat::kBF16, 32),
                                   absl::StrCat("heads have ", head_dim, " dimensions")));
   }
-  EXPECT_TRUE(absl::StrContains(why(64, DType::kF32, DType::kF32, 32), "the cache is in f32"));
-  EXPECT_TRUE(absl::StrContains(why(64, DType::kI8, DType::kBF16, 32),
-                                "keys are kept in int8 and values in bf16"));
   EXPECT_TRUE(
-      absl::StrContains(why(64, DType::kI8, DType::kI8, 5), "a plane of 5 tokens takes 340 bytes"));
+      absl::StrContains(why(64, PlaneFormat::kF32, PlaneFormat::kF32, 32), "the cache is in f32"));
+  EXPECT_TRUE(absl::StrContains(why(64, PlaneFormat::kI8, PlaneFormat::kBF16, 32),
+                                "keys are kept in int8 and values in bf16"));
+  EXPECT_TRUE(absl::StrContains(why(64, PlaneFormat::kI8, PlaneFormat::kI8, 5),
+                                "a plane of 5 tokens takes 340 bytes"));
 }
 
 // After the first step of a kind nothing is allocated, on the device or pinned.
@@ -120,8 +125,9 @@ TEST(CudaFaultsTest, StepsAllocateNothing) {
   const std::unique_ptr<Backend> backend = MakeCuda();
   const Cache cache(*backend, inputs, kBF16Cache, 16);
   const std::vector<float> weights(64 * 64, 0.5f);
-  const HostRows rows = {DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 64, 64};
-  const std::unique_ptr<Matrix> w = *backend->Pack({&rows, 1}, DType::kBF16);
+  const HostRows rows = {ElementType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 64,
+                         64};
+  const std::unique_ptr<Matrix> w = *backend->Pack({&rows, 1}, MatrixFormat::kBF16);
   BackendRows x(*backend, GuardedRows(20, 64, 1.0f));
   BackendRows out(*backend, GuardedRows(20, 64));
   const std::unique_ptr<Buffer> queries = Upload(*backend, inputs.queries);
@@ -171,7 +177,7 @@ TEST(CudaFaultsTest, PromptsMayHaveMoreRowsThanAGridIsHigh) {
   args.arena = reinterpret_cast<const std::byte*>(Put(stream, arena, planes));
   args.block_bytes = 4 * kDim;
   args.head_dim = kDim;
-  args.key_dtype = args.value_dtype = DType::kBF16;
+  args.key_format = args.value_format = PlaneFormat::kBF16;
   args.sequences = Put(stream, sequence, {{.num_rows = 1}});
   args.tables = Put(stream, table, {0});
   args.num_sequences = args.num_heads = args.num_groups = 1;

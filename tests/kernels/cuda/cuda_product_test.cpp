@@ -16,14 +16,14 @@ struct Shape {
 };
 
 HostRows AsRows(const std::vector<float>& values, int64_t rows) {
-  return {DType::kF32, reinterpret_cast<const std::byte*>(values.data()), rows,
+  return {ElementType::kF32, reinterpret_cast<const std::byte*>(values.data()), rows,
           static_cast<int64_t>(values.size()) / rows};
 }
 
-using Param = std::tuple<DType, Shape, bool /*batch_invariant*/>;
+using Param = std::tuple<MatrixFormat, Shape, bool /*batch_invariant*/>;
 class CudaProductTest : public CudaTest, public ::testing::WithParamInterface<Param> {
  protected:
-  DType stored() const { return std::get<0>(GetParam()); }
+  MatrixFormat stored() const { return std::get<0>(GetParam()); }
   int64_t outputs() const { return std::get<1>(GetParam()).outputs; }
   int64_t inputs() const { return std::get<1>(GetParam()).inputs; }
   bool batch_invariant() const { return std::get<2>(GetParam()); }
@@ -36,7 +36,7 @@ class CudaProductTest : public CudaTest, public ::testing::WithParamInterface<Pa
   // the weights' dtype.
   double Units() const {
     const double sums = static_cast<double>(inputs() + 2) * 4 * kUnit;
-    return stored() == DType::kF8 ? sums + 0x1p-12 : sums;
+    return stored() == MatrixFormat::kF8 ? sums + 0x1p-12 : sums;
   }
   // Values after storage, row by row.
   std::vector<double> AsStored(const std::vector<float>& values) const {
@@ -72,8 +72,8 @@ void CudaProductTest::ExpectOracle(std::span<const int64_t> row_counts) {
   const std::unique_ptr<Backend> backend = MakeCuda(batch_invariant());
   const int64_t cut = outputs() / 3;
   const HostRows all = AsRows(weights, outputs());
-  const HostRows parts[] = {{all.dtype, all.data, cut, inputs()},
-                            {all.dtype, all.data + cut * inputs() * 4, outputs() - cut, inputs()}};
+  const HostRows parts[] = {{all.type, all.data, cut, inputs()},
+                            {all.type, all.data + cut * inputs() * 4, outputs() - cut, inputs()}};
   const std::unique_ptr<Matrix> w = *backend->Pack(parts, stored());
   const std::vector<double> exact_weights = AsStored(weights);
   for (const int64_t rows : row_counts) {
@@ -234,25 +234,28 @@ TEST_P(CudaProductTest, WhatIsNotFiniteSpoilsItsRowOnly) {
 
 std::string ParamName(const ::testing::TestParamInfo<Param>& test) {
   const auto& [stored, shape, batch_invariant] = test.param;
-  return absl::StrCat(std::string(DTypeName(stored)), "_", shape.outputs, "x", shape.inputs,
+  return absl::StrCat(std::string(FormatName(stored)), "_", shape.outputs, "x", shape.inputs,
                       batch_invariant ? "_invariant" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CudaProductTest,
-                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16),
+                         ::testing::Combine(::testing::Values(MatrixFormat::kF32,
+                                                              MatrixFormat::kBF16),
                                             ::testing::Values(Shape{1, 1}, Shape{33, 255},
                                                               Shape{70, 257}, Shape{130, 576}),
                                             ::testing::Bool()),
                          ParamName);
 INSTANTIATE_TEST_SUITE_P(MoreDTypes, CudaProductTest,
-                         ::testing::Combine(::testing::Values(DType::kF16, DType::kI8, DType::kF8),
+                         ::testing::Combine(::testing::Values(MatrixFormat::kF16, MatrixFormat::kI8,
+                                                              MatrixFormat::kF8),
                                             ::testing::Values(Shape{20, 321}), ::testing::Bool()),
                          ParamName);
-INSTANTIATE_TEST_SUITE_P(Long, CudaLongProductTest,
-                         ::testing::Combine(::testing::Values(DType::kF32, DType::kBF16,
-                                                              DType::kF16, DType::kI8, DType::kF8),
-                                            ::testing::Values(Shape{20, 4160}, Shape{17, 4500}),
-                                            ::testing::Values(false)),
-                         ParamName);
+INSTANTIATE_TEST_SUITE_P(
+    Long, CudaLongProductTest,
+    ::testing::Combine(::testing::Values(MatrixFormat::kF32, MatrixFormat::kBF16,
+                                         MatrixFormat::kF16, MatrixFormat::kI8, MatrixFormat::kF8),
+                       ::testing::Values(Shape{20, 4160}, Shape{17, 4500}),
+                       ::testing::Values(false)),
+    ParamName);
 
 using CudaPackTest = CudaTest;
 // A checkpoint in any dtype, at any address, larger than the staging memory holds at once.
@@ -260,14 +263,14 @@ TEST_F(CudaPackTest, ConvertsEveryDTypeInPieces) {
   const std::unique_ptr<Backend> backend = MakeCuda();
   constexpr int64_t kRows = 2000;
   constexpr int64_t kCols = 1500;
-  for (const DType from : {DType::kBF16, DType::kF16}) {
+  for (const ElementType from : {ElementType::kBF16, ElementType::kF16}) {
     std::vector<std::byte> bytes(1 + 2 * kRows * kCols);
     for (int64_t i = 0; i < kRows * kCols; ++i) {
       const auto bits = static_cast<uint16_t>(0x3c00 + i % 512);  // near 1, exact in either
       std::memcpy(&bytes[static_cast<size_t>(1 + 2 * i)], &bits, 2);
     }
     const HostRows rows = {from, bytes.data() + 1, kRows, kCols};
-    const std::unique_ptr<Matrix> matrix = *backend->Pack({&rows, 1}, DType::kF32);
+    const std::unique_ptr<Matrix> matrix = *backend->Pack({&rows, 1}, MatrixFormat::kF32);
     const std::vector<int32_t> ids = {0, 1, 999, kRows - 1};
     BackendRows out(*backend, GuardedRows(4, kCols));
     backend->Embed(*matrix, ids, out.rows());
@@ -276,8 +279,9 @@ TEST_F(CudaPackTest, ConvertsEveryDTypeInPieces) {
       for (int64_t k = 0; k < kCols; ++k) {
         const auto bits =
             static_cast<uint32_t>(0x3c00 + (ids[static_cast<size_t>(i)] * kCols + k) % 512);
-        const double expected = from == DType::kBF16 ? double{std::bit_cast<float>(bits << 16)}
-                                                     : 1 + (bits - 0x3c00) / 1024.0;
+        const double expected = from == ElementType::kBF16
+                                    ? double{std::bit_cast<float>(bits << 16)}
+                                    : 1 + (bits - 0x3c00) / 1024.0;
         ASSERT_EQ(got.at(i, k), expected) << i << ", " << k;
       }
     }

@@ -62,13 +62,13 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
   slots.resize(kRows);
   for (const int64_t slot : slots) positions.push_back(static_cast<int32_t>(39 - slot));
   const std::unique_ptr<Buffer> table = Upload(*backend_, angles);
-  for (const CacheDTypes dtypes :
+  for (const CacheFormats dtypes :
        {kF32Cache, kBF16Cache, kF16Cache, kInt8Cache, kFp8Cache, kInt8Keys}) {
     SCOPED_TRACE(NameOf(dtypes));
     PagedArena arena = {.block_tokens = kTokens,
                         .head_dim = kDim,
-                        .key_dtype = dtypes.keys,
-                        .value_dtype = dtypes.values};
+                        .key_format = dtypes.keys,
+                        .value_format = dtypes.values};
     const size_t key_bytes = arena.TokenBytes(PlaneKind::kKey) * kTokens;
     const size_t value_bytes = arena.TokenBytes(PlaneKind::kValue) * kTokens;
     arena.block_bytes = 3 * (key_bytes + value_bytes) + 64;
@@ -134,7 +134,7 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
     for (int64_t i = 0; i < kRows; ++i) {
       const auto slot = static_cast<size_t>(slots[static_cast<size_t>(i)]);
       for (size_t h = 0; h < 6; ++h) {
-        const DType dtype = h < 3 ? dtypes.keys : dtypes.values;
+        const PlaneFormat dtype = h < 3 ? dtypes.keys : dtypes.values;
         const float* row = &after[static_cast<size_t>(i * kWidth) + (3 + h) * kDim];
         std::byte* const plane =
             &expected[slot / kTokens * arena.block_bytes +
@@ -142,20 +142,20 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
         const size_t token = slot % kTokens;
         float largest = 0;
         for (int d = 0; d < kDim; ++d) largest = std::fmax(largest, std::fabs(row[d]));
-        const float scale = largest / (dtype == DType::kF8 ? 448.0f : 127.0f);
+        const float scale = largest / (dtype == PlaneFormat::kF8 ? 448.0f : 127.0f);
         for (size_t d = 0; d < kDim; ++d) {
-          std::byte* const to = plane + (token * kDim + d) * DTypeSize(dtype);
+          std::byte* const to = plane + (token * kDim + d) * NumberBytes(dtype);
           const auto bf16 =
               static_cast<uint16_t>(std::bit_cast<uint32_t>(NearestBF16(row[d])) >> 16);
           const auto f16 = static_cast<uint16_t>(NearestCode(kF16Codes, row[d]));
           const auto q =
               static_cast<int8_t>(std::clamp(std::nearbyint(row[d] / scale), -127.0f, 127.0f));
           const auto e4m3 = static_cast<uint8_t>(NearestCode(kE4M3Codes, row[d] / scale));
-          if (dtype == DType::kF32) std::memcpy(to, &row[d], 4);
-          if (dtype == DType::kBF16) std::memcpy(to, &bf16, 2);
-          if (dtype == DType::kF16) std::memcpy(to, &f16, 2);
-          if (dtype == DType::kI8) std::memcpy(to, &q, 1);
-          if (dtype == DType::kF8) std::memcpy(to, &e4m3, 1);
+          if (dtype == PlaneFormat::kF32) std::memcpy(to, &row[d], 4);
+          if (dtype == PlaneFormat::kBF16) std::memcpy(to, &bf16, 2);
+          if (dtype == PlaneFormat::kF16) std::memcpy(to, &f16, 2);
+          if (dtype == PlaneFormat::kI8) std::memcpy(to, &q, 1);
+          if (dtype == PlaneFormat::kF8) std::memcpy(to, &e4m3, 1);
         }
         if (HasScale(dtype)) std::memcpy(plane + kTokens * kDim + 4 * token, &scale, 4);
       }
@@ -180,8 +180,8 @@ TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
   PagedArena arena = {.block_bytes = 4 * (kDim + 4),
                       .block_tokens = 4,
                       .head_dim = kDim,
-                      .key_dtype = DType::kI8,
-                      .value_dtype = DType::kI8};
+                      .key_format = PlaneFormat::kI8,
+                      .value_format = PlaneFormat::kI8};
   const std::unique_ptr<Buffer> memory =
       Upload(*backend_, std::vector<std::byte>(arena.block_bytes, std::byte{0x55}));
   arena.arena = memory->data();
@@ -201,7 +201,7 @@ TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
 }
 
 TEST_F(CudaRowsTest, RowsOfNoSlotAreNotWritten) {
-  for (const CacheDTypes dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
+  for (const CacheFormats dtypes : {kF32Cache, kBF16Cache, kInt8Cache}) {
     SCOPED_TRACE(NameOf(dtypes));
     ExpectRowsOfNoSlotAreNotWritten(*backend_, dtypes);
   }
