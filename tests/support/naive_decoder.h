@@ -38,21 +38,47 @@ struct NaiveTensor {
 };
 using NaiveTensors = std::map<std::string, NaiveTensor, std::less<>>;
 
-// The keys of config.json that a plain Llama decoder needs.
+struct NaiveRope {
+  double theta = 10000;
+  std::string scaling;  // "", "linear", "llama3" or "yarn"
+  double factor = 1;
+  double low = 1;
+  double high = 4;
+  double original_positions = 8192;
+  int width = 0;             // elements of a head that turn, from the first; 0: no rotation
+  bool interleaved = false;  // (2j, 2j + 1) turn together, else (j, j + width / 2)
+};
+
+struct NaiveLayer {
+  NaiveRope rope;
+  int window = 0;  // row i sees key j if i - window < j <= i; 0: all j <= i
+};
+
+// What a decoder computes, in values. A bias is added wherever there is a tensor of that name.
 struct NaiveConfig {
-  int layers = 0;
+  std::vector<NaiveLayer> layers;
   int query_heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
   int vocab = 0;
   double epsilon = 0;
-  double rope_theta = 0;
-  std::string rope_scaling;  // "", "linear" or "llama3"
-  double rope_factor = 1;
-  double rope_low = 1;
-  double rope_high = 4;
-  double rope_original_positions = 0;
+  std::string norm =
+      "rms";  // w x / rms(x), "rms+1": (1 + w) x / rms(x), "layer": w (x - mean) / std
+  // Norms before attention and feed-forward; "both": before and after each; "after"; "parallel":
+  // one norm, whose output both take.
+  std::string order = "before";
+  std::string
+      head_norm;  // of queries and keys before the rotation: "", "head", "all" heads at once
+  std::string activation = "silu";  // "gelu_tanh", "gelu", "relu2"
+  bool gated = true;
+  double score_scale = 0;  // of a query's product with a key
+  double score_cap = 0;    // c tanh(score / c); 0: none
+  double logit_cap = 0;
+  double embedding_multiplier = 1;
+  double residual_multiplier = 1;
+  double logit_multiplier = 1;
 };
+// From a config.json: llama, mistral, qwen2, qwen3, gemma2, olmo2, granite, arcee, smollm3, cohere.
 NaiveConfig ReadNaiveConfig(const std::string& config_json);
 
 class NaivePass;
@@ -95,19 +121,25 @@ class NaivePass {
   const NaiveMatrix& Query(int layer, int query_head) { return Head(layer, "q", query_head); }
   const NaiveMatrix& Key(int layer, int kv_head) { return Head(layer, "k", kv_head); }
   const NaiveMatrix& Value(int layer, int kv_head) { return Head(layer, "v", kv_head); }
-  // softmax(Q Kᵀ / √d), causal, with the head's own query and architecture().keys.
+  // softmax(scale Q Kᵀ), causal, with the head's own query and architecture().keys.
   const NaiveMatrix& OwnProbabilities(int layer, int query_head);
 
  private:
   friend class NaiveDecoder;
   const NaiveMatrix& Head(int layer, const char* projection, int head);
+  // The product with NAME.weight, and NAME.bias if there is one.
+  NaiveMatrix Product(const NaiveMatrix& x, const std::string& name) const;
+  NaiveMatrix Normed(const NaiveMatrix& x, const std::string& name) const;
+  NaiveMatrix Attention(int layer);
+  NaiveMatrix FeedForward(const NaiveMatrix& x, int layer) const;
+  void RunLayer(int layer, NaiveMatrix& x);
   NaiveMatrix Cached(NaiveMatrix plane) const;
 
   const NaiveConfig& config_;
   const NaiveTensors& tensors_;
   const NaiveArchitecture& architecture_;
   const NaiveRounding rounding_;
-  std::vector<NaiveMatrix> inputs_;  // [layer] Input() of the pre-attention norm
+  std::vector<NaiveMatrix> inputs_;  // [layer] of the projections
   std::map<std::string, NaiveMatrix> heads_;
   std::map<std::pair<int, int>, NaiveMatrix> own_probabilities_;
 };

@@ -35,6 +35,7 @@ std::vector<double> RawTensor::Doubles() const {
 }
 
 std::vector<int32_t> RawTensor::Ints() const {
+  if (dtype == "I32") return Elements<int32_t>(bytes);
   if (dtype != "I64") throw std::runtime_error("raw tensor: dtype " + dtype);
   std::vector<int32_t> values;
   for (const int64_t value : Elements<int64_t>(bytes)) {

@@ -18,7 +18,7 @@ struct RawTensor {
   std::string bytes;
 
   std::vector<double> Doubles() const;  // F32 or BF16
-  std::vector<int32_t> Ints() const;    // I64
+  std::vector<int32_t> Ints() const;    // I64 or I32
 };
 using RawTensors = std::map<std::string, RawTensor, std::less<>>;
 
