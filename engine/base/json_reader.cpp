@@ -22,11 +22,11 @@ const json& FieldOf(const json& value, std::string_view name) {
 
 // A field's name for a message. The name is the client's own bytes, so one line of a readable
 // length.
-std::string DescribeName(const std::string& name) {
+std::string DescribeName(std::string_view name) {
   const bool plain =
       !name.empty() && name.size() <= kMaxDescription &&
       std::ranges::all_of(name, [](char c) { return c > ' ' && c < 0x7f && c != ':'; });
-  return plain ? name : DescribeJson(name);
+  return plain ? std::string(name) : DescribeJson(name);
 }
 
 // Whether a list or an object is short enough to be read in a message.
@@ -52,7 +52,7 @@ JsonReader JsonReader::At(const json& value, std::string path, absl::Status* sta
 
 std::string JsonReader::PathOf(std::string_view name) const {
   if (name.empty()) return path_;
-  return path_.empty() ? std::string(name) : Concat(path_, ".", name);
+  return path_.empty() ? DescribeName(name) : Concat(path_, ".", DescribeName(name));
 }
 
 bool JsonReader::IsWritten(std::string_view name) const {
@@ -175,7 +175,7 @@ std::vector<JsonReader> JsonReader::Objects(std::string_view name) {
 }
 
 void JsonReader::FailUnknown(const std::string& name) {
-  Fail(DescribeName(name), "not recognised");
+  Fail(name, "not recognised");
 }
 
 void JsonReader::RefuseOthers(std::span<const std::string_view> known) {

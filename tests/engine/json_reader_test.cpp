@@ -82,6 +82,12 @@ TEST(JsonReaderTest, NamesPathLimitAndValue) {
             "f: expected a number from 0 to 1, got -0.5");
   EXPECT_EQ(error(R"({"a\nb":1})", [](JsonReader& r) { r.RefuseOthers({}); }),
             R"("a\nb": not recognised)");
+  // Names that the document chose, wherever they stand.
+  EXPECT_EQ(
+      error(R"({"o":{"a\nb":1}})", [](JsonReader& r) { r.Object("o").FailExpected("a\nb", "2"); }),
+      R"(o."a\nb": expected 2, got 1)");
+  EXPECT_EQ(error(R"({"a\nb":{"x":1}})", [](JsonReader& r) { r.Object("a\nb").String("x"); }),
+            R"("a\nb".x: expected a string, got 1)");
 }
 
 TEST(JsonReaderTest, NumbersThatAreNone) {
