@@ -13,7 +13,7 @@
 #include "kernels/tensor.h"
 #include "kvcache/plan/sharing_plan.h"
 
-// What a model computes, in values. Nothing behind this header knows an architecture's name or a
+// A model's computation, in values. Nothing behind this header knows an architecture's name or a
 // key of a config.
 namespace strata::engine {
 

@@ -14,11 +14,11 @@
 namespace strata::engine {
 
 enum class TensorRole : uint8_t {
-  // Of the whole model.
+  // One in the whole model.
   kEmbedding,  // [vocab, hidden]
   kHead,       // [vocab, hidden]
   kFinalNorm,  // [hidden]
-  // Of each layer.
+  // One in each layer.
   kAttentionNorm,    // [hidden]
   kQuery,            // [H * d, hidden]
   kKey,              // [G * d, hidden]
@@ -39,8 +39,8 @@ struct TensorSpec {
   std::string name;
   std::string or_name = {};    // another name it may have, if not empty
   std::vector<int64_t> shape;  // in full
-  // Of a projection by heads, whose rows are those of `heads` heads: the heads that the plan needs,
-  // ascending. A checkpoint may hold these alone. heads = 0: rows are of no head.
+  // A projection's rows belong to `heads` heads; the plan needs those in `living`, ascending. A
+  // checkpoint may hold these alone. heads = 0: rows are of no head.
   std::vector<int32_t> living = {};
   int32_t heads = 0;
   bool needed = true;  // by the plan

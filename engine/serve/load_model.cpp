@@ -80,7 +80,7 @@ absl::StatusOr<std::optional<kvcache::SharingPlan>> ParseOverride(
   return kvcache::ParsePlan(json, shape);
 }
 
-// What a model is, before anything of it is on a backend.
+// A model before anything of it is on a backend.
 struct ReadModel {
   ModelSpec spec;
   std::unique_ptr<TensorSource> tensors;

@@ -54,7 +54,7 @@ struct NaiveLayer {
   int window = 0;  // row i sees key j if i - window < j <= i; 0: all j <= i
 };
 
-// What a decoder computes, in values. A bias is added wherever there is a tensor of that name.
+// A decoder's computation, in values. A bias is added wherever there is a tensor of that name.
 struct NaiveConfig {
   std::vector<NaiveLayer> layers;
   int query_heads = 0;
