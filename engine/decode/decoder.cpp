@@ -60,16 +60,9 @@ absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& c
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
+absl::Status Decoder::Finish(const StepBatch& batch) {
   chosen_.resize(batch.choices.size());
-  if (!batch.choices.empty()) {
-    RETURN_IF_ERROR(backend_->TakeChosen(chosen_));
-    return std::span<const float>();
-  }
-  RETURN_IF_ERROR(backend_->Synchronize());
-  const size_t count = batch.logit_rows.size() * static_cast<size_t>(spec_.vocab_size);
-  if (count == 0) return std::span<const float>();
-  return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
+  return batch.choices.empty() ? backend_->Synchronize() : backend_->TakeChosen(chosen_);
 }
 
 // The batch with padding rows up to the backend's PaddedRows, if there is scratch for them.
@@ -213,9 +206,10 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = spec_.norm_epsilon};
 }
 
-// Leaves [rows, vocab] in logits_, and also in host_logits_ if the host is to choose from them and
-// cannot read logits_. `rows`: the current rows of the batch's logit rows, and of its padding.
+// Has the backend choose from [rows, vocab]. `rows`: the current rows of the batch's logit rows,
+// and of its padding.
 absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
+  read_logits_ = {};
   if (rows.empty()) return absl::OkStatus();
   const auto count = static_cast<int64_t>(rows.size());
   const size_t bytes =
@@ -231,18 +225,25 @@ absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int3
   const Rows logits = {logits_->floats(), count, vocab, stride};
   backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
-  if (!batch.choices.empty()) {
-    backend_->ChooseTokens(logits, batch.choices);
-  } else if (!logits_->host_readable()) {
-    const auto wanted = static_cast<size_t>(std::ssize(batch.logit_rows) * stride);
-    host_logits_.resize(std::max(host_logits_.size(), wanted));
-    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted)),
-                         logits_->data());
-    for (int64_t i = 1; i < std::ssize(batch.logit_rows) && stride != vocab; ++i) {
-      std::copy_n(host_logits_.data() + i * stride, vocab, host_logits_.data() + i * vocab);
-    }
-  }
+  if (batch.reads_logits) ReadLogits(First(logits, std::ssize(batch.logit_rows)));
+  backend_->ChooseTokens(logits, batch.choices);
   return absl::OkStatus();
+}
+
+// Copies the logits to the host, without a gap between rows, if it cannot read them in place.
+void Decoder::ReadLogits(Rows logits) {
+  const auto count = static_cast<size_t>(logits.num_rows * logits.num_cols);
+  if (logits_->host_readable()) {
+    read_logits_ = {logits.data, count};
+    return;
+  }
+  host_logits_.resize(static_cast<size_t>(logits.num_rows * logits.stride));
+  backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)), logits_->data());
+  for (int64_t i = 1; i < logits.num_rows && logits.stride != logits.num_cols; ++i) {
+    std::copy_n(host_logits_.data() + i * logits.stride, logits.num_cols,
+                host_logits_.data() + i * logits.num_cols);
+  }
+  read_logits_ = std::span(host_logits_).first(count);
 }
 
 }  // namespace strata::engine

@@ -10,7 +10,7 @@ namespace strata::engine {
 // One step's work, flattened: row i is one token of one sequence. Prefill and decode are the same
 // thing, a range of positions of a sequence.
 //
-//   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Start ─ logits ─► Sampler
+//   Scheduler::Next ─ StepPlan ─► Flatten ─ StepBatch ─► Decoder::Start ─ logits ─► ChooseTokens
 //                                 (host, engine thread)      (backend)
 struct StepBatch {
   // Attention probabilities that are wanted for a row with wanted logits.
@@ -27,11 +27,18 @@ struct StepBatch {
   std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
   std::vector<int32_t> logit_rows;               // rows whose logits are wanted, ascending
-  // Choices for the backend; empty: the host chooses from the logits.
-  std::vector<kernels::TokenChoice> choices;
-  std::vector<std::vector<kernels::TokenBias>> biases;  // memory of the choices' biases
+  std::vector<kernels::TokenChoice> choices;     // at least one of each row of logits, in order
+  bool reads_logits = false;                     // the host reads the logits as well
   std::vector<Probe> probes;
   size_t num_probabilities = 0;  // of all probes together
+
+  // An empty list for the biases of a choice. The list stays the same one until it is kept.
+  std::vector<kernels::TokenBias>* NextBiases() {
+    if (num_biases_ == biases_.size()) biases_.emplace_back();
+    biases_[num_biases_].clear();
+    return &biases_[num_biases_];
+  }
+  void KeepBiases() { ++num_biases_; }
 
   int64_t num_rows() const { return static_cast<int64_t>(token_ids.size()); }
   void Clear() {
@@ -41,10 +48,16 @@ struct StepBatch {
     sequences.clear();
     logit_rows.clear();
     choices.clear();
-    biases.clear();
+    reads_logits = false;
+    num_biases_ = 0;
     probes.clear();
     num_probabilities = 0;
   }
+
+ private:
+  // Lists keep their memory from step to step.
+  std::vector<std::vector<kernels::TokenBias>> biases_;
+  size_t num_biases_ = 0;
 };
 
 }  // namespace strata::engine

@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/clock.h"
-#include "engine/decode/logprobs.h"
-#include "engine/serve/backend_choice.h"
+#include "engine/decode/token_choice.h"
 #include "engine/serve/engine_core.h"
 
 namespace strata::engine {
@@ -41,14 +40,13 @@ void EngineCore::Execute() {
   inter_token_seconds_.clear();
   if (!now_.is_under_way) Start(&now_);
   if (runs_ahead_) RunAhead();
-  const absl::StatusOr<std::span<const float>> logits =
-      now_.started.ok() ? model_.decoder->Finish(now_.batch) : now_.started;
+  const absl::Status status = now_.started.ok() ? model_.decoder->Finish(now_.batch) : now_.started;
   now_.is_under_way = false;
   const Request::Time forwarded = Clock::now();
-  if (logits.ok()) {
-    Commit(*logits);
+  if (status.ok()) {
+    Commit();
   } else {
-    Fail(logits.status());
+    Fail(status);
   }
   ++steps_;
   last_step_end_ = Clock::now();
@@ -64,10 +62,15 @@ void EngineCore::Start(StepRun* step) {
   const kernels::BackendCounters after = model_.backend->counters();
   step->stats.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;
   step->stats.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
+  step->stats.sample_seconds = after.choice_seconds - before.choice_seconds;
 }
 
 void EngineCore::RunAhead() {
-  if (now_.batch.choices.empty() || !now_.started.ok()) return;
+  if (!model_.backend->asynchronous() || !now_.started.ok() || now_.batch.reads_logits) return;
+  const auto is_limited = [](const kernels::TokenChoice& choice) {
+    return !choice.allowed.empty();  // the host may have to make it
+  };
+  if (std::ranges::any_of(now_.batch.choices, is_limited)) return;
   if (!scheduler_.NextAhead(now_.plan, &ahead_.plan)) return;
   FlattenAhead();
   Start(&ahead_);
@@ -112,7 +115,7 @@ void EngineCore::Flatten() {
   StepBatch& batch = now_.batch;
   StepStats& stats = now_.stats;
   batch.Clear();
-  const bool backend_chooses = BackendChooses();
+  batch.reads_logits = logits_hook_ != nullptr;
   stats.sequences = static_cast<int32_t>(now_.plan.ranges.size());
   stats.preemptions = static_cast<int32_t>(now_.plan.preempted.size());
   for (size_t i = 0; i < now_.plan.ranges.size(); ++i) {
@@ -126,12 +129,13 @@ void EngineCore::Flatten() {
       if (all_logits || is_last) {
         batch.logit_rows.push_back(static_cast<int32_t>(batch.num_rows()));
       }
+      if (all_logits && !is_last) AddPromptLogprob(*sequence, position + 1);
       batch.token_ids.push_back(is_last ? sequence->newest
                                         : sequence->tokens[static_cast<size_t>(position)]);
       batch.positions.push_back(position);
       batch.slots.push_back(model_.cache->Slot(sequence->blocks, position));
     }
-    if (backend_chooses && end == sequence->size()) AddChoices(*sequence, end, &batch);
+    if (end == sequence->size()) AddChoices(*sequence, end, &batch);
     if (sequence->state->wants_attention && end == sequence->size()) {
       AddProbes(sequence->request().attention, end);
     }
@@ -171,24 +175,34 @@ void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 
-// The host chooses, from the logits of the whole step, if logits are wanted for more than a choice,
-// or if a list of allowed ids would bar nearly all of the vocabulary by biases.
-bool EngineCore::BackendChooses() const {
-  return model_.backend->chooses_tokens() && !logits_hook_ &&
-         std::none_of(now_.plan.ranges.begin(), now_.plan.ranges.end(),
-                      [](const ScheduledRange& range) {
-                        return range.sequence->state->owes_prompt_logprobs ||
-                               !range.sequence->sampling().allowed_ids.empty();
-                      });
-}
-
 // Adds choices of the token at `position` from the last row so far, in the order of Accept().
 void EngineCore::AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch) {
+  const SamplingParams& params = sequence.sampling();
   for (int32_t i = 0; i < sequence.width(); ++i) {
-    batch->choices.push_back(
-        ChoiceOf(sequence, sequence.index + i, position, model_.info.eos_ids, &batch->biases));
+    const auto index = static_cast<uint32_t>(sequence.index + i);
+    const double uniform =
+        params.greedy() ? 0 : UniformAt(params.seed, index, static_cast<uint64_t>(position));
+    std::vector<kernels::TokenBias>* const biases = batch->NextBiases();
+    batch->choices.push_back(ChoiceOf(params,
+                                      {.history = sequence.history,
+                                       .eos_ids = model_.info.eos_ids,
+                                       .output = sequence.output(),
+                                       .num_generated = position - sequence.state->prompt_size,
+                                       .uniform = uniform},
+                                      biases));
     batch->choices.back().row = std::ssize(batch->logit_rows) - 1;
+    if (!biases->empty()) batch->KeepBiases();
   }
+}
+
+// Adds the choice that reports the log-probabilities of the prompt's token at `position`, from the
+// last row so far.
+void EngineCore::AddPromptLogprob(const Sequence& sequence, int32_t position) {
+  now_.batch.choices.push_back(
+      {.row = std::ssize(now_.batch.logit_rows) - 1,
+       .temperature = 0,
+       .allowed = std::span(sequence.tokens).subspan(static_cast<size_t>(position), 1),
+       .num_logprobs = *sequence.request().prompt_logprobs});
 }
 
 // Adds probes of the last row so far, at position size - 1.
@@ -204,17 +218,9 @@ void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   }
 }
 
-void EngineCore::Commit(std::span<const float> logits) {
+void EngineCore::Commit() {
   num_accepted_ = 0;
-  // No logits if the backend has chosen from them.
-  const size_t row_logits =
-      now_.batch.choices.empty() ? static_cast<size_t>(model_.info.vocab_size) : 0;
   std::span<const float> probabilities = model_.decoder->probabilities();
-  const auto take = [](std::span<const float>& all, size_t count) {
-    const std::span<const float> first = all.first(count);
-    all = all.subspan(count);
-    return first;
-  };
   for (size_t i = 0; i < now_.plan.ranges.size(); ++i) {
     if (const Sequence* far = Ahead(i, 3)) far->Prefetch();
     if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
@@ -225,90 +231,67 @@ void EngineCore::Commit(std::span<const float> logits) {
       continue;
     }
     const Sequence& sequence = *range.sequence;
-    const bool ends = range.end == sequence.size();
-    const size_t rows = sequence.state->owes_prompt_logprobs
-                            ? static_cast<size_t>(range.end - range.begin)
-                            : (ends ? 1 : 0);
-    const size_t heads =
-        ends && sequence.state->wants_attention ? sequence.request().attention.size() : 0;
-    const auto of_range = take(logits, rows * row_logits);
-    CommitRange(range, of_range, take(probabilities, heads * static_cast<size_t>(range.end)));
+    const bool tells_attention = range.end == sequence.size() && sequence.state->wants_attention;
+    const size_t heads = tells_attention ? sequence.request().attention.size() : 0;
+    const size_t count = heads * static_cast<size_t>(range.end);
+    CommitRange(range, probabilities.first(count));
+    probabilities = probabilities.subspan(count);
   }
 }
 
-// logits: of the range's last row if it ends the sequence; of all its rows while the prompt's
-// logprobs are owed. probabilities: of the requested heads, if it ends the sequence.
-void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits,
-                             std::span<const float> probabilities) {
+// probabilities: of the requested heads, if the range ends the sequence.
+void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> probabilities) {
   const Request::Time now = Clock::now();
   Sequence& sequence = *range.sequence;
   sequence.computed = range.end;
   sequence.most_computed = std::max(sequence.most_computed, range.end);
   scheduler_.Publish(sequence);
-  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, logits);
+  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range);
   if (range.end != sequence.size()) return;  // more of its tokens are to be computed
-  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  const std::span<const float> last = logits.last(std::min(vocab_size, logits.size()));
   if (sequence.forked) {
-    Accept(sequence, last, probabilities, now);
+    Accept(sequence, probabilities, now);
     return;
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
-  Accept(sequence, last, probabilities, now);
+  Accept(sequence, probabilities, now);
   for (Sequence* fork : forks) {
     if (fork->computed == 0) {  // there was no room for it
       ++now_.stats.preemptions;
       SetPhase(*fork, Phase::kPreempted, now);
     }
-    Accept(*fork, last, probabilities, now);
+    Accept(*fork, probabilities, now);
   }
 }
 
-void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
+void EngineCore::KeepPromptLogprobs(const ScheduledRange& range) {
   RequestState& state = *range.sequence->state;
-  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  for (int32_t position = range.begin; position < range.end; ++position) {
-    const auto next = static_cast<size_t>(position) + 1;
-    const std::span<const float> row = logits.first(vocab_size);
-    logits = logits.subspan(vocab_size);
-    if (next >= static_cast<size_t>(state.prompt_size)) break;
-    state.prompt_logprobs[next - 1] =
-        LogprobsOf(row, range.sequence->tokens[next], *state.request.prompt_logprobs);
+  for (int32_t next = range.begin + 1; next <= std::min(range.end, state.prompt_size - 1); ++next) {
+    state.prompt_logprobs[static_cast<size_t>(next) - 1] =
+        LogprobsOf(model_.decoder->chosen()[num_accepted_++]);
   }
   if (range.end < state.prompt_size) return;
   state.owes_prompt_logprobs = false;
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float> logits) {
-  if (!now_.batch.choices.empty()) {
-    return TokenOf(model_.decoder->chosen()[num_accepted_++], sequence.sampling());
+void EngineCore::Accept(Sequence& sequence, std::span<const float> probabilities,
+                        Request::Time now) {
+  const kernels::ChosenToken& chosen = model_.decoder->chosen()[num_accepted_];
+  if (logits_hook_) {
+    const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
+    const auto row = static_cast<size_t>(now_.batch.choices[num_accepted_].row);
+    logits_hook_(sequence, model_.decoder->logits().subspan(row * vocab_size, vocab_size));
   }
-  if (logits_hook_) logits_hook_(sequence, logits);
-  const Request::Time begin = times_sampling_ ? Clock::now() : Request::Time();
-  SampledToken sampled =
-      sampler_.Sample(logits, sequence.sampling(),
-                      {.history = sequence.history,
-                       .eos_ids = model_.info.eos_ids,
-                       .output = sequence.output(),
-                       .num_generated = sequence.num_generated(),
-                       .uniform = UniformFor(sequence, sequence.index, sequence.size())});
-  if (times_sampling_) now_.stats.sample_seconds += Seconds(begin, Clock::now());
-  return sampled;
-}
-
-void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
-                        std::span<const float> probabilities, Request::Time now) {
-  SampledToken sampled = Sample(sequence, logits);
+  ++num_accepted_;
   if (sequence.sampling().max_tokens == 0) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
     return;
   }
   TokenEvent event = {.index = sequence.index,
-                      .token = sampled.token,
+                      .token = chosen.token,
                       .position = sequence.size(),
-                      .logprobs = std::move(sampled.logprobs),
                       .attention = {probabilities.begin(), probabilities.end()}};
+  if (sequence.sampling().logprobs) event.logprobs = LogprobsOf(chosen);
   if (EndsOutput(sequence, event.token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus(), std::move(event));
     return;
