@@ -100,7 +100,7 @@ class EngineCore {
   void FlattenAhead();
   void AddSequence(const ScheduledRange& range, StepBatch* batch);
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
-  void AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch);
+  void AddSample(const Sequence& sequence, int32_t position, StepBatch* batch);
   void AddPromptLogprob(const Sequence& sequence, int32_t position);
   void Start(StepRun* step);
   void RunAhead();
@@ -109,9 +109,10 @@ class EngineCore {
   const Sequence* Ahead(size_t i, size_t stages) const;
   void Commit();
   void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
-  void CommitRange(const ScheduledRange& range, std::span<const float> probabilities);
-  void KeepPromptLogprobs(const ScheduledRange& range);
-  void Accept(Sequence& sequence, std::span<const float> probabilities, Request::Time now);
+  void CommitRange(const ScheduledRange& range, std::span<const StepBatch::Output> outputs);
+  void KeepPromptLogprobs(const ScheduledRange& range, std::span<const StepBatch::Output> outputs);
+  void Accept(Sequence& sequence, const StepBatch::Output& sample, size_t choice,
+              Request::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
   void End(Sequence& sequence, FinishReason reason, const absl::Status& status,
            std::optional<TokenEvent> end_token = std::nullopt);
@@ -126,7 +127,6 @@ class EngineCore {
   StepRun ahead_;  // the step after it, if under way
   bool runs_ahead_ = true;
   int64_t steps_ahead_ = 0;
-  size_t num_accepted_ = 0;  // choices of the step used so far
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;

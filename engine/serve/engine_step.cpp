@@ -123,19 +123,19 @@ void EngineCore::Flatten() {
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchPointees();
     const auto& [sequence, begin, end] = now_.plan.ranges[i];
     AddSequence(now_.plan.ranges[i], &batch);
-    const bool all_logits = sequence->state->owes_prompt_logprobs;
+    const bool owes_logprobs = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
       const bool is_last = position + 1 == sequence->size();
-      if (all_logits || is_last) {
-        batch.logit_rows.push_back(static_cast<int32_t>(batch.num_rows()));
+      if (is_last) {
+        AddSample(*sequence, position, &batch);
+      } else if (owes_logprobs) {
+        AddPromptLogprob(*sequence, position);
       }
-      if (all_logits && !is_last) AddPromptLogprob(*sequence, position + 1);
       batch.token_ids.push_back(is_last ? sequence->newest
                                         : sequence->tokens[static_cast<size_t>(position)]);
       batch.positions.push_back(position);
       batch.slots.push_back(model_.cache->Slot(sequence->blocks, position));
     }
-    if (end == sequence->size()) AddChoices(*sequence, end, &batch);
     if (sequence->state->wants_attention && end == sequence->size()) {
       AddProbes(sequence->request().attention, end);
     }
@@ -153,11 +153,10 @@ void EngineCore::FlattenAhead() {
   for (const ScheduledRange& range : ahead_.plan.ranges) {
     while (now_.plan.ranges[static_cast<size_t>(choice)].sequence != range.sequence) ++choice;
     AddSequence(range, &batch);
-    batch.logit_rows.push_back(static_cast<int32_t>(batch.num_rows()));
+    AddSample(*range.sequence, range.begin, &batch);
     batch.token_ids.push_back(~choice);
     batch.positions.push_back(range.begin);
     batch.slots.push_back(model_.cache->Slot(range.sequence->blocks, range.begin));
-    AddChoices(*range.sequence, range.end, &batch);
   }
   ahead_.stats = {};
   ahead_.stats.sequences = ahead_.stats.decode_tokens =
@@ -175,42 +174,44 @@ void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 
-// Adds choices of the token at `position` from the last row so far, in the order of Accept().
-void EngineCore::AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch) {
+// Makes the next row, at `position`, an output that gives each sequence its next token, in the
+// order of the forks.
+void EngineCore::AddSample(const Sequence& sequence, int32_t position, StepBatch* batch) {
   const SamplingParams& params = sequence.sampling();
+  const int32_t next = position + 1;
+  batch->AddOutput(position, StepBatch::Output::Purpose::kSample);
   for (int32_t i = 0; i < sequence.width(); ++i) {
     const auto index = static_cast<uint32_t>(sequence.index + i);
     const double uniform =
-        params.greedy() ? 0 : UniformAt(params.seed, index, static_cast<uint64_t>(position));
+        params.greedy() ? 0 : UniformAt(params.seed, index, static_cast<uint64_t>(next));
     std::vector<kernels::TokenBias>* const biases = batch->NextBiases();
-    batch->choices.push_back(ChoiceOf(params,
-                                      {.history = sequence.history,
-                                       .eos_ids = model_.info.eos_ids,
-                                       .output = sequence.output(),
-                                       .num_generated = position - sequence.state->prompt_size,
-                                       .uniform = uniform},
-                                      biases));
-    batch->choices.back().row = std::ssize(batch->logit_rows) - 1;
+    batch->AddChoice(ChoiceOf(params,
+                              {.history = sequence.history,
+                               .eos_ids = model_.info.eos_ids,
+                               .output = sequence.output(),
+                               .num_generated = next - sequence.state->prompt_size,
+                               .uniform = uniform},
+                              biases));
     if (!biases->empty()) batch->KeepBiases();
   }
 }
 
-// Adds the choice that reports the log-probabilities of the prompt's token at `position`, from the
-// last row so far.
+// Makes the next row, at `position`, an output that tells of the prompt's token after it: the only
+// allowed id of the choice.
 void EngineCore::AddPromptLogprob(const Sequence& sequence, int32_t position) {
-  now_.batch.choices.push_back(
-      {.row = std::ssize(now_.batch.logit_rows) - 1,
-       .temperature = 0,
-       .allowed = std::span(sequence.tokens).subspan(static_cast<size_t>(position), 1),
-       .num_logprobs = *sequence.request().prompt_logprobs});
+  const std::span<const int32_t> tokens = sequence.tokens;
+  now_.batch.AddOutput(position, StepBatch::Output::Purpose::kPromptLogprob);
+  now_.batch.AddChoice({.temperature = 0,
+                        .allowed = tokens.subspan(static_cast<size_t>(position) + 1, 1),
+                        .num_logprobs = *sequence.request().prompt_logprobs});
 }
 
-// Adds probes of the last row so far, at position size - 1.
+// Adds probes of the last output, whose row is at position size - 1.
 void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   for (const auto& [layer, head] : heads) {
     const kvcache::HeadRef owner = model_.plan.sources(layer, head).scores;
     now_.batch.probes.push_back({.sequence = static_cast<int32_t>(now_.batch.sequences.size()) - 1,
-                                 .logit = static_cast<int32_t>(now_.batch.logit_rows.size()) - 1,
+                                 .output = static_cast<int32_t>(now_.batch.outputs.size()) - 1,
                                  .layer = owner.layer,
                                  .head = owner.head,
                                  .offset = now_.batch.num_probabilities});
@@ -218,80 +219,84 @@ void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   }
 }
 
+// Hands each range its outputs.
 void EngineCore::Commit() {
-  num_accepted_ = 0;
-  std::span<const float> probabilities = model_.decoder->probabilities();
+  std::span<const StepBatch::Output> left = now_.batch.outputs;
   for (size_t i = 0; i < now_.plan.ranges.size(); ++i) {
     if (const Sequence* far = Ahead(i, 3)) far->Prefetch();
     if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchSink();
+    size_t count = 0;
+    while (count < left.size() && static_cast<size_t>(left[count].range) == i) ++count;
     const ScheduledRange& range = now_.plan.ranges[i];
-    if (range.sequence == nullptr) {  // has ended under way; skips its one choice
-      ++num_accepted_;
-      continue;
-    }
-    const Sequence& sequence = *range.sequence;
-    const bool tells_attention = range.end == sequence.size() && sequence.state->wants_attention;
-    const size_t heads = tells_attention ? sequence.request().attention.size() : 0;
-    const size_t count = heads * static_cast<size_t>(range.end);
-    CommitRange(range, probabilities.first(count));
-    probabilities = probabilities.subspan(count);
+    // Null: the sequence has ended while the step was under way.
+    if (range.sequence != nullptr) CommitRange(range, left.first(count));
+    left = left.subspan(count);
   }
 }
 
-// probabilities: of the requested heads, if the range ends the sequence.
-void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> probabilities) {
+void EngineCore::CommitRange(const ScheduledRange& range,
+                             std::span<const StepBatch::Output> outputs) {
   const Request::Time now = Clock::now();
   Sequence& sequence = *range.sequence;
   sequence.computed = range.end;
   sequence.most_computed = std::max(sequence.most_computed, range.end);
   scheduler_.Publish(sequence);
-  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range);
-  if (range.end != sequence.size()) return;  // more of its tokens are to be computed
+  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, outputs);
+  if (outputs.empty() || outputs.back().purpose != StepBatch::Output::Purpose::kSample) {
+    return;  // more of its tokens are to be computed
+  }
+  const StepBatch::Output& sample = outputs.back();
   if (sequence.forked) {
-    Accept(sequence, probabilities, now);
+    Accept(sequence, sample, sample.first_choice, now);
     return;
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
-  Accept(sequence, probabilities, now);
+  size_t choice = sample.first_choice;
+  Accept(sequence, sample, choice++, now);
   for (Sequence* fork : forks) {
     if (fork->computed == 0) {  // there was no room for it
       ++now_.stats.preemptions;
       SetPhase(*fork, Phase::kPreempted, now);
     }
-    Accept(*fork, probabilities, now);
+    Accept(*fork, sample, choice++, now);
   }
 }
 
-void EngineCore::KeepPromptLogprobs(const ScheduledRange& range) {
+void EngineCore::KeepPromptLogprobs(const ScheduledRange& range,
+                                    std::span<const StepBatch::Output> outputs) {
   RequestState& state = *range.sequence->state;
-  for (int32_t next = range.begin + 1; next <= std::min(range.end, state.prompt_size - 1); ++next) {
-    state.prompt_logprobs[static_cast<size_t>(next) - 1] =
-        LogprobsOf(model_.decoder->chosen()[num_accepted_++]);
+  for (const StepBatch::Output& output : outputs) {
+    if (output.purpose != StepBatch::Output::Purpose::kPromptLogprob) continue;
+    state.prompt_logprobs[static_cast<size_t>(output.position)] =
+        LogprobsOf(model_.decoder->chosen()[output.first_choice]);
   }
   if (range.end < state.prompt_size) return;
   state.owes_prompt_logprobs = false;
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-void EngineCore::Accept(Sequence& sequence, std::span<const float> probabilities,
+// Gives the sequence the token of `choice`.
+void EngineCore::Accept(Sequence& sequence, const StepBatch::Output& sample, size_t choice,
                         Request::Time now) {
-  const kernels::ChosenToken& chosen = model_.decoder->chosen()[num_accepted_];
   if (logits_hook_) {
     const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-    const auto row = static_cast<size_t>(now_.batch.choices[num_accepted_].row);
+    const auto row = static_cast<size_t>(now_.batch.choices[choice].row);
     logits_hook_(sequence, model_.decoder->logits().subspan(row * vocab_size, vocab_size));
   }
-  ++num_accepted_;
   if (sequence.sampling().max_tokens == 0) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
     return;
   }
-  TokenEvent event = {.index = sequence.index,
-                      .token = chosen.token,
-                      .position = sequence.size(),
-                      .attention = {probabilities.begin(), probabilities.end()}};
+  const kernels::ChosenToken& chosen = model_.decoder->chosen()[choice];
+  TokenEvent event = {.index = sequence.index, .token = chosen.token, .position = sequence.size()};
   if (sequence.sampling().logprobs) event.logprobs = LogprobsOf(chosen);
+  if (sequence.state->wants_attention) {
+    const size_t seen = static_cast<size_t>(sample.position) + 1;
+    const std::span<const float> probabilities = model_.decoder->probabilities().subspan(
+        sample.first_probability, sequence.request().attention.size() * seen);
+    event.attention.assign(probabilities.begin(), probabilities.end());
+  }
   if (EndsOutput(sequence, event.token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus(), std::move(event));
     return;
