@@ -19,9 +19,11 @@ void HostChoices::Choose(ConstRows logits, std::span<const TokenChoice> choices,
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   STRATA_CHECK(num_chosen_ - num_taken_ < Backend::kMostUntaken, "answers are taken in time");
-  std::vector<ChosenToken>& answer = answers_[num_chosen_++ % Backend::kMostUntaken];
-  answer.reserve(choices.size());  // no more than that: WorkingBytes() bounds it
-  answer.resize(choices.size());
+  Answer& answer = answers_[num_chosen_++ % Backend::kMostUntaken];
+  answer.chosen.reserve(choices.size());  // no more than that: WorkingBytes() bounds it
+  answer.chosen.resize(choices.size());
+  answer.ids_only = std::ranges::all_of(
+      choices, [](const TokenChoice& choice) { return choice.num_logprobs < 0; });
   // Ranges of equal length, each with a sampler of its own.
   const int64_t small = (std::ssize(choices) * logits.num_cols + kSmallLogits - 1) / kSmallLogits;
   const int64_t ranges = std::clamp<int64_t>(small, 1, MostSamplers(pool.num_threads()));
@@ -34,7 +36,7 @@ void HostChoices::Choose(ConstRows logits, std::span<const TokenChoice> choices,
       STRATA_CHECK(choice.row >= 0 && choice.row < logits.num_rows, "rows are rows of the logits");
       sampler.Choose(
           {logits.data + choice.row * logits.stride, static_cast<size_t>(logits.num_cols)}, choice,
-          &answer[static_cast<size_t>(i)]);
+          &answer.chosen[static_cast<size_t>(i)]);
     }
   });
   seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
@@ -42,15 +44,19 @@ void HostChoices::Choose(ConstRows logits, std::span<const TokenChoice> choices,
 
 void HostChoices::Take(std::span<ChosenToken> chosen) {
   STRATA_CHECK(num_taken_ < num_chosen_, "tokens were chosen");
-  const std::vector<ChosenToken>& answer = answers_[num_taken_++ % Backend::kMostUntaken];
-  STRATA_CHECK(answer.size() == chosen.size(), "a token for every choice");
-  std::ranges::copy(answer, chosen.begin());
+  const Answer& answer = answers_[num_taken_++ % Backend::kMostUntaken];
+  STRATA_CHECK(answer.chosen.size() == chosen.size(), "a token for every choice");
+  if (!answer.ids_only) {
+    std::ranges::copy(answer.chosen, chosen.begin());
+    return;
+  }
+  for (size_t i = 0; i < chosen.size(); ++i) chosen[i].token = answer.chosen[i].token;
 }
 
 size_t HostChoices::bytes() const {
   size_t bytes = samplers_.capacity() * sizeof(HostSampler);
   for (const HostSampler& sampler : samplers_) bytes += sampler.scratch_bytes();
-  for (const auto& answer : answers_) bytes += answer.capacity() * sizeof(ChosenToken);
+  for (const Answer& answer : answers_) bytes += answer.chosen.capacity() * sizeof(ChosenToken);
   return bytes;
 }
 

@@ -24,7 +24,9 @@ class HostChoices {
 
   // The token of choices[i] of the last Choose().
   int32_t token(int32_t i) const {
-    return answers_[(num_chosen_ - 1) % Backend::kMostUntaken].at(static_cast<size_t>(i)).token;
+    return answers_[(num_chosen_ - 1) % Backend::kMostUntaken]
+        .chosen.at(static_cast<size_t>(i))
+        .token;
   }
 
   double seconds() const { return seconds_; }  // in Choose() so far
@@ -33,8 +35,14 @@ class HostChoices {
   static size_t MostBytes(const StepLimits& limits, int num_threads);
 
  private:
+  // Of one call.
+  struct Answer {
+    std::vector<ChosenToken> chosen;
+    bool ids_only = false;  // no log-probabilities are wanted
+  };
+
   std::vector<HostSampler> samplers_;
-  std::vector<ChosenToken> answers_[Backend::kMostUntaken];
+  Answer answers_[Backend::kMostUntaken];
   int64_t num_chosen_ = 0;  // calls
   int64_t num_taken_ = 0;
   double seconds_ = 0;
