@@ -53,6 +53,7 @@ struct BackendCounters {
   // Device time of the steps whose tokens were taken, each from its first operation to its last, by
   // the device's own clock. 0 unless BackendOptions::times_steps is set.
   double step_seconds = 0;
+  double choice_seconds = 0;  // CPU: in ChooseTokens()
 };
 
 // Bytes of a device that has memory of its own.
@@ -147,7 +148,7 @@ class Backend {
                                                             MatrixFormat stored) = 0;
 
   // out[i, :] = table[ids[i], :]; an id below 0, ~i: the token of choices[i] of the last
-  // ChooseTokens().
+  // ChooseTokens(). REQUIRES: none of those choices has allowed ids.
   virtual void Embed(const Matrix& table, std::span<const int32_t> ids, Rows out) = 0;
   // With n = norm(x), out[i, j]  = sum_k n[i, k] * w[j, k]        (kSet)
   //                   out[i, j] += sum_k n[i, k] * w[j, k]        (kAdd: one addition, last)
@@ -173,14 +174,16 @@ class Backend {
   virtual void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                                       const HeadAttention& head, float* out) = 0;
 
-  // Whether the backend chooses tokens where the logits are. If not, the host reads the logits.
-  virtual bool chooses_tokens() const { return false; }
-  // Chooses one token for each choice from its row of `logits`, [rows, vocab], and does not wait.
-  // TakeChosen() waits for the oldest choices not taken yet and writes their tokens, or returns the
-  // device's failure. At most kMostUntaken calls may be untaken. REQUIRES: chooses_tokens().
+  // Whether operations run while the host goes on. The engine then starts a step before it takes
+  // the tokens of the step before.
+  virtual bool asynchronous() const { return false; }
+  // Chooses one token for each choice from its row of `logits`, [rows, vocab]. Does not wait,
+  // unless a choice needs the host. TakeChosen() waits for the oldest choices not taken yet and
+  // writes their tokens, [choices], or returns the device's failure. At most kMostUntaken calls may
+  // be untaken.
   static constexpr int kMostUntaken = 2;
-  virtual void ChooseTokens(ConstRows, std::span<const TokenChoice>) {}
-  virtual absl::Status TakeChosen(std::span<ChosenToken> /*[choices]*/) { return absl::OkStatus(); }
+  virtual void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) = 0;
+  virtual absl::Status TakeChosen(std::span<ChosenToken> chosen) = 0;
 };
 
 struct BackendOptions {

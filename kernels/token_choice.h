@@ -4,7 +4,7 @@
 #include <limits>
 #include <span>
 
-// Choice of a token from logits, for backends that choose where the logits are.
+// Choice of a token from logits, where the logits are.
 namespace strata::kernels {
 
 struct SeenToken {
@@ -18,8 +18,9 @@ struct TokenBias {
 constexpr float kBarred = -std::numeric_limits<float>::infinity();
 
 // A choice from one row of logits, [vocab]. In this order: repetition, frequency and presence
-// penalties of `seen`, biases, temperature, min-p, top-k, top-p, one draw. A logit that is not
-// finite is impossible; if all are, token 0 is chosen. The spans stay valid during the call.
+// penalties of `seen`, biases, allowed ids, temperature, min-p, top-k, top-p, one draw. A logit
+// that is not finite is impossible; if all are, token 0 is chosen. The spans stay valid during the
+// call.
 struct TokenChoice {
   int64_t row = 0;
   float temperature = 1;  // 0: the highest logit, of equals the lowest id
@@ -31,6 +32,10 @@ struct TokenChoice {
   float presence_penalty = 0;
   std::span<const SeenToken> seen = {};  // each id once
   std::span<const TokenBias> biases = {};
+  // Only these ids are chosen, however unlikely; empty: all ids. If all of them are barred, the
+  // bars do not apply. A single allowed id is a given token: the choice reports its
+  // log-probabilities.
+  std::span<const int32_t> allowed = {};
   double uniform =
       0;  // in [0, 1): the draw among kept tokens, likeliest first, of equals the lower id
   int32_t num_logprobs =
@@ -39,7 +44,8 @@ struct TokenChoice {
 
 constexpr int32_t kMaxLogprobs = 20;
 
-// Log-probabilities are of the row's logits before every step of TokenChoice.
+// Log-probabilities are of the row's logits before every step of TokenChoice. Without
+// TokenChoice::num_logprobs only the token is written.
 struct ChosenToken {
   int32_t token = 0;
   int32_t rank = 0;  // among all tokens, from 1

@@ -60,6 +60,18 @@ struct SamplingDefaults {
   std::optional<float> min_p = {};
   std::optional<float> repetition_penalty = {};
   std::optional<int32_t> max_tokens = {};
+
+  // The parameters of a request that omits them all.
+  SamplingParams Params() const {
+    SamplingParams params;
+    params.temperature = temperature.value_or(params.temperature);
+    params.top_k = top_k.value_or(params.top_k);
+    params.top_p = top_p.value_or(params.top_p);
+    params.min_p = min_p.value_or(params.min_p);
+    params.repetition_penalty = repetition_penalty.value_or(params.repetition_penalty);
+    params.max_tokens = max_tokens.value_or(params.max_tokens);
+    return params;
+  }
 };
 
 // A query head of a layer, both from 0.

@@ -36,6 +36,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(
 absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& cache) {
   STRATA_CHECK(batch.num_rows() >= 1 && batch.num_rows() <= max_rows_, "a step fits the scratch");
   RETURN_IF_ERROR(PrepareProbes(batch));
+  output_rows_.clear();
+  for (const StepBatch::Output& output : batch.outputs) output_rows_.push_back(output.row);
 
   const bool decodes = batch.num_rows() == std::ssize(batch.sequences);
   backend_->BeginStep(/*repeats=*/decodes);
@@ -52,7 +54,7 @@ absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& c
                      First(residual_, num_rows), Backend::Store::kAdd);
     FeedForward(num_rows, layer);
   }
-  RETURN_IF_ERROR(ComputeLogits(batch, rows->logit_rows));
+  RETURN_IF_ERROR(ComputeLogits(batch));
   if (batch.num_probabilities > 0) {
     backend_->CopyToHost(std::as_writable_bytes(std::span(host_probabilities_)),
                          probabilities_->data());
@@ -60,22 +62,15 @@ absl::Status Decoder::Start(const StepBatch& batch, const kernels::PagedArena& c
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::span<const float>> Decoder::Finish(const StepBatch& batch) {
+absl::Status Decoder::Finish(const StepBatch& batch) {
   chosen_.resize(batch.choices.size());
-  if (!batch.choices.empty()) {
-    RETURN_IF_ERROR(backend_->TakeChosen(chosen_));
-    return std::span<const float>();
-  }
-  RETURN_IF_ERROR(backend_->Synchronize());
-  const size_t count = batch.logit_rows.size() * static_cast<size_t>(spec_.vocab_size);
-  if (count == 0) return std::span<const float>();
-  return std::span(logits_->host_readable() ? logits_->floats() : host_logits_.data(), count);
+  return batch.choices.empty() ? backend_->Synchronize() : backend_->TakeChosen(chosen_);
 }
 
 // The batch with padding rows up to the backend's PaddedRows, if there is scratch for them.
 const StepBatch& Decoder::Padded(const StepBatch& batch) {
   const int64_t rows = std::min(backend_->PaddedRows(batch.num_rows()), max_rows_);
-  if (rows <= batch.num_rows() || std::ssize(batch.logit_rows) < batch.num_rows()) return batch;
+  if (rows <= batch.num_rows() || std::ssize(output_rows_) < batch.num_rows()) return batch;
   const auto count = static_cast<size_t>(rows);
   padded_.token_ids = batch.token_ids;
   padded_.token_ids.resize(count, 0);
@@ -84,22 +79,22 @@ const StepBatch& Decoder::Padded(const StepBatch& batch) {
   padded_.slots = batch.slots;
   padded_.slots.resize(count, kernels::kNoSlot);
   padded_.sequences = batch.sequences;
-  padded_.logit_rows.assign(all_rows_.begin(), all_rows_.begin() + rows);
+  output_rows_.assign(all_rows_.begin(), all_rows_.begin() + rows);
   padded_.probes = batch.probes;
   return padded_;
 }
 
-// Moves the wanted rows of all buffers that later layers read to the front of the buffers. Returns
-// the batch of these rows.
+// Moves the outputs' rows of all buffers that later layers read to the front of the buffers.
+// Returns the batch of these rows.
 const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
-  const auto count = static_cast<int64_t>(batch.logit_rows.size());
+  const auto count = std::ssize(output_rows_);
   if (count == batch.num_rows()) return batch;
-  for (const Rows& rows : kept_rows_) MoveToFront(First(rows, batch.num_rows()), batch.logit_rows);
+  for (const Rows& rows : kept_rows_) MoveToFront(First(rows, batch.num_rows()), output_rows_);
   wanted_.Clear();
-  auto wanted = batch.logit_rows.begin();
+  auto wanted = output_rows_.cbegin();
   for (const kernels::SequenceRows& sequence : batch.sequences) {
     const int64_t end = sequence.first_row + sequence.num_rows;
-    for (; wanted != batch.logit_rows.end() && *wanted < end; ++wanted) {
+    for (; wanted != output_rows_.cend() && *wanted < end; ++wanted) {
       const auto row = static_cast<size_t>(*wanted);
       const bool follows =
           wanted_.num_rows() > 0 && *wanted > sequence.first_row && wanted[-1] == *wanted - 1;
@@ -112,25 +107,25 @@ const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
         next.first_position = batch.positions[row];
         wanted_.sequences.push_back(next);
       }
-      wanted_.logit_rows.push_back(static_cast<int32_t>(wanted_.num_rows()));
       wanted_.token_ids.push_back(batch.token_ids[row]);
       wanted_.positions.push_back(batch.positions[row]);
       wanted_.slots.push_back(batch.slots[row]);
     }
   }
+  output_rows_.assign(all_rows_.begin(), all_rows_.begin() + count);
   wanted_.probes = batch.probes;
   for (StepBatch::Probe& probe : wanted_.probes) {
     // A probe's row is its sequence's last row, so it is in the sequence's last run.
     const auto after = std::find_if(
         wanted_.sequences.begin(), wanted_.sequences.end(),
-        [&](const kernels::SequenceRows& rows) { return rows.first_row > probe.logit; });
+        [&](const kernels::SequenceRows& rows) { return rows.first_row > probe.output; });
     probe.sequence = static_cast<int32_t>(after - wanted_.sequences.begin()) - 1;
   }
   return wanted_;
 }
 
-// Decode rows are already at the front, in a step of decodes alone and before chunks without wanted
-// logits, so no copy is needed.
+// Decode rows are already at the front, in a step of decodes alone and before chunks without
+// outputs, so no copy is needed.
 void Decoder::MoveToFront(Rows x, std::span<const int32_t> rows) {
   if (std::ranges::equal(rows, std::span(all_rows_).first(rows.size()))) return;
   backend_->GatherRows(x, rows, First(x, std::ssize(rows)));
@@ -168,7 +163,7 @@ void Decoder::RunProbes(const StepBatch& batch, const kernels::PagedArena& cache
     const auto owner =
         std::lower_bound(plan.owner_heads.begin(), plan.owner_heads.end(), probe.head);
     STRATA_CHECK(owner != plan.owner_heads.end() && *owner == probe.head, "it computes its scores");
-    const int32_t row = batch.logit_rows[static_cast<size_t>(probe.logit)];
+    const int32_t row = output_rows_[static_cast<size_t>(probe.output)];
     kernels::SequenceRows sequence = batch.sequences[static_cast<size_t>(probe.sequence)];
     sequence.first_row = row;
     sequence.num_rows = 1;
@@ -213,36 +208,43 @@ kernels::RmsNorm Decoder::Norm(const std::unique_ptr<kernels::Buffer>& weight) c
   return {.weight = weight->floats(), .epsilon = spec_.norm_epsilon};
 }
 
-// Leaves [rows, vocab] in logits_, and also in host_logits_ if the host is to choose from them and
-// cannot read logits_. `rows`: the current rows of the batch's logit rows, and of its padding.
-absl::Status Decoder::ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows) {
-  if (rows.empty()) return absl::OkStatus();
-  const auto count = static_cast<int64_t>(rows.size());
+// Computes the logits of the outputs' rows and of padding, and has the backend choose from them.
+absl::Status Decoder::ComputeLogits(const StepBatch& batch) {
+  read_logits_ = {};
+  if (output_rows_.empty()) return absl::OkStatus();
+  const auto count = std::ssize(output_rows_);
   const size_t bytes =
-      rows.size() * static_cast<size_t>(LogitsStride(spec_.vocab_size)) * sizeof(float);
+      output_rows_.size() * static_cast<size_t>(LogitsStride(spec_.vocab_size)) * sizeof(float);
   if (logits_ == nullptr || logits_->size() < bytes) {
     logits_.reset();
     ASSIGN_OR_RETURN(auto grown, backend_->Allocate(bytes));
     logits_ = std::move(grown);
   }
-  MoveToFront(residual_, rows);
+  MoveToFront(residual_, output_rows_);
   const int64_t vocab = spec_.vocab_size;
   const int64_t stride = logits_->host_readable() ? vocab : LogitsStride(vocab);
   const Rows logits = {logits_->floats(), count, vocab, stride};
   backend_->MatMul(weights_->lm_head(), First(residual_, count), Norm(weights_->final_norm), logits,
                    Backend::Store::kSet);
-  if (!batch.choices.empty()) {
-    backend_->ChooseTokens(logits, batch.choices);
-  } else if (!logits_->host_readable()) {
-    const auto wanted = static_cast<size_t>(std::ssize(batch.logit_rows) * stride);
-    host_logits_.resize(std::max(host_logits_.size(), wanted));
-    backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_).first(wanted)),
-                         logits_->data());
-    for (int64_t i = 1; i < std::ssize(batch.logit_rows) && stride != vocab; ++i) {
-      std::copy_n(host_logits_.data() + i * stride, vocab, host_logits_.data() + i * vocab);
-    }
-  }
+  if (batch.reads_logits) ReadLogits(First(logits, std::ssize(batch.outputs)));
+  backend_->ChooseTokens(logits, batch.choices);
   return absl::OkStatus();
+}
+
+// Copies the logits to the host, without a gap between rows, if it cannot read them in place.
+void Decoder::ReadLogits(Rows logits) {
+  const auto count = static_cast<size_t>(logits.num_rows * logits.num_cols);
+  if (logits_->host_readable()) {
+    read_logits_ = {logits.data, count};
+    return;
+  }
+  host_logits_.resize(static_cast<size_t>(logits.num_rows * logits.stride));
+  backend_->CopyToHost(std::as_writable_bytes(std::span(host_logits_)), logits_->data());
+  for (int64_t i = 1; i < logits.num_rows && logits.stride != logits.num_cols; ++i) {
+    std::copy_n(host_logits_.data() + i * logits.stride, logits.num_cols,
+                host_logits_.data() + i * logits.num_cols);
+  }
+  read_logits_ = std::span(host_logits_).first(count);
 }
 
 }  // namespace strata::engine

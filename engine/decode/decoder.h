@@ -27,7 +27,7 @@ namespace strata::engine {
 // its own value plane. Both give the same probabilities, to the bit, without a T x T matrix. A head
 // that shares scores and values with an earlier one takes its finished output.
 //
-// After the last layer that writes to the cache, only rows with wanted logits run.
+// After the last layer that writes to the cache, only rows of outputs run.
 //
 // One thread. Scratch is allocated once, for `max_rows` rows.
 class Decoder {
@@ -39,17 +39,18 @@ class Decoder {
       const kvcache::PlaneMap& planes, const Weights* weights, kernels::Backend* backend,
       int32_t max_rows);
 
-  // Writes the rows' planes to the cache and computes the logits of batch.logit_rows. With
-  // batch.choices, which the backend chooses, Start() does not wait: up to kMostUntaken batches may
-  // be started before the first is finished. Without choices a batch must be finished before the
-  // next Start(). REQUIRES: 1 <= num_rows <= max_rows.
+  // Writes the rows' planes to the cache, computes the logits of batch.outputs and has the backend
+  // make batch.choices from them. Up to kMostUntaken batches with choices may be started
+  // before the first is finished; a batch without choices must be finished before the next Start().
+  // REQUIRES: 1 <= num_rows <= max_rows.
   absl::Status Start(const StepBatch& batch, const kernels::PagedArena& cache);
-  // Waits for the oldest batch started. Returns its logits, [logit_rows, vocab], valid until the
-  // next Start; empty if the backend chose from them. An error is the device's.
-  absl::StatusOr<std::span<const float>> Finish(const StepBatch& batch);
+  // Waits for the oldest batch started. An error is the device's.
+  absl::Status Finish(const StepBatch& batch);
 
-  // The tokens chosen for the batch that was finished last.
+  // The tokens chosen for the batch that was finished last, [choices].
   std::span<const kernels::ChosenToken> chosen() const { return chosen_; }
+  // The logits of the last batch started, if it reads them, [outputs, vocab], until the next Start.
+  std::span<const float> logits() const { return read_logits_; }
   // The probabilities for the last batch's probes, until the next Start.
   std::span<const float> probabilities() const { return host_probabilities_; }
 
@@ -82,7 +83,8 @@ class Decoder {
   void MoveToFront(kernels::Rows x, std::span<const int32_t> rows);
   absl::Status PrepareProbes(const StepBatch& batch);
   void RunProbes(const StepBatch& batch, const kernels::PagedArena& cache, size_t layer);
-  absl::Status ComputeLogits(const StepBatch& batch, std::span<const int32_t> rows);
+  absl::Status ComputeLogits(const StepBatch& batch);
+  void ReadLogits(kernels::Rows logits);
 
   const ModelSpec spec_;
   const Weights* const weights_;
@@ -99,10 +101,12 @@ class Decoder {
   std::vector<kernels::Rows> kept_rows_;     // buffers that layers after last_writer_ still read
   std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
   std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
+  std::vector<int32_t> output_rows_;         // current rows of the outputs, and of padding
   StepBatch padded_;                         // a step of decodes with padding rows
-  StepBatch wanted_;                         // the rows of a step with wanted logits
+  StepBatch wanted_;                         // the rows of a step's outputs
   std::unique_ptr<kernels::Buffer> logits_;  // [most rows asked for so far, vocab]
   std::vector<float> host_logits_;
+  std::span<const float> read_logits_;  // logits_ or host_logits_
   std::vector<kernels::ChosenToken> chosen_;
   std::unique_ptr<kernels::Buffer> probabilities_;  // [most asked for so far]
   std::vector<float> host_probabilities_;

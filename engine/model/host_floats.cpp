@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 
 namespace strata::engine {
 namespace {

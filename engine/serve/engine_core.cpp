@@ -21,7 +21,6 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
     : model_(std::move(model)),
       priority_ageing_(options.priority_ageing),
       observer_(options.observer),
-      times_sampling_(observer_ != nullptr && observer_->TimesSampling()),
       scheduler_({.max_batch_tokens = model_.info.max_batch_tokens,
                   .max_prefill_chunk = model_.info.max_prefill_chunk,
                   .max_running = options.max_running,

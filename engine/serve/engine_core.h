@@ -14,7 +14,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/decode/sampler.h"
 #include "engine/decode/step_batch.h"
 #include "engine/serve/engine.h"
 #include "engine/serve/load_model.h"
@@ -51,7 +50,7 @@ class EngineCore {
   // memory is short in a step, its requests end with INTERNAL and the core goes on. If the device
   // has failed, all requests do.
   //
-  // If the backend chooses tokens, Execute starts the next step before it waits for this one's
+  // If the backend is asynchronous, Execute starts the next step before it waits for this one's
   // tokens, provided that the next step only continues this one's decodes (Scheduler::NextAhead):
   // the device then has work while the host hands out tokens. A sequence that ends meanwhile has
   // its token in the next step dropped. The next Plan then takes that step, and waiting sequences
@@ -70,7 +69,8 @@ class EngineCore {
   // used again.
   using ReleaseHook = std::function<void(const std::string& id)>;
   void set_release_hook(ReleaseHook hook) { release_hook_ = std::move(hook); }
-  // Called before the host chooses a token, with the logits that decide it. For tests.
+  // Called before a sequence gets a token, with the logits that decided it; no step then starts
+  // early. For tests.
   using LogitsHook = std::function<void(const Sequence&, std::span<const float>)>;
   void set_logits_hook(LogitsHook hook) { logits_hook_ = std::move(hook); }
 
@@ -100,21 +100,19 @@ class EngineCore {
   void FlattenAhead();
   void AddSequence(const ScheduledRange& range, StepBatch* batch);
   void AddProbes(std::span<const AttentionHead> heads, int32_t size);
-  bool BackendChooses() const;
-  void AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch);
+  void AddSample(const Sequence& sequence, int32_t position, StepBatch* batch);
+  void AddPromptLogprob(const Sequence& sequence, int32_t position);
   void Start(StepRun* step);
   void RunAhead();
   void Fail(const absl::Status& status);
   void TellStep(Request::Time begin, Request::Time forwarded);
   const Sequence* Ahead(size_t i, size_t stages) const;
-  void Commit(std::span<const float> logits);
+  void Commit();
   void SetPhase(Sequence& sequence, Phase phase, Request::Time now);
-  SampledToken Sample(const Sequence& sequence, std::span<const float> logits);
-  void CommitRange(const ScheduledRange& range, std::span<const float> logits,
-                   std::span<const float> probabilities);
-  void KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits);
-  void Accept(Sequence& sequence, std::span<const float> logits,
-              std::span<const float> probabilities, Request::Time now);
+  void CommitRange(const ScheduledRange& range, std::span<const StepBatch::Output> outputs);
+  void KeepPromptLogprobs(const ScheduledRange& range, std::span<const StepBatch::Output> outputs);
+  void Accept(Sequence& sequence, const StepBatch::Output& sample, size_t choice,
+              Request::Time now);
   bool EndsOutput(const Sequence& sequence, int32_t token) const;
   void End(Sequence& sequence, FinishReason reason, const absl::Status& status,
            std::optional<TokenEvent> end_token = std::nullopt);
@@ -123,15 +121,12 @@ class EngineCore {
   const LoadedModel model_;
   const std::chrono::milliseconds priority_ageing_;
   EngineObserver* const observer_;  // may be null
-  const bool times_sampling_;
   Scheduler scheduler_;
   StepPacer pacer_;
-  Sampler sampler_;
   StepRun now_;
   StepRun ahead_;  // the step after it, if under way
   bool runs_ahead_ = true;
   int64_t steps_ahead_ = 0;
-  size_t num_accepted_ = 0;  // choices of the step used so far
   std::vector<double> first_token_seconds_;
   std::vector<double> inter_token_seconds_;
   int64_t steps_ = 0;

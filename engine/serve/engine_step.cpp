@@ -3,8 +3,7 @@
 #include <algorithm>
 
 #include "engine/base/clock.h"
-#include "engine/decode/logprobs.h"
-#include "engine/serve/backend_choice.h"
+#include "engine/decode/token_choice.h"
 #include "engine/serve/engine_core.h"
 
 namespace strata::engine {
@@ -41,14 +40,13 @@ void EngineCore::Execute() {
   inter_token_seconds_.clear();
   if (!now_.is_under_way) Start(&now_);
   if (runs_ahead_) RunAhead();
-  const absl::StatusOr<std::span<const float>> logits =
-      now_.started.ok() ? model_.decoder->Finish(now_.batch) : now_.started;
+  const absl::Status status = now_.started.ok() ? model_.decoder->Finish(now_.batch) : now_.started;
   now_.is_under_way = false;
   const Request::Time forwarded = Clock::now();
-  if (logits.ok()) {
-    Commit(*logits);
+  if (status.ok()) {
+    Commit();
   } else {
-    Fail(logits.status());
+    Fail(status);
   }
   ++steps_;
   last_step_end_ = Clock::now();
@@ -64,10 +62,15 @@ void EngineCore::Start(StepRun* step) {
   const kernels::BackendCounters after = model_.backend->counters();
   step->stats.cache_bytes_read = after.cache_bytes_read - before.cache_bytes_read;
   step->stats.cache_bytes_written = after.cache_bytes_written - before.cache_bytes_written;
+  step->stats.sample_seconds = after.choice_seconds - before.choice_seconds;
 }
 
 void EngineCore::RunAhead() {
-  if (now_.batch.choices.empty() || !now_.started.ok()) return;
+  if (!model_.backend->asynchronous() || !now_.started.ok() || now_.batch.reads_logits) return;
+  const auto is_limited = [](const kernels::TokenChoice& choice) {
+    return !choice.allowed.empty();  // the host may have to make it
+  };
+  if (std::ranges::any_of(now_.batch.choices, is_limited)) return;
   if (!scheduler_.NextAhead(now_.plan, &ahead_.plan)) return;
   FlattenAhead();
   Start(&ahead_);
@@ -112,7 +115,7 @@ void EngineCore::Flatten() {
   StepBatch& batch = now_.batch;
   StepStats& stats = now_.stats;
   batch.Clear();
-  const bool backend_chooses = BackendChooses();
+  batch.reads_logits = logits_hook_ != nullptr;
   stats.sequences = static_cast<int32_t>(now_.plan.ranges.size());
   stats.preemptions = static_cast<int32_t>(now_.plan.preempted.size());
   for (size_t i = 0; i < now_.plan.ranges.size(); ++i) {
@@ -120,18 +123,19 @@ void EngineCore::Flatten() {
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchPointees();
     const auto& [sequence, begin, end] = now_.plan.ranges[i];
     AddSequence(now_.plan.ranges[i], &batch);
-    const bool all_logits = sequence->state->owes_prompt_logprobs;
+    const bool owes_logprobs = sequence->state->owes_prompt_logprobs;
     for (int32_t position = begin; position < end; ++position) {
       const bool is_last = position + 1 == sequence->size();
-      if (all_logits || is_last) {
-        batch.logit_rows.push_back(static_cast<int32_t>(batch.num_rows()));
+      if (is_last) {
+        AddSample(*sequence, position, &batch);
+      } else if (owes_logprobs) {
+        AddPromptLogprob(*sequence, position);
       }
       batch.token_ids.push_back(is_last ? sequence->newest
                                         : sequence->tokens[static_cast<size_t>(position)]);
       batch.positions.push_back(position);
       batch.slots.push_back(model_.cache->Slot(sequence->blocks, position));
     }
-    if (backend_chooses && end == sequence->size()) AddChoices(*sequence, end, &batch);
     if (sequence->state->wants_attention && end == sequence->size()) {
       AddProbes(sequence->request().attention, end);
     }
@@ -149,11 +153,10 @@ void EngineCore::FlattenAhead() {
   for (const ScheduledRange& range : ahead_.plan.ranges) {
     while (now_.plan.ranges[static_cast<size_t>(choice)].sequence != range.sequence) ++choice;
     AddSequence(range, &batch);
-    batch.logit_rows.push_back(static_cast<int32_t>(batch.num_rows()));
+    AddSample(*range.sequence, range.begin, &batch);
     batch.token_ids.push_back(~choice);
     batch.positions.push_back(range.begin);
     batch.slots.push_back(model_.cache->Slot(range.sequence->blocks, range.begin));
-    AddChoices(*range.sequence, range.end, &batch);
   }
   ahead_.stats = {};
   ahead_.stats.sequences = ahead_.stats.decode_tokens =
@@ -171,32 +174,44 @@ void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 
-// The host chooses, from the logits of the whole step, if logits are wanted for more than a choice,
-// or if a list of allowed ids would bar nearly all of the vocabulary by biases.
-bool EngineCore::BackendChooses() const {
-  return model_.backend->chooses_tokens() && !logits_hook_ &&
-         std::none_of(now_.plan.ranges.begin(), now_.plan.ranges.end(),
-                      [](const ScheduledRange& range) {
-                        return range.sequence->state->owes_prompt_logprobs ||
-                               !range.sequence->sampling().allowed_ids.empty();
-                      });
-}
-
-// Adds choices of the token at `position` from the last row so far, in the order of Accept().
-void EngineCore::AddChoices(const Sequence& sequence, int32_t position, StepBatch* batch) {
+// Makes the next row, at `position`, an output that gives each sequence its next token, in the
+// order of the forks.
+void EngineCore::AddSample(const Sequence& sequence, int32_t position, StepBatch* batch) {
+  const SamplingParams& params = sequence.sampling();
+  const int32_t next = position + 1;
+  batch->AddOutput(position, StepBatch::Output::Purpose::kSample);
   for (int32_t i = 0; i < sequence.width(); ++i) {
-    batch->choices.push_back(
-        ChoiceOf(sequence, sequence.index + i, position, model_.info.eos_ids, &batch->biases));
-    batch->choices.back().row = std::ssize(batch->logit_rows) - 1;
+    const auto index = static_cast<uint32_t>(sequence.index + i);
+    const double uniform =
+        params.greedy() ? 0 : UniformAt(params.seed, index, static_cast<uint64_t>(next));
+    std::vector<kernels::TokenBias>* const biases = batch->NextBiases();
+    batch->AddChoice(ChoiceOf(params,
+                              {.history = sequence.history,
+                               .eos_ids = model_.info.eos_ids,
+                               .output = sequence.output(),
+                               .num_generated = next - sequence.state->prompt_size,
+                               .uniform = uniform},
+                              biases));
+    if (!biases->empty()) batch->KeepBiases();
   }
 }
 
-// Adds probes of the last row so far, at position size - 1.
+// Makes the next row, at `position`, an output that tells of the prompt's token after it: the only
+// allowed id of the choice.
+void EngineCore::AddPromptLogprob(const Sequence& sequence, int32_t position) {
+  const std::span<const int32_t> tokens = sequence.tokens;
+  now_.batch.AddOutput(position, StepBatch::Output::Purpose::kPromptLogprob);
+  now_.batch.AddChoice({.temperature = 0,
+                        .allowed = tokens.subspan(static_cast<size_t>(position) + 1, 1),
+                        .num_logprobs = *sequence.request().prompt_logprobs});
+}
+
+// Adds probes of the last output, whose row is at position size - 1.
 void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   for (const auto& [layer, head] : heads) {
     const kvcache::HeadRef owner = model_.plan.sources(layer, head).scores;
     now_.batch.probes.push_back({.sequence = static_cast<int32_t>(now_.batch.sequences.size()) - 1,
-                                 .logit = static_cast<int32_t>(now_.batch.logit_rows.size()) - 1,
+                                 .output = static_cast<int32_t>(now_.batch.outputs.size()) - 1,
                                  .layer = owner.layer,
                                  .head = owner.head,
                                  .offset = now_.batch.num_probabilities});
@@ -204,111 +219,84 @@ void EngineCore::AddProbes(std::span<const AttentionHead> heads, int32_t size) {
   }
 }
 
-void EngineCore::Commit(std::span<const float> logits) {
-  num_accepted_ = 0;
-  // No logits if the backend has chosen from them.
-  const size_t row_logits =
-      now_.batch.choices.empty() ? static_cast<size_t>(model_.info.vocab_size) : 0;
-  std::span<const float> probabilities = model_.decoder->probabilities();
-  const auto take = [](std::span<const float>& all, size_t count) {
-    const std::span<const float> first = all.first(count);
-    all = all.subspan(count);
-    return first;
-  };
+// Hands each range its outputs.
+void EngineCore::Commit() {
+  std::span<const StepBatch::Output> left = now_.batch.outputs;
   for (size_t i = 0; i < now_.plan.ranges.size(); ++i) {
     if (const Sequence* far = Ahead(i, 3)) far->Prefetch();
     if (const Sequence* next = Ahead(i, 2)) next->PrefetchForCommit();
     if (const Sequence* near = Ahead(i, 1)) near->PrefetchSink();
+    size_t count = 0;
+    while (count < left.size() && static_cast<size_t>(left[count].range) == i) ++count;
     const ScheduledRange& range = now_.plan.ranges[i];
-    if (range.sequence == nullptr) {  // has ended under way; skips its one choice
-      ++num_accepted_;
-      continue;
-    }
-    const Sequence& sequence = *range.sequence;
-    const bool ends = range.end == sequence.size();
-    const size_t rows = sequence.state->owes_prompt_logprobs
-                            ? static_cast<size_t>(range.end - range.begin)
-                            : (ends ? 1 : 0);
-    const size_t heads =
-        ends && sequence.state->wants_attention ? sequence.request().attention.size() : 0;
-    const auto of_range = take(logits, rows * row_logits);
-    CommitRange(range, of_range, take(probabilities, heads * static_cast<size_t>(range.end)));
+    // Null: the sequence has ended while the step was under way.
+    if (range.sequence != nullptr) CommitRange(range, left.first(count));
+    left = left.subspan(count);
   }
 }
 
-// logits: of the range's last row if it ends the sequence; of all its rows while the prompt's
-// logprobs are owed. probabilities: of the requested heads, if it ends the sequence.
-void EngineCore::CommitRange(const ScheduledRange& range, std::span<const float> logits,
-                             std::span<const float> probabilities) {
+void EngineCore::CommitRange(const ScheduledRange& range,
+                             std::span<const StepBatch::Output> outputs) {
   const Request::Time now = Clock::now();
   Sequence& sequence = *range.sequence;
   sequence.computed = range.end;
   sequence.most_computed = std::max(sequence.most_computed, range.end);
   scheduler_.Publish(sequence);
-  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, logits);
-  if (range.end != sequence.size()) return;  // more of its tokens are to be computed
-  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  const std::span<const float> last = logits.last(std::min(vocab_size, logits.size()));
+  if (sequence.state->owes_prompt_logprobs) KeepPromptLogprobs(range, outputs);
+  if (outputs.empty() || outputs.back().purpose != StepBatch::Output::Purpose::kSample) {
+    return;  // more of its tokens are to be computed
+  }
+  const StepBatch::Output& sample = outputs.back();
   if (sequence.forked) {
-    Accept(sequence, last, probabilities, now);
+    Accept(sequence, sample, sample.first_choice, now);
     return;
   }
   const std::vector<Sequence*> forks = scheduler_.Fork(sequence);
-  Accept(sequence, last, probabilities, now);
+  size_t choice = sample.first_choice;
+  Accept(sequence, sample, choice++, now);
   for (Sequence* fork : forks) {
     if (fork->computed == 0) {  // there was no room for it
       ++now_.stats.preemptions;
       SetPhase(*fork, Phase::kPreempted, now);
     }
-    Accept(*fork, last, probabilities, now);
+    Accept(*fork, sample, choice++, now);
   }
 }
 
-void EngineCore::KeepPromptLogprobs(const ScheduledRange& range, std::span<const float> logits) {
+void EngineCore::KeepPromptLogprobs(const ScheduledRange& range,
+                                    std::span<const StepBatch::Output> outputs) {
   RequestState& state = *range.sequence->state;
-  const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
-  for (int32_t position = range.begin; position < range.end; ++position) {
-    const auto next = static_cast<size_t>(position) + 1;
-    const std::span<const float> row = logits.first(vocab_size);
-    logits = logits.subspan(vocab_size);
-    if (next >= static_cast<size_t>(state.prompt_size)) break;
-    state.prompt_logprobs[next - 1] =
-        LogprobsOf(row, range.sequence->tokens[next], *state.request.prompt_logprobs);
+  for (const StepBatch::Output& output : outputs) {
+    if (output.purpose != StepBatch::Output::Purpose::kPromptLogprob) continue;
+    state.prompt_logprobs[static_cast<size_t>(output.position)] =
+        LogprobsOf(model_.decoder->chosen()[output.first_choice]);
   }
   if (range.end < state.prompt_size) return;
   state.owes_prompt_logprobs = false;
   state.sink->OnPromptLogprobs(std::exchange(state.prompt_logprobs, {}));
 }
 
-SampledToken EngineCore::Sample(const Sequence& sequence, std::span<const float> logits) {
-  if (!now_.batch.choices.empty()) {
-    return TokenOf(model_.decoder->chosen()[num_accepted_++], sequence.sampling());
+// Gives the sequence the token of `choice`.
+void EngineCore::Accept(Sequence& sequence, const StepBatch::Output& sample, size_t choice,
+                        Request::Time now) {
+  if (logits_hook_) {
+    const auto vocab_size = static_cast<size_t>(model_.info.vocab_size);
+    const auto row = static_cast<size_t>(now_.batch.choices[choice].row);
+    logits_hook_(sequence, model_.decoder->logits().subspan(row * vocab_size, vocab_size));
   }
-  if (logits_hook_) logits_hook_(sequence, logits);
-  const Request::Time begin = times_sampling_ ? Clock::now() : Request::Time();
-  SampledToken sampled =
-      sampler_.Sample(logits, sequence.sampling(),
-                      {.history = sequence.history,
-                       .eos_ids = model_.info.eos_ids,
-                       .output = sequence.output(),
-                       .num_generated = sequence.num_generated(),
-                       .uniform = UniformFor(sequence, sequence.index, sequence.size())});
-  if (times_sampling_) now_.stats.sample_seconds += Seconds(begin, Clock::now());
-  return sampled;
-}
-
-void EngineCore::Accept(Sequence& sequence, std::span<const float> logits,
-                        std::span<const float> probabilities, Request::Time now) {
-  SampledToken sampled = Sample(sequence, logits);
   if (sequence.sampling().max_tokens == 0) {
     End(sequence, FinishReason::kLength, absl::OkStatus());
     return;
   }
-  TokenEvent event = {.index = sequence.index,
-                      .token = sampled.token,
-                      .position = sequence.size(),
-                      .logprobs = std::move(sampled.logprobs),
-                      .attention = {probabilities.begin(), probabilities.end()}};
+  const kernels::ChosenToken& chosen = model_.decoder->chosen()[choice];
+  TokenEvent event = {.index = sequence.index, .token = chosen.token, .position = sequence.size()};
+  if (sequence.sampling().logprobs) event.logprobs = LogprobsOf(chosen);
+  if (sequence.state->wants_attention) {
+    const size_t seen = static_cast<size_t>(sample.position) + 1;
+    const std::span<const float> probabilities = model_.decoder->probabilities().subspan(
+        sample.first_probability, sequence.request().attention.size() * seen);
+    event.attention.assign(probabilities.begin(), probabilities.end());
+  }
   if (EndsOutput(sequence, event.token)) {
     End(sequence, FinishReason::kStop, absl::OkStatus(), std::move(event));
     return;

@@ -9,7 +9,7 @@
 #include "engine/decode/decoder_layout.h"
 #include "engine/serve/request_check.h"
 #include "engine/serve/scheduler.h"
-#include "kernels/cpu/cgroup.h"
+#include "kernels/cgroup.h"
 
 namespace strata::engine {
 namespace {

@@ -14,9 +14,9 @@ struct StepStats {
   Request::Time begin;
   double plan_seconds = 0;  // admission, scheduling, flattening; not while the last step ran
   Request::Time forward_begin;
-  double forward_seconds = 0;  // the model, and planning of the next step meanwhile
-  double commit_seconds = 0;   // sampling and handing out, right after it
-  double sample_seconds = 0;   // part of commit_seconds, not contiguous; 0 unless TimesSampling()
+  double forward_seconds = 0;  // the model, its choices, and planning of the next step meanwhile
+  double sample_seconds = 0;   // the choices, at the end of forward_seconds; 0 if asynchronous
+  double commit_seconds = 0;   // handing out, right after forward_seconds
   int32_t sequences = 0;
   int32_t prefill_tokens = 0;     // rows of prompts, and rows computed again
   int32_t decode_tokens = 0;      // rows that are a sequence's newest token
@@ -63,8 +63,6 @@ class EngineObserver {
   virtual void OnStep(const StepStats& step) = 0;
   // In order of time; the first phase of sequences 1.. of a request comes at their fork.
   virtual void OnPhase(const PhaseChange&) {}
-  // Asked once: whether StepStats::sample_seconds is worth reading the clock twice for each token.
-  virtual bool TimesSampling() const { return false; }
   // Before the sink's OnFinished: once for each sequence of a request that Submit accepted, for any
   // reason of its end.
   virtual void OnFinished(const std::string& request_id, const FinishedEvent& event) = 0;

@@ -87,7 +87,8 @@ std::string CpuBackend::Describe() const {
 
 size_t CpuBackend::WorkingBytes(const StepLimits& limits) const {
   return ProductScratchFloats(limits.rows, limits.inputs, pool_) * sizeof(float) +
-         AttentionRunner::MostScratchBytes(limits, pool_.num_threads());
+         AttentionRunner::MostScratchBytes(limits, pool_.num_threads()) +
+         HostChoices::MostBytes(limits, pool_.num_threads());
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {
@@ -147,7 +148,8 @@ void CpuBackend::Embed(const Matrix& table, std::span<const int32_t> ids, Rows o
   STRATA_CHECK(rows.num_inputs() == out.num_cols, "rows are as wide as the table");
   ForRows(out.num_rows, out.num_cols, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int32_t id = ids[static_cast<size_t>(i)];
+      int32_t id = ids[static_cast<size_t>(i)];
+      if (id < 0) id = choices_.token(~id);
       STRATA_CHECK(id >= 0 && id < rows.num_outputs(), "ids are rows of the table");
       rows.CopyRow(id, out.data + i * out.stride);
     }

@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/aligned_memory.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/host_choices.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace strata::kernels {
@@ -28,11 +29,17 @@ class CpuBackend final : public Backend {
 
   void BindThread() override { pool_.BindCaller(); }
   std::string Describe() const override;
-  BackendCounters counters() const override { return counters_; }
+  BackendCounters counters() const override {
+    BackendCounters counters = counters_;
+    counters.choice_seconds = choices_.seconds();
+    return counters;
+  }
 
   size_t WorkingBytes(const StepLimits& limits) const override;
   // Bytes of working memory taken so far.
-  size_t working_bytes() const { return tiles_.bytes() + attention_.scratch_bytes(); }
+  size_t working_bytes() const {
+    return tiles_.bytes() + attention_.scratch_bytes() + choices_.bytes();
+  }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   void CopyFromHost(std::byte* destination, std::span<const std::byte> source) override;
   void CopyToHost(std::span<std::byte> destination, const std::byte* source) override;
@@ -55,6 +62,13 @@ class CpuBackend final : public Backend {
                  std::span<const HeadAttention> heads) override;
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                               const HeadAttention& head, float* out) override;
+  void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) override {
+    choices_.Choose(logits, choices, pool_);
+  }
+  absl::Status TakeChosen(std::span<ChosenToken> chosen) override {
+    choices_.Take(chosen);
+    return absl::OkStatus();
+  }
 
  private:
   CpuBackend(int threads, std::vector<int> cpus, std::string why_not_cuda)
@@ -68,6 +82,7 @@ class CpuBackend final : public Backend {
   BackendCounters counters_;
   Scratch tiles_;
   AttentionRunner attention_;
+  HostChoices choices_;
   ThreadPool pool_;
 };
 

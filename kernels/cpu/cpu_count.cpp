@@ -10,7 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/cgroup.h"
+#include "kernels/cgroup.h"
 
 namespace strata::kernels {
 namespace {

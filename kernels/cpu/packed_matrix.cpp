@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/cpu/quantise.h"
 #include "kernels/status_macros.h"
 

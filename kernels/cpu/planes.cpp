@@ -6,8 +6,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/convert.h"
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/convert.h"
 
 namespace strata::kernels {
 namespace {

@@ -71,7 +71,7 @@ class CudaBackend final : public Backend {
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
                               const HeadAttention& head, float* out) override;
 
-  bool chooses_tokens() const override { return true; }
+  bool asynchronous() const override { return true; }
   void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) override;
   absl::Status TakeChosen(std::span<ChosenToken> chosen) override;
 

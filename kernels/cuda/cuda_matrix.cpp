@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "kernels/check.h"
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/product_kernels.h"
 

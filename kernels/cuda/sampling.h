@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/host_sampler.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/step_clock.h"
 #include "kernels/cuda/step_inputs.h"
@@ -40,14 +41,16 @@ struct SamplingArgs {
 };
 
 // Chooses tokens on the device: choices go there; ids and requested logprobs come back, in one
-// copy, to pinned memory. Two steps may be under way at a time.
+// copy, to pinned memory. Two steps may be under way at a time. The kernel knows no allowed ids:
+// such choices are the host's, from copies of their rows. Each choice has its own way, so its bits
+// do not depend on the others.
 class TokenSampler {
  public:
   void Open(Stream& stream);
   // Upper bound on device memory, for one choice per sequence.
   static size_t MostBytes(const StepLimits& limits);
 
-  // Ends the stream's step; does not wait.
+  // Ends the stream's step; waits only if a choice is the host's.
   void Choose(Stream& stream, StepInputs& inputs, ConstRows logits,
               std::span<const TokenChoice> choices, StepClock& clock);
   // Waits for the oldest choices that were not taken. [choices]
@@ -58,13 +61,23 @@ class TokenSampler {
   int64_t num_tokens() const { return num_tokens_; }
 
  private:
+  // The host's answer to choices[choice].
+  struct HostToken {
+    size_t choice = 0;
+    ChosenToken chosen;
+  };
   // Results of one step.
   struct Answer {
     PinnedArray<std::byte> memory;  // ChosenTokens, or ids if no logprobs are wanted
     bool ids_only = false;
-    int64_t count = 0;
+    int64_t count = 0;  // of the device's
+    std::vector<HostToken> host;
     Event there;
   };
+
+  void ChooseOnDevice(Stream& stream, StepInputs& inputs, ConstRows logits);
+  void ChooseOnHost(Stream& stream, ConstRows logits, std::span<const TokenChoice> choices,
+                    std::vector<HostToken>* tokens);
 
   std::vector<ChoiceEntry> entries_;
   std::vector<SeenToken> seen_;
@@ -74,7 +87,9 @@ class TokenSampler {
   DeviceArray<int32_t> tokens_;
   int64_t num_tokens_ = 0;
   Answer answers_[Backend::kMostUntaken];
-  int64_t num_chosen_ = 0;  // steps
+  HostSampler host_sampler_;
+  std::vector<float> host_logits_;  // rows of the host's choices
+  int64_t num_chosen_ = 0;          // steps
   int64_t num_taken_ = 0;
 };
 

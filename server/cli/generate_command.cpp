@@ -22,47 +22,9 @@
 namespace strata::server {
 namespace {
 
-absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
-  if (options.prompt) return *options.prompt;
-  if (*options.prompt_file != "-") return ReadFile("--prompt-file", *options.prompt_file);
+absl::StatusOr<std::string> ReadPrompt(const std::string& file) {
+  if (file != "-") return ReadFile("--prompt-file", file);
   return std::string(std::istreambuf_iterator<char>(std::cin), {});
-}
-
-v1::GenerateRequest MakeRequest(const GenerateOptions& options, std::string prompt) {
-  v1::GenerateRequest request;
-  request.set_text(std::move(prompt));
-  if (options.max_tokens) request.set_max_tokens(*options.max_tokens);
-  if (options.min_tokens) request.set_min_tokens(*options.min_tokens);
-  if (options.temperature) request.set_temperature(*options.temperature);
-  if (options.top_k) request.set_top_k(*options.top_k);
-  if (options.top_p) request.set_top_p(*options.top_p);
-  if (options.min_p) request.set_min_p(*options.min_p);
-  if (options.repetition_penalty) request.set_repetition_penalty(*options.repetition_penalty);
-  if (options.frequency_penalty) request.set_frequency_penalty(*options.frequency_penalty);
-  if (options.presence_penalty) request.set_presence_penalty(*options.presence_penalty);
-  for (const auto& [id, bias] : options.logit_bias) (*request.mutable_logit_bias())[id] = bias;
-  request.mutable_allowed_token_ids()->Add(options.allowed_token_ids.begin(),
-                                           options.allowed_token_ids.end());
-  request.mutable_bad_words()->Add(options.bad_words.begin(), options.bad_words.end());
-  if (options.no_special_tokens) request.set_add_special_tokens(false);
-  if (options.keep_special_tokens) request.set_skip_special_tokens(false);
-  if (options.truncate_prompt_tokens) {
-    request.set_truncate_prompt_tokens(*options.truncate_prompt_tokens);
-  }
-  if (options.seed) request.set_seed(*options.seed);
-  request.mutable_stop()->Add(options.stop.begin(), options.stop.end());
-  if (options.include_stop_string) request.set_include_stop_string(true);
-  if (options.ignore_eos) request.set_ignore_eos(true);
-  if (options.logprobs) request.set_logprobs(*options.logprobs);
-  if (options.prompt_logprobs) request.set_prompt_logprobs(*options.prompt_logprobs);
-  if (options.n) request.set_n(*options.n);
-  if (options.priority) request.set_priority(*options.priority);
-  if (options.time_limit) {
-    request.set_time_limit_seconds(std::chrono::duration<double>(*options.time_limit).count());
-  }
-  if (options.bypass_prefix_cache) request.set_bypass_prefix_cache(true);
-  if (options.cache_salt) request.set_cache_salt(*options.cache_salt);
-  return request;
 }
 
 // gRPC would refuse text that is not UTF-8 without a reason.
@@ -151,8 +113,10 @@ std::string Ending(const GenerateResult& result, bool metrics) {
 }  // namespace
 
 absl::Status RunGenerate(const GenerateOptions& options) {
-  ASSIGN_OR_RETURN(auto prompt, ReadPrompt(options));
-  const v1::GenerateRequest request = MakeRequest(options, std::move(prompt));
+  v1::GenerateRequest request = options.request;
+  if (options.prompt_file) {
+    ASSIGN_OR_RETURN(*request.mutable_text(), ReadPrompt(*options.prompt_file));
+  }
   RETURN_IF_ERROR(CheckUtf8(request));
   RouteLibraryLogs();
   grpc::ClientContext context;
@@ -162,8 +126,9 @@ absl::Status RunGenerate(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const auto channel, Connect(options.server, access));
   const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
-  ASSIGN_OR_RETURN(const auto result,
-                   Stream(&context, reader.get(), options.n.value_or(1), /*show=*/!options.json));
+  ASSIGN_OR_RETURN(
+      const auto result,
+      Stream(&context, reader.get(), request.has_n() ? request.n() : 1, /*show=*/!options.json));
   return WriteToStdout(options.json ? ResultJson(result) : Ending(result, options.metrics));
 }
 

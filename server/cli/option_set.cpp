@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "CLI/App.hpp"
@@ -30,6 +31,39 @@ template <typename T>
 absl::Status Store(const absl::StatusOr<T>& parsed, T* value) {
   if (parsed.ok()) *value = *parsed;
   return parsed.status();
+}
+
+// Kinds of values of one call: the name that --help shows, and how each is read.
+const char* TypeName(const std::string&) { return "TEXT"; }
+const char* TypeName(int32_t) { return "COUNT"; }
+const char* TypeName(uint64_t) { return "NUMBER"; }
+const char* TypeName(float) { return "NUMBER"; }
+const char* TypeName(std::chrono::milliseconds) { return "DURATION"; }
+const char* TypeName(const engine::LogitBias&) { return "ID=BIAS"; }
+
+absl::Status Read(const std::string& text, std::string* value) {
+  *value = text;
+  return absl::OkStatus();
+}
+absl::Status Read(const std::string& text, int32_t* value) {
+  const bool ok = absl::SimpleAtoi(text, value);
+  return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
+}
+absl::Status Read(const std::string& text, uint64_t* value) {
+  const bool ok = absl::SimpleAtoi(text, value);
+  return ok ? absl::OkStatus() : NotA(text, "a whole number in 0..18446744073709551615");
+}
+absl::Status Read(const std::string& text, float* value) {
+  return absl::SimpleAtof(text, value) ? absl::OkStatus() : NotA(text, "a number");
+}
+absl::Status Read(const std::string& text, std::chrono::milliseconds* value) {
+  return Store(ParseDuration(text), value);
+}
+absl::Status Read(const std::string& text, engine::LogitBias* value) {
+  const size_t sign = text.find('=');
+  const bool ok = sign != std::string::npos && absl::SimpleAtoi(text.substr(0, sign), &value->id) &&
+                  absl::SimpleAtof(text.substr(sign + 1), &value->bias);
+  return ok ? absl::OkStatus() : NotA(text, "ID=BIAS, two numbers");
 }
 
 }  // namespace
@@ -149,73 +183,55 @@ void OptionSet::List(const std::string& flag, const std::string& type,
   })->trigger_on_parse();
 }
 
-void OptionSet::Parameter(const std::string& flag, std::optional<std::string>* value,
+template <class T>
+void OptionSet::Parameter(const std::string& flag, std::function<void(T)> take,
                           const std::string& help) {
-  Add(flag, "TEXT", help, [value](const std::string& text) {
-    *value = text;
+  Add(flag, TypeName(T()), help, [take = std::move(take)](const std::string& text) {
+    T value{};
+    RETURN_IF_ERROR(Read(text, &value));
+    take(std::move(value));
     return absl::OkStatus();
   });
 }
 
-void OptionSet::Parameter(const std::string& flag, std::optional<int32_t>* value,
-                          const std::string& help) {
-  Add(flag, "COUNT", help, [value](const std::string& text) {
-    const bool ok = absl::SimpleAtoi(text, &value->emplace());
-    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
-  });
-}
-
-void OptionSet::Parameter(const std::string& flag, std::optional<uint64_t>* value,
-                          const std::string& help) {
-  Add(flag, "NUMBER", help, [value](const std::string& text) {
-    const bool ok = absl::SimpleAtoi(text, &value->emplace());
-    return ok ? absl::OkStatus() : NotA(text, "a whole number in 0..18446744073709551615");
-  });
-}
-
-void OptionSet::Parameter(const std::string& flag, std::optional<float>* value,
-                          const std::string& help) {
-  Add(flag, "NUMBER", help, [value](const std::string& text) {
-    const bool ok = absl::SimpleAtof(text, &value->emplace());
-    return ok ? absl::OkStatus() : NotA(text, "a number");
-  });
-}
-
-void OptionSet::Parameter(const std::string& flag, std::optional<std::chrono::milliseconds>* value,
-                          const std::string& help) {
-  Add(flag, "DURATION", help,
-      [value](const std::string& text) { return Store(ParseDuration(text), &value->emplace()); });
-}
-
-void OptionSet::Parameter(const std::string& flag, std::vector<std::string>* values,
-                          const std::string& help) {
-  Add(flag, "TEXT", help, [values](const std::string& text) {
-    values->push_back(text);
+template <class T>
+void OptionSet::Parameters(const std::string& flag, std::function<void(T)> take,
+                           const std::string& help) {
+  // A number of a list is no count.
+  const char* const type = std::is_same_v<T, int32_t> ? "NUMBER" : TypeName(T());
+  Add(flag, type, help, [take = std::move(take)](const std::string& text) {
+    T value{};
+    RETURN_IF_ERROR(Read(text, &value));
+    take(std::move(value));
     return absl::OkStatus();
   })->trigger_on_parse();
 }
 
-void OptionSet::Parameter(const std::string& flag, std::vector<int32_t>* values,
-                          const std::string& help) {
-  Add(flag, "NUMBER", help, [values](const std::string& text) {
-    const bool ok = absl::SimpleAtoi(text, &values->emplace_back());
-    return ok ? absl::OkStatus() : NotA(text, "a whole number of 32 bits");
-  })->trigger_on_parse();
-}
-
-void OptionSet::Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
-                          const std::string& help) {
-  Add(flag, "ID=BIAS", help, [values](const std::string& text) {
-    const size_t sign = text.find('=');
-    engine::LogitBias& bias = values->emplace_back();
-    const bool ok = sign != std::string::npos && absl::SimpleAtoi(text.substr(0, sign), &bias.id) &&
-                    absl::SimpleAtof(text.substr(sign + 1), &bias.bias);
-    return ok ? absl::OkStatus() : NotA(text, "ID=BIAS, two numbers");
-  })->trigger_on_parse();
-}
+template void OptionSet::Parameter(const std::string&, std::function<void(std::string)>,
+                                   const std::string&);
+template void OptionSet::Parameter(const std::string&, std::function<void(int32_t)>,
+                                   const std::string&);
+template void OptionSet::Parameter(const std::string&, std::function<void(uint64_t)>,
+                                   const std::string&);
+template void OptionSet::Parameter(const std::string&, std::function<void(float)>,
+                                   const std::string&);
+template void OptionSet::Parameter(const std::string&,
+                                   std::function<void(std::chrono::milliseconds)>,
+                                   const std::string&);
+template void OptionSet::Parameters(const std::string&, std::function<void(std::string)>,
+                                    const std::string&);
+template void OptionSet::Parameters(const std::string&, std::function<void(int32_t)>,
+                                    const std::string&);
+template void OptionSet::Parameters(const std::string&, std::function<void(engine::LogitBias)>,
+                                    const std::string&);
 
 void OptionSet::Switch(const std::string& flag, bool* value, const std::string& help) {
   app_->add_flag(flag, *value, help);
+}
+
+void OptionSet::Switch(const std::string& flag, std::function<void()> take,
+                       const std::string& help) {
+  app_->add_flag_callback(flag, std::move(take), help);
 }
 
 void ShowAll(CLI::App* app) {

@@ -65,21 +65,27 @@ class OptionSet {
   void List(const std::string& flag, const std::string& type, std::vector<std::string>* values,
             absl::Status (*check)(const std::string& text), const std::string& help);
 
-  // Options of one call: without a variable, and absent unless given.
-  void Parameter(const std::string& flag, std::optional<std::string>* value,
-                 const std::string& help);
-  void Parameter(const std::string& flag, std::optional<int32_t>* value, const std::string& help);
-  void Parameter(const std::string& flag, std::optional<uint64_t>* value, const std::string& help);
-  void Parameter(const std::string& flag, std::optional<float>* value, const std::string& help);
-  void Parameter(const std::string& flag, std::optional<std::chrono::milliseconds>* value,
-                 const std::string& help);
-  // Any number of times, a value each time.
-  void Parameter(const std::string& flag, std::vector<std::string>* values,
-                 const std::string& help);
-  void Parameter(const std::string& flag, std::vector<int32_t>* values, const std::string& help);
-  void Parameter(const std::string& flag, std::vector<engine::LogitBias>* values,
-                 const std::string& help);
+  // Options of one call: without a variable. `take` gets the value if the option is given. T:
+  // std::string, int32_t, uint64_t, float, std::chrono::milliseconds.
+  template <class T>
+  void Parameter(const std::string& flag, std::function<void(T)> take, const std::string& help);
+  template <class T>
+  void Parameter(const std::string& flag, std::optional<T>* value, const std::string& help) {
+    Parameter<T>(
+        flag, [value](T given) { *value = std::move(given); }, help);
+  }
+  // `set`: a function of the message that sets a field.
+  template <class Message, class T>
+  void Parameter(const std::string& flag, Message* message, void (Message::*set)(T),
+                 const std::string& help) {
+    Parameter<T>(
+        flag, [message, set](T given) { (message->*set)(given); }, help);
+  }
+  // Any number of times, a value each time. T: std::string, int32_t, engine::LogitBias.
+  template <class T>
+  void Parameters(const std::string& flag, std::function<void(T)> take, const std::string& help);
   void Switch(const std::string& flag, bool* value, const std::string& help);
+  void Switch(const std::string& flag, std::function<void()> take, const std::string& help);
 
  private:
   OptionSet(CLI::App* app, bool shown);

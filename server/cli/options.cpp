@@ -16,6 +16,8 @@
 namespace strata::server {
 namespace {
 
+using Request = v1::GenerateRequest;
+
 constexpr int kUsageError = 2;
 constexpr std::chrono::milliseconds kLeastTimeout{1};
 constexpr size_t kLeastHeaders = size_t{1} << 10;  // bytes
@@ -162,58 +164,86 @@ void AddServe(CLI::App* app, ServeOptions* options) {
              "Of the lines on stderr");
 }
 
-void AddSampling(OptionSet* set, GenerateOptions* options) {
-  set->Parameter("--max-tokens", &options->max_tokens,
+void AddSampling(OptionSet* set, Request* request) {
+  set->Parameter("--max-tokens", request, &Request::set_max_tokens,
                  "Make at most this many; default: the model's, else 256");
-  set->Parameter("--min-tokens", &options->min_tokens, "No end before this many; default 0");
-  set->Parameter("--temperature", &options->temperature,
+  set->Parameter("--min-tokens", request, &Request::set_min_tokens,
+                 "No end before this many; default 0");
+  set->Parameter("--temperature", request, &Request::set_temperature,
                  "0 is greedy; default: the model's, else 1");
-  set->Parameter("--top-k", &options->top_k,
+  set->Parameter("--top-k", request, &Request::set_top_k,
                  "Draw from the k most likely; default: the model's, else 0: all");
-  set->Parameter("--top-p", &options->top_p,
+  set->Parameter("--top-p", request, &Request::set_top_p,
                  "From the likeliest that sum to p; default: the model's, else 1");
-  set->Parameter("--min-p", &options->min_p,
+  set->Parameter("--min-p", request, &Request::set_min_p,
                  "From those over p times the likeliest; default: the model's, else 0");
   set->Parameter(
-      "--repetition-penalty", &options->repetition_penalty,
+      "--repetition-penalty", request, &Request::set_repetition_penalty,
       "Makes tokens of prompt and output less likely; default: the model's, else 1: as likely");
-  set->Parameter("--frequency-penalty", &options->frequency_penalty,
+  set->Parameter("--frequency-penalty", request, &Request::set_frequency_penalty,
                  "Off a token's logit each time it was made; default 0");
-  set->Parameter("--presence-penalty", &options->presence_penalty,
+  set->Parameter("--presence-penalty", request, &Request::set_presence_penalty,
                  "Off the logit of tokens that were made; default 0");
-  set->Parameter("--logit-bias", &options->logit_bias,
-                 "On a token's logit, such as 42=-100; may be repeated");
-  set->Parameter("--allowed-token-id", &options->allowed_token_ids,
-                 "Draws only this token id; may be repeated");
-  set->Parameter("--bad-word", &options->bad_words,
-                 "The text does not hold this word; may be repeated");
-  set->Parameter("--seed", &options->seed, "Of the random numbers; drawn if not given");
-  set->Parameter("--stop", &options->stop, "Ends the text before this one; may be repeated");
-  set->Switch("--include-stop-string", &options->include_stop_string, "Ends it after --stop");
-  set->Switch("--ignore-eos", &options->ignore_eos, "Go on past the end of the text");
-  set->Switch("--no-special-tokens", &options->no_special_tokens,
-              "Put none around the prompt, such as a beginning of sequence");
-  set->Switch("--keep-special-tokens", &options->keep_special_tokens, "Show them in the text");
-  set->Parameter("--truncate-prompt-tokens", &options->truncate_prompt_tokens,
+  set->Parameters<engine::LogitBias>(
+      "--logit-bias",
+      [request](engine::LogitBias given) {
+        (*request->mutable_logit_bias())[given.id] = given.bias;
+      },
+      "On a token's logit, such as 42=-100; may be repeated");
+  set->Parameters<int32_t>(
+      "--allowed-token-id", [request](int32_t id) { request->add_allowed_token_ids(id); },
+      "Draws only this token id; may be repeated");
+  set->Parameters<std::string>(
+      "--bad-word", [request](const std::string& word) { request->add_bad_words(word); },
+      "The text does not hold this word; may be repeated");
+  set->Parameter("--seed", request, &Request::set_seed,
+                 "Of the random numbers; drawn if not given");
+  set->Parameters<std::string>(
+      "--stop", [request](const std::string& text) { request->add_stop(text); },
+      "Ends the text before this one; may be repeated");
+  set->Switch(
+      "--include-stop-string", [request] { request->set_include_stop_string(true); },
+      "Ends it after --stop");
+  set->Switch(
+      "--ignore-eos", [request] { request->set_ignore_eos(true); },
+      "Go on past the end of the text");
+  set->Switch(
+      "--no-special-tokens", [request] { request->set_add_special_tokens(false); },
+      "Put none around the prompt, such as a beginning of sequence");
+  set->Switch(
+      "--keep-special-tokens", [request] { request->set_skip_special_tokens(false); },
+      "Show them in the text");
+  set->Parameter("--truncate-prompt-tokens", request, &Request::set_truncate_prompt_tokens,
                  "Keep this many of the prompt's last tokens; -1: as many as fit");
 }
 
 void AddGenerate(CLI::App* app, GenerateOptions* options) {
   OptionSet set(app);
   AddAccess(&set, &options->server, &options->access);
-  set.Parameter("--prompt", &options->prompt, "Text to continue");
+  Request* const request = &options->request;
+  set.Parameter<std::string>(
+      "--prompt", [request](const std::string& text) { request->set_text(text); },
+      "Text to continue");
   set.Parameter("--prompt-file", &options->prompt_file, "The same from a file; - is stdin");
-  AddSampling(&set, options);
-  set.Parameter("--logprobs", &options->logprobs,
+  AddSampling(&set, request);
+  set.Parameter("--logprobs", request, &Request::set_logprobs,
                 "With --json: of each token and as many of the likeliest");
-  set.Parameter("--prompt-logprobs", &options->prompt_logprobs, "The same of the prompt's tokens");
-  set.Parameter("--n", &options->n, "Continue the prompt so many times; default 1");
-  set.Parameter("--priority", &options->priority, "Lower is served first; default 0");
-  set.Parameter("--time-limit", &options->time_limit, "Then the text ends as it stands");
-  set.Switch("--bypass-prefix-cache", &options->bypass_prefix_cache,
-             "Neither read nor fill the prefix cache");
-  set.Parameter("--cache-salt", &options->cache_salt,
-                "Share cached prefixes with requests of the same salt only");
+  set.Parameter("--prompt-logprobs", request, &Request::set_prompt_logprobs,
+                "The same of the prompt's tokens");
+  set.Parameter("--n", request, &Request::set_n, "Continue the prompt so many times; default 1");
+  set.Parameter("--priority", request, &Request::set_priority, "Lower is served first; default 0");
+  set.Parameter<std::chrono::milliseconds>(
+      "--time-limit",
+      [request](std::chrono::milliseconds limit) {
+        request->set_time_limit_seconds(std::chrono::duration<double>(limit).count());
+      },
+      "Then the text ends as it stands");
+  set.Switch(
+      "--bypass-prefix-cache", [request] { request->set_bypass_prefix_cache(true); },
+      "Neither read nor fill the prefix cache");
+  set.Parameter<std::string>(
+      "--cache-salt", [request](const std::string& salt) { request->set_cache_salt(salt); },
+      "Share cached prefixes with requests of the same salt only");
   set.Switch("--json", &options->json, "Print one JSON object at the end, and no text before");
   set.Switch("--metrics", &options->metrics, "Print the request's metrics after the text");
 }
@@ -348,7 +378,7 @@ Command ParseCommandLine(int argc, const char* const* argv) {
   if (!generate_app->parsed()) {
     return Wrong("a subcommand is needed, such as serve; strata --help shows all");
   }
-  if (generate.prompt.has_value() == generate.prompt_file.has_value()) {
+  if (generate.request.has_text() == generate.prompt_file.has_value()) {
     return Wrong("--prompt: give either --prompt or --prompt-file");
   }
   return generate;

@@ -11,6 +11,7 @@
 #include "engine/serve/engine.h"
 #include "server/cli/access.h"
 #include "server/serve_options.h"
+#include "strata/v1/inference.pb.h"
 
 // The command line. Each option exists once: the flag --cache-bytes is the environment variable
 // STRATA_CACHE_BYTES, the flag wins. Options of one request (a prompt, its parameters) and of
@@ -20,34 +21,8 @@ namespace strata::server {
 struct GenerateOptions {
   std::string server = "127.0.0.1:50051";
   AccessOptions access;
-  std::optional<std::string> prompt;       // exactly one of these two
+  v1::GenerateRequest request;             // without a prompt if that is in a file
   std::optional<std::string> prompt_file;  // "-": standard input
-  std::optional<int32_t> max_tokens;
-  std::optional<int32_t> min_tokens;
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
-  std::optional<float> frequency_penalty;
-  std::optional<float> presence_penalty;
-  std::vector<engine::LogitBias> logit_bias;
-  std::vector<int32_t> allowed_token_ids;
-  std::vector<std::string> bad_words;
-  std::optional<uint64_t> seed;
-  std::vector<std::string> stop;
-  bool include_stop_string = false;
-  bool ignore_eos = false;
-  bool no_special_tokens = false;    // around the prompt
-  bool keep_special_tokens = false;  // in the text
-  std::optional<int32_t> truncate_prompt_tokens;
-  std::optional<int32_t> logprobs;
-  std::optional<int32_t> prompt_logprobs;
-  std::optional<int32_t> n;
-  std::optional<int32_t> priority;
-  std::optional<std::chrono::milliseconds> time_limit;
-  bool bypass_prefix_cache = false;
-  std::optional<std::string> cache_salt;
   bool json = false;
   bool metrics = false;
 };

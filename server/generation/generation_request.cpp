@@ -34,8 +34,8 @@ absl::StatusOr<int32_t> KeptTokens(const GenerationRequest& request,
   if (!request.truncate_prompt_tokens) return 0;
   const int32_t kept = *request.truncate_prompt_tokens;
   if (kept == -1) {
-    return engine::MostPromptTokens(model, std::max(request.max_tokens.value_or(1), 1),
-                                    std::max(request.n.value_or(1), 1));
+    const int32_t room = request.fits_max_tokens ? 1 : request.sampling.max_tokens;
+    return engine::MostPromptTokens(model, std::max(room, 1), std::max(request.n, 1));
   }
   if (kept >= 1 && kept <= model.max_positions) return kept;
   return InvalidField("truncate_prompt_tokens", kept, " is neither -1 nor in 1..",
@@ -98,40 +98,13 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> TokenizeBadWords(
   return sequences;
 }
 
-// The default, cut to fit beside the prompt. If the prompt leaves no room for a token it stays 1,
-// so that the engine refuses it with the limit.
-int32_t DefaultMaxTokens(const GenerationRequest& request, const engine::ModelInfo& model,
-                         size_t prompt_tokens) {
-  const int64_t most = engine::MostTokens(model, static_cast<int64_t>(prompt_tokens),
-                                          std::max(request.n.value_or(1), 1));
-  return static_cast<int32_t>(
-      std::clamp<int64_t>(most, 1, model.defaults.max_tokens.value_or(request.default_max_tokens)));
-}
-
-engine::SamplingParams MakeSampling(GenerationRequest* request, const engine::ModelInfo& model,
-                                    size_t prompt_tokens) {
-  const engine::SamplingParams defaults;
-  const engine::SamplingDefaults& models = model.defaults;
-  return {
-      .temperature =
-          request->temperature.value_or(models.temperature.value_or(defaults.temperature)),
-      .top_k = request->top_k.value_or(models.top_k.value_or(defaults.top_k)),
-      .top_p = request->top_p.value_or(models.top_p.value_or(defaults.top_p)),
-      .min_p = request->min_p.value_or(models.min_p.value_or(defaults.min_p)),
-      .repetition_penalty = request->repetition_penalty.value_or(
-          models.repetition_penalty.value_or(defaults.repetition_penalty)),
-      .frequency_penalty = request->frequency_penalty.value_or(defaults.frequency_penalty),
-      .presence_penalty = request->presence_penalty.value_or(defaults.presence_penalty),
-      .logit_bias = std::move(request->logit_bias),
-      .allowed_ids = std::move(request->allowed_token_ids),
-      .seed = request->seed ? *request->seed : DrawRandom(),
-      .max_tokens = request->max_tokens ? *request->max_tokens
-                                        : DefaultMaxTokens(*request, model, prompt_tokens),
-      .min_tokens = request->min_tokens.value_or(defaults.min_tokens),
-      .stop_ids = std::move(request->stop_token_ids),
-      .ignore_eos = request->ignore_eos.value_or(defaults.ignore_eos),
-      .logprobs = request->logprobs,
-  };
+// The default of max_tokens, cut to fit beside the prompt. If the prompt leaves no room for a token
+// it is 1, so that the engine refuses the request with the limit.
+int32_t FittedMaxTokens(const GenerationRequest& request, const engine::ModelInfo& model,
+                        size_t prompt_tokens) {
+  const int64_t most =
+      engine::MostTokens(model, static_cast<int64_t>(prompt_tokens), std::max(request.n, 1));
+  return static_cast<int32_t>(std::clamp<int64_t>(most, 1, request.sampling.max_tokens));
 }
 
 // The engine's id of the request: the front's own, or a drawn one.
@@ -178,10 +151,14 @@ absl::StatusOr<engine::Request> MakeEngineRequest(GenerationRequest request,
   engine::Request work;
   work.id = EngineId(request);
   work.prompt = std::move(prompt);
-  work.sampling = MakeSampling(&request, model, work.prompt.size());
+  if (request.fits_max_tokens) {
+    request.sampling.max_tokens = FittedMaxTokens(request, model, work.prompt.size());
+  }
+  work.sampling = std::move(request.sampling);
+  if (request.draws_seed) work.sampling.seed = DrawRandom();
   work.sampling.bad_words = std::move(bad_words);
-  work.n = request.n.value_or(work.n);
-  work.priority = request.priority.value_or(work.priority);
+  work.n = request.n;
+  work.priority = request.priority;
   work.deadline = request.deadline;
   work.time_limit = time_limit;
   work.prompt_logprobs = request.prompt_logprobs;

@@ -16,8 +16,7 @@
 
 namespace strata::server {
 
-// A request from a front. Absent parameters take the model's defaults, then those of
-// inference.proto.
+// A request from a front.
 struct GenerationRequest {
   std::string request_id;               // unique among requests in flight; empty: drawn
   std::string log_id = {};              // name in logs; empty: request_id
@@ -27,30 +26,19 @@ struct GenerationRequest {
   bool add_special_tokens = true;   // the post-processor's, around a text
   bool skip_special_tokens = true;  // leaves special tokens out of the output's text
   // Keeps this many of the prompt's last tokens; -1: as many as leave room for max_tokens, or for
-  // one token if max_tokens is absent.
+  // one token if max_tokens is a default.
   std::optional<int32_t> truncate_prompt_tokens;
-  std::optional<int32_t> max_tokens;
-  int32_t default_max_tokens = engine::SamplingParams{}.max_tokens;  // if the model has none
-  std::optional<int32_t> min_tokens;
-  std::optional<float> temperature;
-  std::optional<int32_t> top_k;
-  std::optional<float> top_p;
-  std::optional<float> min_p;
-  std::optional<float> repetition_penalty;
-  std::optional<float> frequency_penalty;
-  std::optional<float> presence_penalty;
-  std::vector<engine::LogitBias> logit_bias;
-  std::vector<int32_t> allowed_token_ids;  // empty: all ids
-  std::vector<std::string> bad_words;      // texts that the output does not hold
-  std::optional<uint64_t> seed;            // absent: drawn
-  std::vector<int32_t> stop_token_ids;
-  std::vector<std::string> stop;  // strings that end the output
+  // Parameters that the request omits have the model's defaults (engine::SamplingDefaults). Without
+  // bad_words: these are texts here.
+  engine::SamplingParams sampling;
+  bool draws_seed = true;       // sampling.seed is not given: a seed is drawn
+  bool fits_max_tokens = true;  // sampling.max_tokens is a default: it is cut to fit the prompt
+  std::vector<std::string> bad_words;  // texts that the output does not hold
+  std::vector<std::string> stop;       // strings that end the output
   bool include_stop_string = false;
-  std::optional<bool> ignore_eos;
-  std::optional<int32_t> logprobs;         // absent: none
   std::optional<int32_t> prompt_logprobs;  // absent: none
-  std::optional<int32_t> n;
-  std::optional<int32_t> priority;
+  int32_t n = 1;
+  int32_t priority = 0;
   std::optional<engine::Request::Time> deadline;  // the request then ends with DEADLINE_EXCEEDED
   std::optional<double> time_limit_seconds;       // from now; it then ends with its output so far
   std::vector<engine::AttentionHead> attention = {};

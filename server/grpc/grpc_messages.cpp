@@ -73,30 +73,33 @@ void FillLogprobs(const engine::TokenLogprobs& logprobs, v1::TokenLogprobs* mess
 }
 
 void ParseSampling(const v1::GenerateRequest& message, GenerationRequest* request) {
-  if (message.has_max_tokens()) request->max_tokens = message.max_tokens();
-  if (message.has_min_tokens()) request->min_tokens = message.min_tokens();
-  if (message.has_temperature()) request->temperature = message.temperature();
-  if (message.has_top_k()) request->top_k = message.top_k();
-  if (message.has_top_p()) request->top_p = message.top_p();
-  if (message.has_min_p()) request->min_p = message.min_p();
-  if (message.has_repetition_penalty()) request->repetition_penalty = message.repetition_penalty();
-  if (message.has_frequency_penalty()) request->frequency_penalty = message.frequency_penalty();
-  if (message.has_presence_penalty()) request->presence_penalty = message.presence_penalty();
+  engine::SamplingParams& sampling = request->sampling;
+  request->fits_max_tokens = !message.has_max_tokens();
+  if (message.has_max_tokens()) sampling.max_tokens = message.max_tokens();
+  if (message.has_min_tokens()) sampling.min_tokens = message.min_tokens();
+  if (message.has_temperature()) sampling.temperature = message.temperature();
+  if (message.has_top_k()) sampling.top_k = message.top_k();
+  if (message.has_top_p()) sampling.top_p = message.top_p();
+  if (message.has_min_p()) sampling.min_p = message.min_p();
+  if (message.has_repetition_penalty()) sampling.repetition_penalty = message.repetition_penalty();
+  if (message.has_frequency_penalty()) sampling.frequency_penalty = message.frequency_penalty();
+  if (message.has_presence_penalty()) sampling.presence_penalty = message.presence_penalty();
   for (const auto& [id, bias] : message.logit_bias()) {
-    request->logit_bias.push_back({.id = id, .bias = bias});
+    sampling.logit_bias.push_back({.id = id, .bias = bias});
   }
   // A map has no order of its own.
-  std::ranges::sort(request->logit_bias, {}, &engine::LogitBias::id);
-  if (message.has_seed()) request->seed = message.seed();
+  std::ranges::sort(sampling.logit_bias, {}, &engine::LogitBias::id);
+  request->draws_seed = !message.has_seed();
+  if (message.has_seed()) sampling.seed = message.seed();
   const auto& stop_ids = message.stop_token_ids();
-  request->stop_token_ids.assign(stop_ids.begin(), stop_ids.end());
+  sampling.stop_ids.assign(stop_ids.begin(), stop_ids.end());
+  const auto& allowed = message.allowed_token_ids();
+  sampling.allowed_ids.assign(allowed.begin(), allowed.end());
+  if (message.has_ignore_eos()) sampling.ignore_eos = message.ignore_eos();
+  if (message.has_logprobs()) sampling.logprobs = message.logprobs();
   request->stop.assign(message.stop().begin(), message.stop().end());
   request->include_stop_string = message.include_stop_string();
-  const auto& allowed = message.allowed_token_ids();
-  request->allowed_token_ids.assign(allowed.begin(), allowed.end());
   request->bad_words.assign(message.bad_words().begin(), message.bad_words().end());
-  if (message.has_ignore_eos()) request->ignore_eos = message.ignore_eos();
-  if (message.has_logprobs()) request->logprobs = message.logprobs();
 }
 
 void FillAttention(const std::vector<float>& rows, v1::TokenAttention* message) {
@@ -136,9 +139,11 @@ absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message) {
+absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message,
+                                               const engine::SamplingDefaults& defaults) {
   RETURN_IF_ERROR(RefuseUnknownFields(message));
   GenerationRequest request;
+  request.sampling = defaults.Params();
   request.request_id = message.request_id();
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:

@@ -10,9 +10,11 @@
 // Converts between messages of inference.proto and values of engine and Generation. Pure functions.
 namespace strata::server {
 
-// INVALID_ARGUMENT for a field that this server's API does not have, UNIMPLEMENTED for chat
-// messages. The deadline is the call's, not the message's.
-absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message);
+// Parameters that the message omits have the model's `defaults`. INVALID_ARGUMENT for a field that
+// this server's API does not have, UNIMPLEMENTED for chat messages. The deadline is the call's, not
+// the message's.
+absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& message,
+                                               const engine::SamplingDefaults& defaults = {});
 
 // INVALID_ARGUMENT naming the number of a field in the message, at any depth, that is not in
 // inference.proto. A later client may send one; otherwise it would be dropped in silence.

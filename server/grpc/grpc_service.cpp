@@ -89,7 +89,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateEvent>
     absl::Status admitted = AdmitCaller(context, AuthorizationOf(*call_), &caller);
     if (caller) key_ = caller->key();
     if (!admitted.ok()) return admitted;
-    ASSIGN_OR_RETURN(auto request, ParseRequest(message));
+    ASSIGN_OR_RETURN(auto request, ParseRequest(message, context.engine->model().defaults));
     request.caller = std::move(caller);
     request.deadline = DeadlineOf(*call_);
     ASSIGN_OR_RETURN(auto generation, Generation::Create(context, std::move(request), this));

@@ -41,7 +41,7 @@ struct OpenAi::Place {
 
 absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller, const Place& place,
                            std::shared_ptr<OpenAiCompletion>* completion) {
-  ASSIGN_OR_RETURN(auto request, ParseCompletion(call.body));
+  ASSIGN_OR_RETURN(auto request, ParseCompletion(call.body, context_.engine->model().defaults));
   RETURN_IF_ERROR(models_.Check(request.model));
   if (place.number > max_generations_) {
     return engine::InField(

@@ -149,7 +149,7 @@ CompletionChoice OpenAiCompletion::TakeDelta(size_t prompt, const GenerationDelt
   if (!piece.logprobs) return piece;
   LogprobsWriter& writer = *sequences_[static_cast<size_t>(piece.index)].writer;
   for (size_t i = 0; i < delta.logprobs.size(); ++i) {
-    writer.Append(delta.token_ids[i], &delta.logprobs[i], *request_.generation.logprobs,
+    writer.Append(delta.token_ids[i], &delta.logprobs[i], *request_.generation.sampling.logprobs,
                   &*piece.logprobs);
   }
   return piece;
@@ -165,7 +165,7 @@ CompletionChoice OpenAiCompletion::TakeFinished(size_t prompt, const GenerationF
   if (piece.token_ids) piece.token_ids->push_back(end.token);
   if (piece.logprobs && end.logprobs) {
     sequences_[static_cast<size_t>(piece.index)].writer->AppendEnd(
-        end.token, *end.logprobs, *request_.generation.logprobs, &*piece.logprobs);
+        end.token, *end.logprobs, *request_.generation.sampling.logprobs, &*piece.logprobs);
   }
   return piece;
 }
@@ -173,16 +173,15 @@ CompletionChoice OpenAiCompletion::TakeFinished(size_t prompt, const GenerationF
 // Whether `token` is an end-of-sequence id of the model, not one of the request's stop ids.
 bool OpenAiCompletion::EndsByItself(int32_t token) const {
   const std::vector<int32_t>& ids = context_.engine->model().eos_ids;
-  return !request_.generation.ignore_eos.value_or(false) &&
-         std::ranges::find(ids, token) != ids.end();
+  return !request_.generation.sampling.ignore_eos && std::ranges::find(ids, token) != ids.end();
 }
 
 // Begins a piece of a choice; the first piece includes the fields about its prompt.
 CompletionChoice OpenAiCompletion::Begin(size_t number, int32_t index) {
   const Prompt& prompt = prompts_[number];
   CompletionChoice piece;
-  piece.index = static_cast<int32_t>(number) * request_.generation.n.value_or(1) + index;
-  if (request_.generation.logprobs) piece.logprobs.emplace();
+  piece.index = static_cast<int32_t>(number) * request_.generation.n + index;
+  if (request_.generation.sampling.logprobs) piece.logprobs.emplace();
   if (request_.return_token_ids) piece.token_ids.emplace();
   const auto at = static_cast<size_t>(piece.index);
   if (at >= sequences_.size()) sequences_.resize(at + 1);
@@ -213,7 +212,7 @@ void OpenAiCompletion::BeginLogprobs(const Prompt& prompt, LogprobsWriter* write
   for (size_t i = 0; i < prompt.ids.size(); ++i) {
     const bool known = i > 0 && i <= prompt.logprobs.size();
     writer->Append(prompt.ids[i], known ? &prompt.logprobs[i - 1] : nullptr,
-                   *request_.generation.logprobs, &*choice->logprobs);
+                   *request_.generation.sampling.logprobs, &*choice->logprobs);
   }
   writer->set_offset(CountCharacters(choice->text));
 }

@@ -132,33 +132,43 @@ std::vector<engine::LogitBias> ReadLogitBias(JsonReader* reader) {
   return biases;
 }
 
+// Reads a parameter that keeps its value if the field is absent.
+void ReadParameter(JsonReader* reader, const char* name, float* value) {
+  *value = reader->OptionalFloat(name).value_or(*value);
+}
+void ReadParameter(JsonReader* reader, const char* name, int32_t* value) {
+  *value = Int(reader, name).value_or(*value);
+}
+
 void ReadSampling(JsonReader* reader, GenerationRequest* request) {
-  request->max_tokens = Int(reader, "max_tokens");
-  request->default_max_tokens = kDefaultMaxTokens;
-  request->min_tokens = Int(reader, "min_tokens");
-  request->temperature = reader->OptionalFloat("temperature");
-  request->top_p = reader->OptionalFloat("top_p");
-  request->top_k = Int(reader, "top_k");
-  if (request->top_k == -1) request->top_k = 0;  // vLLM's value for all
-  request->min_p = reader->OptionalFloat("min_p");
-  request->repetition_penalty = reader->OptionalFloat("repetition_penalty");
-  request->frequency_penalty = reader->OptionalFloat("frequency_penalty");
-  request->presence_penalty = reader->OptionalFloat("presence_penalty");
-  request->logit_bias = ReadLogitBias(reader);
-  request->allowed_token_ids =
-      ReadIds(reader->Value("allowed_token_ids"), "allowed_token_ids", reader);
+  engine::SamplingParams& sampling = request->sampling;
+  request->fits_max_tokens = !reader->Has("max_tokens");
+  ReadParameter(reader, "max_tokens", &sampling.max_tokens);
+  ReadParameter(reader, "min_tokens", &sampling.min_tokens);
+  ReadParameter(reader, "temperature", &sampling.temperature);
+  ReadParameter(reader, "top_p", &sampling.top_p);
+  ReadParameter(reader, "top_k", &sampling.top_k);
+  if (sampling.top_k == -1) sampling.top_k = 0;  // vLLM's value for all
+  ReadParameter(reader, "min_p", &sampling.min_p);
+  ReadParameter(reader, "repetition_penalty", &sampling.repetition_penalty);
+  ReadParameter(reader, "frequency_penalty", &sampling.frequency_penalty);
+  ReadParameter(reader, "presence_penalty", &sampling.presence_penalty);
+  sampling.logit_bias = ReadLogitBias(reader);
+  sampling.allowed_ids = ReadIds(reader->Value("allowed_token_ids"), "allowed_token_ids", reader);
   request->bad_words = ReadStrings(reader, "bad_words", /*or_one=*/false);
   request->add_special_tokens = reader->Bool("add_special_tokens", true);
   request->skip_special_tokens = reader->Bool("skip_special_tokens", true);
   request->truncate_prompt_tokens = Int(reader, "truncate_prompt_tokens");
-  request->seed = ReadSeed(reader);
+  const std::optional<uint64_t> seed = ReadSeed(reader);
+  request->draws_seed = !seed;
+  sampling.seed = seed.value_or(sampling.seed);
   request->stop = ReadStrings(reader, "stop", /*or_one=*/true);
   request->include_stop_string = reader->Bool("include_stop_str_in_output", false);
-  request->stop_token_ids = ReadIds(reader->Value("stop_token_ids"), "stop_token_ids", reader);
-  request->ignore_eos = reader->OptionalBool("ignore_eos");
-  request->logprobs = Int(reader, "logprobs");
-  request->n = Int(reader, "n");
-  request->priority = Int(reader, "priority");
+  sampling.stop_ids = ReadIds(reader->Value("stop_token_ids"), "stop_token_ids", reader);
+  sampling.ignore_eos = reader->Bool("ignore_eos", sampling.ignore_eos);
+  sampling.logprobs = Int(reader, "logprobs");
+  ReadParameter(reader, "n", &request->n);
+  ReadParameter(reader, "priority", &request->priority);
   request->cache_salt = reader->String("cache_salt", "");
 }
 
@@ -177,7 +187,8 @@ void ReadStreamOptions(JsonReader* reader, CompletionRequest* request) {
 
 // Echo and prompt_logprobs both want the prompt's log-probabilities; one count serves both.
 std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
-  const std::optional<int32_t> echoed = request.echo ? request.generation.logprobs : std::nullopt;
+  const std::optional<int32_t> echoed =
+      request.echo ? request.generation.sampling.logprobs : std::nullopt;
   if (!echoed || !request.prompt_logprobs) return echoed ? echoed : request.prompt_logprobs;
   // The engine refuses a negative number.
   return *request.prompt_logprobs < 0 ? *request.prompt_logprobs
@@ -186,7 +197,8 @@ std::optional<int32_t> PromptLogprobs(const CompletionRequest& request) {
 
 }  // namespace
 
-absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
+absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body,
+                                                  const engine::SamplingDefaults& defaults) {
   ASSIGN_OR_RETURN(const json document, ParseBody(body));
   absl::Status status;
   JsonReader reader(document, "", &status);
@@ -195,6 +207,8 @@ absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body) {
   request.model = reader.String("model", "");
   request.request_id = reader.String("request_id", "");
   ReadPrompts(reader.Value("prompt"), &reader, &request);
+  request.generation.sampling = defaults.Params();
+  if (!defaults.max_tokens) request.generation.sampling.max_tokens = kDefaultMaxTokens;
   ReadSampling(&reader, &request.generation);
   CheckBestOf(&reader);
   request.echo = reader.Bool("echo", false);

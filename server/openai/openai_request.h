@@ -28,7 +28,9 @@ struct CompletionRequest {
   std::optional<int32_t> prompt_logprobs;  // vLLM's; `generation` also has the count for echo
 };
 
-// INVALID_ARGUMENT, "field: value and the expected one".
-absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body);
+// Parameters that the body omits have the model's `defaults`; without those max_tokens is OpenAI's
+// 16. INVALID_ARGUMENT, "field: value and the expected one".
+absl::StatusOr<CompletionRequest> ParseCompletion(std::string_view body,
+                                                  const engine::SamplingDefaults& defaults = {});
 
 }  // namespace strata::server

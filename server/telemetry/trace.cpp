@@ -87,8 +87,9 @@ class Text {
 void Text::Step(const StepStats& step) {
   const Time planned = After(step.begin, step.plan_seconds);
   const Time forwarded = After(step.forward_begin, step.forward_seconds);
-  const Time sampled = After(forwarded, std::min(step.sample_seconds, step.commit_seconds));
-  const Time end = std::max(sampled, After(forwarded, step.commit_seconds));
+  const Time computed =
+      After(step.forward_begin, std::max(0.0, step.forward_seconds - step.sample_seconds));
+  const Time end = After(forwarded, step.commit_seconds);
   Span("step", step.begin, end,
        absl::StrCat(
            "\"number\":", step.number, ",\"sequences\":", step.sequences,
@@ -96,9 +97,9 @@ void Text::Step(const StepStats& step) {
            ",\"recomputed_tokens\":", step.recomputed_tokens, ",\"preemptions\":", step.preemptions,
            ",\"cache_bytes_read\":", step.cache_bytes_read));
   Span("plan", step.begin, planned, "");
-  Span("forward", step.forward_begin, forwarded, "");
-  Span("sample", forwarded, sampled, "");
-  Span("commit", sampled, end, "");
+  Span("forward", step.forward_begin, computed, "");
+  Span("sample", computed, forwarded, "");
+  Span("commit", forwarded, end, "");
   Counter("blocks", end, absl::StrCat("\"used\":", step.blocks_used));
   Counter("sequences", end,
           absl::StrCat("\"running\":", step.running, ",\"waiting\":", step.waiting));

@@ -39,7 +39,6 @@ class Trace final : public engine::EngineObserver {
 
   void OnStep(const engine::StepStats& step) override;
   void OnPhase(const engine::PhaseChange& change) override;
-  bool TimesSampling() const override { return true; }
   void OnFinished(const std::string& request_id, const engine::FinishedEvent& event) override;
   void OnAbort(const engine::AbortStats& abort) override;
   void OnNote(const std::string& note) override;

@@ -252,7 +252,7 @@ class EngineBench {
     figures.seconds = stats.plan_seconds + stats.forward_seconds + stats.commit_seconds;
     figures.device_seconds = backend_->counters().step_seconds - before;
     figures.work = backend_->TakeWork();
-    figures.work["sampling"].seconds = stats.commit_seconds;
+    figures.work["sampling"].seconds += stats.commit_seconds;
     figures.prefill_tokens = stats.prefill_tokens;
     return figures;
   }

@@ -65,7 +65,7 @@ class ProfilingBackend : public kernels::Backend {
   size_t WorkingBytes(const kernels::StepLimits& limits) const override {
     return inner_->WorkingBytes(limits);
   }
-  bool chooses_tokens() const override { return inner_->chooses_tokens(); }
+  bool asynchronous() const override { return inner_->asynchronous(); }
   void ChooseTokens(kernels::ConstRows logits,
                     std::span<const kernels::TokenChoice> choices) override {
     Timed("sampling", [&] { inner_->ChooseTokens(logits, choices); });

@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/decode/sampler.h"
+#include "engine/decode/token_choice.h"
+#include "tests/support/sampler.h"
 
 namespace strata::engine {
 namespace {
@@ -49,7 +50,7 @@ double NanosecondsPerLogit(const SamplingParams& params, size_t vocab) {
   for (float& logit : logits) logit = normal(random);
   TokenHistory history(params, {});
   for (int i = 0; i < kHistory; ++i) history.AddOutput(static_cast<int32_t>(random() % vocab));
-  Sampler sampler;
+  testing::Sampler sampler;
   std::vector<double> nanoseconds;
   int64_t sum = 0;  // keeps the compiler from dropping draws
   for (int draw = 0; draw < kDraws; ++draw) {

@@ -45,7 +45,7 @@ class Keeper final : public engine::EngineObserver {
   void OnStep(const engine::StepStats& step) override {
     if (step.prefill_tokens > 0) return;
     plan.push_back(step.plan_seconds * 1e6);
-    commit.push_back(step.commit_seconds * 1e6);
+    commit.push_back((step.sample_seconds + step.commit_seconds) * 1e6);
   }
   void OnFinished(const std::string&, const engine::FinishedEvent&) override {}
   void OnAbort(const engine::AbortStats&) override {}

@@ -1,5 +1,3 @@
-#include "engine/decode/logprobs.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,9 +6,12 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/support/sampler.h"
 
 namespace strata::engine::logprobs_test {
 namespace {
+
+using testing::LogprobsOf;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();

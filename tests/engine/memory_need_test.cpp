@@ -146,7 +146,7 @@ TEST_F(MemoryNeedTest, WhatIsOverTheLimitIsRefusedWithTheSum) {
   const absl::Status refused = engine::EngineCore::Create(options_, MakeBackend()).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(absl::StrContains(refused.message(), "weights 3.")) << refused;
-  EXPECT_TRUE(absl::StrContains(refused.message(), "workspace 3.8 MiB")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "workspace 4.0 MiB")) << refused;
 }
 
 // A step of any size has few rows with logits.

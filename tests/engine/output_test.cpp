@@ -136,8 +136,8 @@ TEST_F(OutputTest, HoldsNoBadWord) {
   EXPECT_EQ(after.size(), 200U);
 }
 
-// A backend that chooses tokens gets the same parameters.
-TEST_F(OutputTest, ABackendThatChoosesIsToldOfBadWordsAndNotAskedForAllowedIds) {
+// No step starts early whose choices depend on the token before, or may need the host.
+TEST_F(OutputTest, BadWordsAndAllowedIdsHoldOnAnAsynchronousBackend) {
   const ScratchDir scratch;
   const auto dir = WriteModelDir(
       MakeTinyModel(
@@ -145,10 +145,10 @@ TEST_F(OutputTest, ABackendThatChoosesIsToldOfBadWordsAndNotAskedForAllowedIds) 
            .hidden_size = 8,
            .intermediate_size = 8}),
       scratch.path());
-  const auto run = [&](bool chooses, const engine::SamplingParams& params) {
+  const auto run = [&](bool asynchronous, const engine::SamplingParams& params) {
     engine::EngineOptions options;
     options.model_dir = dir;
-    auto core = engine::EngineCore::Create(options, MakeHashBackend({}, chooses));
+    auto core = engine::EngineCore::Create(options, MakeHashBackend({}, asynchronous));
     EXPECT_TRUE(core.ok()) << core.status();
     const auto recording = std::make_shared<Recording>();
     engine::Request request = Make(params);
@@ -156,7 +156,7 @@ TEST_F(OutputTest, ABackendThatChoosesIsToldOfBadWordsAndNotAskedForAllowedIds) 
     EXPECT_TRUE((*core)->Validate(request).ok());
     (*core)->Add(std::move(request), recording, std::chrono::steady_clock::now());
     while ((*core)->HasWork()) (*core)->Step();
-    if (chooses && params.bad_words.empty() && params.allowed_ids.empty()) {
+    if (asynchronous && params.bad_words.empty() && params.allowed_ids.empty()) {
       EXPECT_GT((*core)->steps_ahead(), 0);
     } else {
       EXPECT_EQ((*core)->steps_ahead(), 0);

@@ -6,11 +6,15 @@
 #include <random>
 #include <vector>
 
-#include "engine/decode/sampler.h"
+#include "engine/decode/token_choice.h"
 #include "gtest/gtest.h"
+#include "tests/support/sampler.h"
 
 namespace strata::engine::sampler_reference_test {
 namespace {
+
+using testing::SampledToken;
+using testing::Sampler;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 

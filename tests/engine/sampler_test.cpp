@@ -1,4 +1,4 @@
-#include "engine/decode/sampler.h"
+#include "tests/support/sampler.h"
 
 #include <array>
 #include <cmath>
@@ -9,10 +9,13 @@
 #include <set>
 #include <vector>
 
+#include "engine/decode/token_choice.h"
 #include "gtest/gtest.h"
 
 namespace strata::engine::sampler_test {
 namespace {
+
+using testing::Sampler;
 
 int32_t Pick(Sampler* sampler, const std::vector<float>& logits, const SamplingParams& params,
              double uniform) {

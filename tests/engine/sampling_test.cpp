@@ -6,17 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "engine/decode/logprobs.h"
-#include "engine/decode/sampler.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_runner.h"
+#include "tests/support/sampler.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::testing::sampling_test {
 namespace {
 
 using engine::FinishReason;
-using engine::Sampler;
 using engine::SamplingParams;
 using engine::TokenHistory;
 
@@ -118,11 +116,11 @@ TEST(SamplingTest, LogprobsAreOfTheModelsOwnDistribution) {
                                  .logit_bias = {{.id = 2, .bias = 50}},
                                  .logprobs = 2};
   const TokenHistory history = HistoryOf(params, {0, 1}, {});
-  const engine::SampledToken sampled = Sampler().Sample(logits, params, {.history = history});
+  const SampledToken sampled = Sampler().Sample(logits, params, {.history = history});
   EXPECT_EQ(sampled.token, 2);
   ASSERT_TRUE(sampled.logprobs);
   EXPECT_EQ(sampled.logprobs->rank, 3);
-  EXPECT_FLOAT_EQ(sampled.logprobs->logprob, engine::LogprobsOf(logits, 2, 0).logprob);
+  EXPECT_FLOAT_EQ(sampled.logprobs->logprob, LogprobsOf(logits, 2, 0).logprob);
   ASSERT_EQ(sampled.logprobs->top.size(), 2U);
   EXPECT_EQ(sampled.logprobs->top[0].id, 0);
 }
@@ -191,7 +189,7 @@ TEST_F(SamplingInEngineTest, LogprobsComeWithTheirToken) {
     ASSERT_EQ(recording.token_logprobs[i]->top.size(), 3U);
     EXPECT_EQ(recording.token_logprobs[i]->top[0].id, recording.tokens[i]);
     EXPECT_EQ(recording.token_logprobs[i]->logprob,
-              engine::LogprobsOf(recording.logits[i], recording.tokens[i], 0).logprob);
+              LogprobsOf(recording.logits[i], recording.tokens[i], 0).logprob);
   }
 }
 

@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
-#include "kernels/cpu/cgroup.h"
+#include "kernels/cgroup.h"
 #include "kernels/cpu/cpu_count.h"
 #include "kernels/cublas_places.h"
 #include "tests/kernels/kernel_testing.h"

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "tests/kernels/kernel_testing.h"
 
 namespace strata::kernels::bf16_tile_test {

@@ -14,7 +14,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/cpu/simd_targets.h"
 #include "kernels/tensor.h"
 

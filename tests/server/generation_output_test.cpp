@@ -3,10 +3,14 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "server/grpc/grpc_messages.h"
+#include "server/openai/openai_request.h"
 #include "server/text/detokenizer.h"
+#include "strata/v1/inference.pb.h"
 #include "tests/server/generation_testing.h"
 #include "tests/server/metrics_text.h"
 
@@ -134,7 +138,7 @@ TEST_F(GenerationOutputTest, TokensAfterAStopStringAreNotCounted) {
 TEST_F(GenerationOutputTest, StopStringsWaitForMinTokens) {
   RecordingClient client(/*prompt_reader=*/true);
   server::GenerationRequest request = Text("a", 20);
-  request.min_tokens = 5;
+  request.sampling.min_tokens = 5;
   request.stop = {"x"};
   const auto generation = MakeUnstarted(request, &client);
   generation->OnStarted({.prompt_tokens = 1});
@@ -217,7 +221,7 @@ TEST_F(GenerationOutputTest, OneThatFailsClosesTheRequestAfterTheOthers) {
 TEST_F(GenerationOutputTest, LogprobsStandBesideTheirTokens) {
   RecordingClient client(/*prompt_reader=*/true);
   server::GenerationRequest request = Text("abc", 12);
-  request.logprobs = 2;
+  request.sampling.logprobs = 2;
   MustStart(request, &client);
   ASSERT_TRUE(client.WaitFor("closed"));
   const RecordingClient::Sequence& sequence = client.sequences[0];
@@ -234,37 +238,54 @@ TEST_F(GenerationOutputTest, TheModelsDefaultsAreThoseOfARequestThatSaysNothing)
   WriteFile(dir_.path() / "generation_config.json",
             R"({"temperature":0.25,"top_k":7,"top_p":0.5,"min_p":0.125,"repetition_penalty":1.5,
                 "max_new_tokens":33})");
-  const auto sampling = [this](bool generation_config, const server::GenerationRequest& request) {
+  const auto sampling = [this](bool generation_config, const auto& parse) {
     engine::EngineOptions options;
     options.model_dir = dir_.path();
     options.generation_config = generation_config;
     const auto core = engine::Engine::Create(options);
     EXPECT_TRUE(core.ok()) << core.status();
-    const auto made = server::MakeEngineRequest(request, (*core)->model(), *tokenizer_);
+    const engine::ModelInfo& model = (*core)->model();
+    absl::StatusOr<server::GenerationRequest> request = parse(model.defaults);
+    EXPECT_TRUE(request.ok()) << request.status();
+    const auto made = server::MakeEngineRequest(*std::move(request), model, *tokenizer_);
     EXPECT_TRUE(made.ok()) << made.status();
     return made->sampling;
   };
-  server::GenerationRequest request;
-  request.prompt = "a";
-  const engine::SamplingParams models = sampling(true, request);
+  v1::GenerateRequest message;
+  message.set_text("a");
+  const auto grpc = [&message](const engine::SamplingDefaults& defaults) {
+    return server::ParseRequest(message, defaults);
+  };
+  const engine::SamplingParams models = sampling(true, grpc);
   EXPECT_EQ(models.temperature, 0.25F);
   EXPECT_EQ(models.top_k, 7);
   EXPECT_EQ(models.top_p, 0.5F);
   EXPECT_EQ(models.min_p, 0.125F);
   EXPECT_EQ(models.repetition_penalty, 1.5F);
   EXPECT_EQ(models.max_tokens, 33);
-  const engine::SamplingParams none = sampling(false, request);
+  const engine::SamplingParams none = sampling(false, grpc);
   EXPECT_EQ(none.temperature, 1);
   EXPECT_EQ(none.top_k, 0);
   EXPECT_EQ(none.max_tokens, 256);
-  request.temperature = 2.0F;
-  request.top_k = 0;
-  request.max_tokens = 5;
-  const engine::SamplingParams own = sampling(true, request);
+  message.set_temperature(2.0F);
+  message.set_top_k(0);
+  message.set_max_tokens(5);
+  const engine::SamplingParams own = sampling(true, grpc);
   EXPECT_EQ(own.temperature, 2.0F);
   EXPECT_EQ(own.top_k, 0);
   EXPECT_EQ(own.max_tokens, 5);
   EXPECT_EQ(own.top_p, 0.5F);
+
+  const auto http = [](const engine::SamplingDefaults& defaults) {
+    auto completion = server::ParseCompletion(R"({"prompt":"a","top_k":5})", defaults).value();
+    completion.generation.prompt = "a";
+    return absl::StatusOr<server::GenerationRequest>(std::move(completion.generation));
+  };
+  const engine::SamplingParams of_http = sampling(true, http);
+  EXPECT_EQ(of_http.temperature, 0.25F);
+  EXPECT_EQ(of_http.top_k, 5);
+  EXPECT_EQ(of_http.max_tokens, 33);
+  EXPECT_EQ(sampling(false, http).max_tokens, 16) << "OpenAI's";
 }
 
 TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
@@ -290,15 +311,15 @@ TEST_F(GenerationOutputTest, RefusesBadParametersNamingTheField) {
             "truncate_prompt_tokens: 0 is neither -1 nor in 1..512, the model's positions");
   EXPECT_EQ(error([](Request& r) { r.time_limit_seconds = 0; }),
             "time_limit_seconds: 0 is not above 0 and at most 1e+06");
-  EXPECT_EQ(error([](Request& r) { r.min_tokens = 6; }),
+  EXPECT_EQ(error([](Request& r) { r.sampling.min_tokens = 6; }),
             "min_tokens: 6 is not in 0..5, max_tokens");
-  EXPECT_EQ(error([](Request& r) { r.repetition_penalty = 0.0F; }),
+  EXPECT_EQ(error([](Request& r) { r.sampling.repetition_penalty = 0.0F; }),
             "repetition_penalty: 0 is not above 0 and at most 100");
-  EXPECT_EQ(error([](Request& r) { r.frequency_penalty = 3.0F; }),
+  EXPECT_EQ(error([](Request& r) { r.sampling.frequency_penalty = 3.0F; }),
             "frequency_penalty: 3 is not in -2..2");
-  EXPECT_EQ(error([](Request& r) { r.presence_penalty = -3.0F; }),
+  EXPECT_EQ(error([](Request& r) { r.sampling.presence_penalty = -3.0F; }),
             "presence_penalty: -3 is not in -2..2");
-  EXPECT_EQ(error([](Request& r) { r.logprobs = 21; }), "logprobs: 21 is not in 0..20");
+  EXPECT_EQ(error([](Request& r) { r.sampling.logprobs = 21; }), "logprobs: 21 is not in 0..20");
   EXPECT_EQ(error([](Request& r) { r.prompt_logprobs = -1; }),
             "prompt_logprobs: -1 is not in 0..20");
   EXPECT_EQ(error([](Request& r) { r.n = -1; }), "n: -1 is not in 1..64");

@@ -159,7 +159,8 @@ TEST_F(GenerationTest, DrawsIdAndSeedAndReturnsThem) {
   RecordingClient client(/*prompt_reader=*/true);
   server::GenerationRequest request = Text("a", 1);
   request.request_id = "mine";
-  request.seed = 7;
+  request.sampling.seed = 7;
+  request.draws_seed = false;
   EXPECT_EQ(MustStart(request, &client)->id(), "mine");
   ASSERT_TRUE(client.WaitFor("closed"));
   EXPECT_EQ(client.started.seed, 7U);
@@ -169,8 +170,8 @@ TEST_F(GenerationTest, DefaultMaxTokensIsCutToWhatFits) {
   for (const auto& [prompt, expected] : std::vector<std::pair<size_t, size_t>>{
            {3, 256}, {kTinyPositions - 40, 40}, {kTinyPositions - 1, 1}}) {
     RecordingClient client(/*prompt_reader=*/true);
-    server::GenerationRequest request = Text(std::string(prompt, 'a'), 0);
-    request.max_tokens.reset();
+    server::GenerationRequest request = Text(std::string(prompt, 'a'), 256);
+    request.fits_max_tokens = true;
     MustStart(std::move(request), &client);
     ASSERT_TRUE(client.WaitFor("closed"));
     EXPECT_TRUE(client.status.ok()) << client.status;
@@ -189,8 +190,8 @@ TEST_F(GenerationTest, DefaultMaxTokensIsCutToWhatFitsNTimes) {
   context_.engine = engine->get();
   ASSERT_EQ(context_.engine->model().cache_tokens, 1600);
   RecordingClient client(/*prompt_reader=*/true);
-  server::GenerationRequest request = Text("abc", 0);
-  request.max_tokens.reset();
+  server::GenerationRequest request = Text("abc", 256);
+  request.fits_max_tokens = true;
   request.n = 64;  // a block each
   MustStart(std::move(request), &client);
   ASSERT_TRUE(client.WaitFor("closed"));
@@ -211,8 +212,8 @@ TEST_F(GenerationTest, RefusesBadInputNamingTheField) {
   two_lines.request_id = "a\nb";
   EXPECT_EQ(ErrorOf(two_lines),
             "request_id: byte 1 is the control character 0x0a; it may hold none");
-  server::GenerationRequest full = Text(std::string(kTinyPositions, 'a'), 1);
-  full.max_tokens.reset();
+  server::GenerationRequest full = Text(std::string(kTinyPositions, 'a'), 256);
+  full.fits_max_tokens = true;
   EXPECT_EQ(ErrorOf(full).rfind("prompt: 512 ", 0), 0U);
 }
 

@@ -150,9 +150,10 @@ class GenerationTest : public ::testing::Test {
   static server::GenerationRequest Text(std::string text, int32_t max_tokens) {
     server::GenerationRequest request;
     request.prompt = std::move(text);
-    request.max_tokens = max_tokens;
-    request.temperature = 0.0F;
-    request.ignore_eos = true;
+    request.sampling.max_tokens = max_tokens;
+    request.fits_max_tokens = false;
+    request.sampling.temperature = 0.0F;
+    request.sampling.ignore_eos = true;
     return request;
   }
 

@@ -1,5 +1,6 @@
 #include "server/openai/openai_request.h"
 
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -23,10 +24,10 @@ std::string ErrorOf(const std::string& body) {
 
 TEST(OpenAiRequestTest, DefaultsAreOpenAis) {
   const auto request = MustParse(R"({"prompt":"a"})");
-  EXPECT_EQ(request.generation.max_tokens, std::nullopt);
-  EXPECT_EQ(request.generation.default_max_tokens, 16);
-  EXPECT_EQ(request.generation.temperature, std::nullopt);
-  EXPECT_EQ(request.generation.seed, std::nullopt);
+  EXPECT_EQ(request.generation.sampling.max_tokens, 16);
+  EXPECT_TRUE(request.generation.fits_max_tokens);
+  EXPECT_EQ(request.generation.sampling.temperature, engine::SamplingParams{}.temperature);
+  EXPECT_TRUE(request.generation.draws_seed);
   EXPECT_FALSE(request.stream);
   EXPECT_FALSE(request.echo);
   EXPECT_EQ(request.model, "");
@@ -41,14 +42,14 @@ TEST(OpenAiRequestTest, ReadsWhatIsGiven) {
           "cache_salt":"","best_of":1})");
   const GenerationRequest& generation = request.generation;
   EXPECT_EQ(request.model, "m");
-  EXPECT_EQ(generation.max_tokens, 3);
-  EXPECT_EQ(generation.temperature, 0.0F);
-  EXPECT_EQ(generation.top_p, 0.5F);
-  EXPECT_EQ(generation.top_k, 0);
-  EXPECT_EQ(generation.min_p, 0.25F);
-  EXPECT_EQ(generation.seed, uint64_t{INT64_MAX});
-  EXPECT_EQ(generation.ignore_eos, true);
-  EXPECT_EQ(generation.stop_token_ids, (std::vector<int32_t>{1, -2}));
+  EXPECT_EQ(generation.sampling.max_tokens, 3);
+  EXPECT_EQ(generation.sampling.temperature, 0.0F);
+  EXPECT_EQ(generation.sampling.top_p, 0.5F);
+  EXPECT_EQ(generation.sampling.top_k, 0);
+  EXPECT_EQ(generation.sampling.min_p, 0.25F);
+  EXPECT_EQ(generation.sampling.seed, uint64_t{INT64_MAX});
+  EXPECT_EQ(generation.sampling.ignore_eos, true);
+  EXPECT_EQ(generation.sampling.stop_ids, (std::vector<int32_t>{1, -2}));
   EXPECT_TRUE(request.echo);
   EXPECT_TRUE(request.stream);
   EXPECT_TRUE(request.include_usage);
@@ -114,16 +115,16 @@ TEST(OpenAiRequestTest, ReadsSampling) {
   const GenerationRequest& generation = request.generation;
   EXPECT_EQ(generation.n, 2);
   EXPECT_EQ(generation.stop, (std::vector<std::string>{"x", "yz"}));
-  EXPECT_EQ(generation.logprobs, 3);
+  EXPECT_EQ(generation.sampling.logprobs, 3);
   EXPECT_EQ(generation.prompt_logprobs, 3);
-  EXPECT_EQ(generation.presence_penalty, 0.5F);
-  EXPECT_EQ(generation.frequency_penalty, -1.0F);
-  EXPECT_EQ(generation.repetition_penalty, 1.5F);
-  ASSERT_EQ(generation.logit_bias.size(), 2U);
-  EXPECT_EQ(generation.logit_bias[0].id, 2);
-  EXPECT_EQ(generation.logit_bias[0].bias, 1.5F);
-  EXPECT_EQ(generation.logit_bias[1].id, 9);
-  EXPECT_EQ(generation.min_tokens, 4);
+  EXPECT_EQ(generation.sampling.presence_penalty, 0.5F);
+  EXPECT_EQ(generation.sampling.frequency_penalty, -1.0F);
+  EXPECT_EQ(generation.sampling.repetition_penalty, 1.5F);
+  ASSERT_EQ(generation.sampling.logit_bias.size(), 2U);
+  EXPECT_EQ(generation.sampling.logit_bias[0].id, 2);
+  EXPECT_EQ(generation.sampling.logit_bias[0].bias, 1.5F);
+  EXPECT_EQ(generation.sampling.logit_bias[1].id, 9);
+  EXPECT_EQ(generation.sampling.min_tokens, 4);
   EXPECT_TRUE(generation.include_stop_string);
   EXPECT_EQ(generation.priority, -3);
   EXPECT_EQ(generation.cache_salt, "me");
@@ -186,7 +187,7 @@ TEST(OpenAiRequestTest, ReadsVllmsParameters) {
           "add_special_tokens":false,"skip_special_tokens":false,"truncate_prompt_tokens":-1,
           "return_token_ids":true,"return_tokens_as_token_ids":true,"request_id":"me",
           "stream":true,"stream_options":{"continuous_usage_stats":true}})");
-  EXPECT_EQ(request.generation.allowed_token_ids, (std::vector<int32_t>{5, 7}));
+  EXPECT_EQ(request.generation.sampling.allowed_ids, (std::vector<int32_t>{5, 7}));
   EXPECT_EQ(request.generation.bad_words, (std::vector<std::string>{"x", " y"}));
   EXPECT_EQ(request.generation.prompt_logprobs, 2);
   EXPECT_EQ(request.prompt_logprobs, 2);
@@ -206,16 +207,18 @@ TEST(OpenAiRequestTest, WholeNumbersMayBeWrittenWithAPoint) {
   const auto request =
       MustParse(R"({"prompt":[1.0,2],"max_tokens":16.0,"n":2.0,"top_k":5e1,"seed":7.0})");
   EXPECT_EQ(std::get<std::vector<int32_t>>(request.prompts[0]), (std::vector<int32_t>{1, 2}));
-  EXPECT_EQ(request.generation.max_tokens, 16);
+  EXPECT_EQ(request.generation.sampling.max_tokens, 16);
   EXPECT_EQ(request.generation.n, 2);
-  EXPECT_EQ(request.generation.top_k, 50);
-  EXPECT_EQ(request.generation.seed, 7U);
+  EXPECT_EQ(request.generation.sampling.top_k, 50);
+  EXPECT_EQ(request.generation.sampling.seed, 7U);
   EXPECT_EQ(ErrorOf(R"({"prompt":"a","max_tokens":1e300})").rfind("max_tokens: expected", 0), 0U);
 }
 
 TEST(OpenAiRequestTest, SeedsCountByTheirBitsAndMinusOneIsNone) {
-  const auto seed = [](const std::string& value) {
-    return MustParse(R"({"prompt":"a","seed":)" + value + "}").generation.seed;
+  const auto seed = [](const std::string& value) -> std::optional<uint64_t> {
+    const auto request = MustParse(R"({"prompt":"a","seed":)" + value + "}");
+    if (request.generation.draws_seed) return std::nullopt;
+    return request.generation.sampling.seed;
   };
   EXPECT_EQ(seed("-1"), std::nullopt);
   EXPECT_EQ(seed("-1.0"), std::nullopt);

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/cli/option_values.h"
 
@@ -64,11 +65,11 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
   const auto generate = std::get<GenerateOptions>(
       Parse({"generate", "--prompt", "a b", "--temperature", "-1", "--top-k", "-2", "--seed",
              "18446744073709551615", "--json"}));
-  EXPECT_EQ(generate.prompt, "a b");
-  EXPECT_EQ(generate.temperature, -1.0F);  // the server's to refuse
-  EXPECT_EQ(generate.top_k, -2);
-  EXPECT_EQ(generate.seed, ~uint64_t{0});
-  EXPECT_EQ(generate.max_tokens, std::nullopt);
+  EXPECT_EQ(generate.request.text(), "a b");
+  EXPECT_EQ(generate.request.temperature(), -1.0F);  // the server's to refuse
+  EXPECT_EQ(generate.request.top_k(), -2);
+  EXPECT_EQ(generate.request.seed(), ~uint64_t{0});
+  EXPECT_FALSE(generate.request.has_max_tokens());
   EXPECT_TRUE(generate.json);
   EXPECT_FALSE(generate.metrics);
 
@@ -93,18 +94,18 @@ TEST(OptionsTest, ReadsEveryKindOfValue) {
                                                         "--cache-salt",
                                                         "me",
                                                         "--include-stop-string"}));
-  EXPECT_EQ(sampled.stop, (std::vector<std::string>{"\n\n", "[x,y]"}));
-  ASSERT_EQ(sampled.logit_bias.size(), 2U);
-  EXPECT_EQ(sampled.logit_bias[0].id, 42);
-  EXPECT_EQ(sampled.logit_bias[0].bias, -100);
-  EXPECT_EQ(sampled.logit_bias[1].bias, 0.5F);
-  EXPECT_EQ(sampled.n, 3);
-  EXPECT_EQ(sampled.time_limit, std::chrono::milliseconds(1500));
-  EXPECT_EQ(sampled.logprobs, 0);
-  EXPECT_EQ(sampled.prompt_logprobs, std::nullopt);
-  EXPECT_EQ(sampled.repetition_penalty, 1.1F);
-  EXPECT_EQ(sampled.cache_salt, "me");
-  EXPECT_TRUE(sampled.include_stop_string);
+  EXPECT_THAT(sampled.request.stop(), ::testing::ElementsAre("\n\n", "[x,y]"));
+  ASSERT_EQ(sampled.request.logit_bias().size(), 2U);
+  EXPECT_EQ(sampled.request.logit_bias().at(42), -100);
+  EXPECT_EQ(sampled.request.logit_bias().at(7), 0.5F);
+  EXPECT_EQ(sampled.request.n(), 3);
+  EXPECT_EQ(sampled.request.time_limit_seconds(), 1.5);
+  EXPECT_TRUE(sampled.request.has_logprobs());
+  EXPECT_EQ(sampled.request.logprobs(), 0);
+  EXPECT_FALSE(sampled.request.has_prompt_logprobs());
+  EXPECT_EQ(sampled.request.repetition_penalty(), 1.1F);
+  EXPECT_EQ(sampled.request.cache_salt(), "me");
+  EXPECT_TRUE(sampled.request.include_stop_string());
 
   EXPECT_TRUE(std::get<PlanOptions>(Parse({"plan", "--json", "--model", "m"})).json);
   EXPECT_EQ(std::get<PlanOptions>(Parse({"plan", "--cache-dtype", "int8"})).cache_dtype, "int8");
@@ -119,7 +120,7 @@ TEST(OptionsTest, AnOptionIsAlsoAnEnvironmentVariable) {
   EXPECT_EQ(serve.engine.threads, 1);  // the flag wins
   EXPECT_EQ(std::get<PlanOptions>(Parse({"plan"})).cache_bytes, size_t{2} << 20);
   const ScopedVariable seed("STRATA_SEED", "5");
-  EXPECT_EQ(std::get<GenerateOptions>(Parse({"generate", "--prompt", "a"})).seed, std::nullopt);
+  EXPECT_FALSE(std::get<GenerateOptions>(Parse({"generate", "--prompt", "a"})).request.has_seed());
 }
 
 TEST(OptionsTest, AVariableThatNoOptionHasIsNamed) {

@@ -1,12 +1,9 @@
 #include "tests/support/hash_backend.h"
 
 #include <algorithm>
-#include <deque>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "kernels/check.h"
 #include "tests/support/null_backend.h"
 
 namespace strata::testing {
@@ -35,8 +32,8 @@ int32_t TokenOf(float digest, int64_t vocab_size) {
 // Column 0 carries the data: a token id from Embed to the cache, then a digest.
 class HashBackend final : public NullBackend {
  public:
-  HashBackend(std::function<bool()> fail, bool chooses)
-      : fail_(std::move(fail)), chooses_(chooses) {}
+  HashBackend(std::function<bool()> fail, bool asynchronous)
+      : fail_(std::move(fail)), asynchronous_(asynchronous) {}
 
   std::string Describe() const override { return "hash"; }
   absl::Status Synchronize() override {
@@ -45,7 +42,7 @@ class HashBackend final : public NullBackend {
   void Embed(const kernels::Matrix& table, std::span<const int32_t> ids, Rows out) override {
     vocab_size_ = table.num_outputs();
     for (size_t i = 0; i < ids.size(); ++i) {
-      const int32_t id = ids[i] >= 0 ? ids[i] : untaken_.back().at(static_cast<size_t>(~ids[i]));
+      const int32_t id = ids[i] >= 0 ? ids[i] : LastToken(~ids[i]);
       *Row(out, i) = static_cast<float>(id);
     }
   }
@@ -93,24 +90,7 @@ class HashBackend final : public NullBackend {
       }
     }
   }
-  bool chooses_tokens() const override { return chooses_; }
-  void ChooseTokens(ConstRows logits, std::span<const kernels::TokenChoice> choices) override {
-    STRATA_CHECK(untaken_.size() < kMostUntaken, "answers are taken in time");
-    std::vector<int32_t>& tokens = untaken_.emplace_back();
-    for (const kernels::TokenChoice& choice : choices) {
-      const float* const row = logits.data + choice.row * logits.stride;
-      std::vector<float> biased(row, row + logits.num_cols);
-      for (const auto& [id, bias] : choice.biases) biased[static_cast<size_t>(id)] += bias;
-      tokens.push_back(
-          static_cast<int32_t>(std::max_element(biased.begin(), biased.end()) - biased.begin()));
-    }
-  }
-  absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {
-    STRATA_CHECK(untaken_.front().size() == chosen.size(), "a token for every choice");
-    for (size_t i = 0; i < chosen.size(); ++i) chosen[i].token = untaken_.front()[i];
-    untaken_.pop_front();
-    return Synchronize();
-  }
+  bool asynchronous() const override { return asynchronous_; }
 
  private:
   static float* Row(Rows rows, size_t i) {
@@ -142,15 +122,14 @@ class HashBackend final : public NullBackend {
   }
 
   const std::function<bool()> fail_;
-  const bool chooses_;
-  std::deque<std::vector<int32_t>> untaken_;
+  const bool asynchronous_;
   int64_t vocab_size_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail, bool chooses) {
-  return std::make_unique<HashBackend>(std::move(fail), chooses);
+std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail, bool asynchronous) {
+  return std::make_unique<HashBackend>(std::move(fail), asynchronous);
 }
 
 int32_t HashNext(std::span<const int32_t> tokens, int32_t vocab_size) {

@@ -15,10 +15,9 @@ namespace strata::testing {
 // the score blocks that the first layer wrote. For models with one head in which later layers reuse
 // the first layer's scores.
 // `fail`, if given, is called at each step and returns whether the device reports an error.
-// `chooses`: the backend chooses the tokens itself, the likeliest after biases, and returns them
-// when they are taken.
+// `asynchronous`: the engine starts a step before it takes the tokens of the step before.
 std::unique_ptr<kernels::Backend> MakeHashBackend(std::function<bool()> fail = {},
-                                                  bool chooses = false);
+                                                  bool asynchronous = false);
 
 // The token that the hash model puts after `tokens`.
 int32_t HashNext(std::span<const int32_t> tokens, int32_t vocab_size);

@@ -9,6 +9,8 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/host_choices.h"
+#include "kernels/cpu/thread_pool.h"
 
 namespace strata::testing {
 
@@ -37,11 +39,14 @@ class ShapeOnly final : public kernels::Matrix {
   const int64_t outputs_, inputs_;
 };
 
-// A backend whose operations do nothing; memory and shapes of matrices are real. A base class.
+// A backend whose operations do nothing; memory, shapes of matrices and choices are real. A base
+// class.
 class NullBackend : public kernels::Backend {
  public:
   std::string Describe() const override { return "null"; }
-  kernels::BackendCounters counters() const override { return {}; }
+  kernels::BackendCounters counters() const override {
+    return {.choice_seconds = choices_.seconds()};
+  }
   absl::StatusOr<std::unique_ptr<kernels::Buffer>> Allocate(size_t bytes) override {
     return std::make_unique<UntouchedBuffer>(bytes);
   }
@@ -77,6 +82,22 @@ class NullBackend : public kernels::Backend {
                  std::span<const kernels::HeadAttention>) override {}
   void AttentionProbabilities(const kernels::PagedArena&, const kernels::SequenceRows&,
                               const kernels::HeadAttention&, float*) override {}
+  void ChooseTokens(kernels::ConstRows logits,
+                    std::span<const kernels::TokenChoice> choices) override {
+    choices_.Choose(logits, choices, caller_);
+  }
+  absl::Status TakeChosen(std::span<kernels::ChosenToken> chosen) override {
+    choices_.Take(chosen);
+    return Synchronize();
+  }
+
+ protected:
+  // The token of choices[i] of the last ChooseTokens().
+  int32_t LastToken(int32_t i) const { return choices_.token(i); }
+
+ private:
+  kernels::ThreadPool caller_{1};
+  kernels::HostChoices choices_;
 };
 
 }  // namespace strata::testing

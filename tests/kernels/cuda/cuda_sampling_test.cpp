@@ -1,14 +1,14 @@
-// Compares tokens that the device chooses with the engine's own sampler: the same ids, ranks and
-// logprobs.
+// Compares tokens that the device chooses with those of the host: the same ids, ranks and logprobs.
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
-#include "engine/decode/sampler.h"
 #include "tests/kernels/cuda/cuda_testing.h"
 #include "tests/kernels/kernel_testing.h"
 #include "tests/support/engine_runner.h"
+#include "tests/support/sampler.h"
 #include "tests/support/tiny_model.h"
 
 namespace strata::kernels::cuda_sampling_test {
@@ -71,6 +71,7 @@ class CudaSamplingTest : public CudaTest {
                          .presence_penalty = params.presence_penalty,
                          .seen = histories[i].entries(),
                          .biases = biases[i],
+                         .allowed = params.allowed_ids,
                          .uniform = cases[i].uniform,
                          .num_logprobs = params.logprobs.value_or(-1)});
     }
@@ -78,10 +79,10 @@ class CudaSamplingTest : public CudaTest {
     backend_->ChooseTokens(device.rows(), choices);
     EXPECT_TRUE(backend_->TakeChosen(chosen).ok());
     device.Fetch();  // checks the marks around the logits
-    engine::Sampler sampler;
+    strata::testing::Sampler sampler;
     for (size_t i = 0; i < cases.size(); ++i) {
       SCOPED_TRACE(i);
-      const engine::SampledToken expected = sampler.Sample(
+      const strata::testing::SampledToken expected = sampler.Sample(
           logits[i % logits.size()], cases[i].params,
           {.history = histories[i], .eos_ids = cases[i].eos_ids, .uniform = cases[i].uniform});
       ASSERT_EQ(chosen[i].token, expected.token);
@@ -229,8 +230,28 @@ TEST_F(CudaSamplingTest, OneRowForSeveral) {
   ExpectSameChoices(cases, {Logits(9, 50)});
 }
 
-// A model gives the same answers if the device chooses the tokens and if the host does, because a
-// hook wants the logits; in every dtype of weights and cache.
+// The host makes choices with allowed ids, in a call with choices of the device.
+TEST_F(CudaSamplingTest, AllowedIdsAmongOtherChoices) {
+  constexpr int64_t kVocab = 300;
+  std::vector<Case> cases;
+  std::vector<std::vector<float>> logits;
+  for (uint32_t i = 0; i < 12; ++i) {
+    Case one = {.params = {.temperature = i % 2 == 0 ? 0.0f : 1.0f, .logprobs = 3},
+                .uniform = 0.07 * i};
+    if (i % 3 == 1) one.params.allowed_ids = {7, 299, 0, 30};
+    if (i % 3 == 2) one.params.allowed_ids = {static_cast<int32_t>(i)};  // a given token
+    if (i == 4) one.params.logit_bias = {{7, 50.0f}};
+    cases.push_back(one);
+    logits.push_back(Logits(300 + i, kVocab));
+  }
+  ExpectSameChoices(cases, logits);
+  std::vector<Case> hosts;
+  for (size_t i = 1; i < cases.size(); i += 3) hosts.push_back(cases[i]);
+  ExpectSameChoices(hosts, logits);  // no choice is the device's
+}
+
+// A model gives the same answers if the device chooses the tokens and if the host does, because
+// every id is on a list of allowed ids; in every dtype of weights and cache.
 TEST_F(CudaSamplingTest, TheEnginesAnswersAreTheSame) {
   using strata::testing::Recording;
   const strata::testing::ScratchDir scratch;
@@ -239,10 +260,8 @@ TEST_F(CudaSamplingTest, TheEnginesAnswersAreTheSame) {
   engine::EngineOptions options = {.model_dir = model_dir, .cache_bytes = size_t{1} << 20};
   const auto answers = [&](bool host_chooses) {
     auto core = engine::EngineCore::Create(options, MakeCuda()).value();
-    int rows_seen = 0;
-    if (host_chooses) {
-      core->set_logits_hook([&](const engine::Sequence&, std::span<const float>) { ++rows_seen; });
-    }
+    std::vector<int32_t> allowed(host_chooses ? 97 : 0);
+    std::iota(allowed.begin(), allowed.end(), 0);
     std::vector<std::shared_ptr<Recording>> recordings;
     const std::vector<SamplingParams> ways = {
         {.temperature = 0, .max_tokens = 6, .logprobs = 2},
@@ -259,12 +278,12 @@ TEST_F(CudaSamplingTest, TheEnginesAnswersAreTheSame) {
                                  .prompt = strata::testing::RandomPrompt(i, 5, 97),
                                  .sampling = ways[i],
                                  .n = static_cast<int32_t>(1 + i)};
+      request.sampling.allowed_ids = allowed;
       EXPECT_TRUE(core->Validate(request).ok()) << core->Validate(request);
       recordings.push_back(std::make_shared<Recording>());
       core->Add(std::move(request), recordings.back(), std::chrono::steady_clock::now());
     }
     while (core->HasWork()) core->Step();
-    EXPECT_EQ(rows_seen > 0, host_chooses);
     return recordings;
   };
   for (const auto& [weights, cache] : std::vector<std::pair<const char*, const char*>>{

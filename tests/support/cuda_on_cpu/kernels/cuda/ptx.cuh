@@ -5,7 +5,7 @@
 #include <array>
 
 #include "cuda_runtime.h"
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 
 namespace strata::kernels::ptx {
 

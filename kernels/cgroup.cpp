@@ -1,4 +1,4 @@
-#include "kernels/cpu/cgroup.h"
+#include "kernels/cgroup.h"
 
 #include <algorithm>
 #include <fstream>
