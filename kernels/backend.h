@@ -37,12 +37,6 @@ class Matrix {
   virtual size_t bytes() const = 0;  // bytes one product reads
 };
 
-// RMSNorm of a product's input: x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight.
-struct RmsNorm {
-  const float* weight = nullptr;  // [num_cols], backend memory; null: x goes in as it is
-  float epsilon = 0;
-};
-
 // Work of a backend since its creation; tests and benchmarks take differences.
 struct BackendCounters {
   int64_t matrix_products = 0;
@@ -95,7 +89,9 @@ class Backend {
   virtual std::vector<std::string> TakeNotes() { return {}; }
   // The reason why attention over such a cache takes a slow path, in one line; empty if it does
   // not.
-  virtual std::string WhyAttentionIsSlow(const PagedArena&) const { return {}; }
+  virtual std::string WhyAttentionIsSlow(const PagedArena&, int32_t /*head_dim*/) const {
+    return {};
+  }
 
   // Called by the thread that makes all later calls. The CPU backend pins it if `pin_threads` is
   // set.
@@ -159,20 +155,22 @@ class Backend {
   virtual void GatedMatMul(const Matrix& gate_up, ConstRows x, const RmsNorm& norm, Rows out) = 0;
   // out[i, :] = x[rows[i], :]. `out` may be x's own rows if `rows` ascend.
   virtual void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) = 0;
-  // Rotates, mixes and writes to the cache.
+  static constexpr int32_t kMaxHeadDim = 256;
+  // Runs every way over its rows. REQUIRES: heads of at most kMaxHeadDim elements.
   virtual void PrepareAttention(const PagedArena& cache, const Projections& projections) = 0;
   // output = softmax(query . keys / sqrt(head_dim)) . values for every row of every sequence and
   // every head, over keys and values as the cache holds them. The context is cut into spans of
   // kAttentionSpan positions, each with its own maximum and sum, merged left to right. Scores read
-  // from score blocks give the same bits as computed scores.
+  // from score blocks give the same bits as computed scores. REQUIRES: one head_dim in a call.
   static constexpr int32_t kAttentionSpan = 256;
   virtual void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                         std::span<const HeadAttention> heads) = 0;
+                         std::span<const PlaneGroup> groups) = 0;
   // Writes exp(query . key / sqrt(head_dim) - log-sum-exp) of the first row of `sequence` to `out`,
-  // [first_position + 1], one for each position the row sees. Reads query, key_offset and lse of
-  // `head`. REQUIRES: lse has been computed.
+  // [first_position + 1], one for each position the row sees. Reads query and lse of `head`, and
+  // the keys of `group`. REQUIRES: lse has been computed.
   virtual void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
-                                      const HeadAttention& head, float* out) = 0;
+                                      const PlaneGroup& group, const HeadAttention& head,
+                                      float* out) = 0;
 
   // Whether operations run while the host goes on. The engine then starts a step before it takes
   // the tokens of the step before.

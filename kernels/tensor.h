@@ -85,4 +85,12 @@ struct Rows {
   friend bool operator==(const Rows&, const Rows&) = default;
 };
 
+// RMSNorm of rows: x[i, :] / sqrt(mean(x[i, :]^2) + epsilon) * weight.
+struct RmsNorm {
+  const float* weight = nullptr;  // [num_cols], backend memory; null: x stays as it is
+  float epsilon = 0;
+
+  friend bool operator==(const RmsNorm&, const RmsNorm&) = default;
+};
+
 }  // namespace strata::kernels

@@ -5,7 +5,7 @@
 set(cuda_sources
   attention_general.cu attention_runner.cpp attention_tensor.cu cublas_products.cpp cuda_backend.cpp
   cuda_matrix.cpp device.cpp elementwise.cu few_rows.cu finish_sums.cu many_rows.cu
-  projection_tasks.cpp sampling.cu step_graphs.cpp step_inputs.cpp token_sampler.cpp)
+  sampling.cu step_graphs.cpp step_inputs.cpp token_sampler.cpp)
 list(TRANSFORM cuda_sources PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 set(alignment_checked -fsanitize=alignment -fno-sanitize-recover=alignment)

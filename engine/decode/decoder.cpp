@@ -76,8 +76,12 @@ const StepBatch& Decoder::Padded(const StepBatch& batch) {
   padded_.token_ids.resize(count, 0);
   padded_.positions = batch.positions;
   padded_.positions.resize(count, 0);
-  padded_.slots = batch.slots;
-  padded_.slots.resize(count, kernels::kNoSlot);
+  padded_.slots.clear();
+  for (auto slots = batch.slots.begin(); slots != batch.slots.end(); slots += batch.num_rows()) {
+    padded_.slots.insert(padded_.slots.end(), slots, slots + batch.num_rows());
+    padded_.slots.insert(padded_.slots.end(), static_cast<size_t>(rows - batch.num_rows()),
+                         kernels::kNoSlot);
+  }
   padded_.sequences = batch.sequences;
   output_rows_.assign(all_rows_.begin(), all_rows_.begin() + rows);
   padded_.probes = batch.probes;
@@ -85,7 +89,7 @@ const StepBatch& Decoder::Padded(const StepBatch& batch) {
 }
 
 // Moves the outputs' rows of all buffers that later layers read to the front of the buffers.
-// Returns the batch of these rows.
+// Returns the batch of these rows, without slots: later layers write nothing to the cache.
 const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
   const auto count = std::ssize(output_rows_);
   if (count == batch.num_rows()) return batch;
@@ -109,7 +113,6 @@ const StepBatch& Decoder::KeepWantedRows(const StepBatch& batch) {
       }
       wanted_.token_ids.push_back(batch.token_ids[row]);
       wanted_.positions.push_back(batch.positions[row]);
-      wanted_.slots.push_back(batch.slots[row]);
     }
   }
   output_rows_.assign(all_rows_.begin(), all_rows_.begin() + count);
@@ -160,17 +163,16 @@ void Decoder::RunProbes(const StepBatch& batch, const kernels::PagedArena& cache
   const Layer& plan = layers_[layer];
   for (const StepBatch::Probe& probe : batch.probes) {
     if (static_cast<size_t>(probe.layer) != layer) continue;
-    const auto owner =
-        std::lower_bound(plan.owner_heads.begin(), plan.owner_heads.end(), probe.head);
-    STRATA_CHECK(owner != plan.owner_heads.end() && *owner == probe.head, "it computes its scores");
+    const auto owner = plan.places_of_owners.find(probe.head);
+    STRATA_CHECK(owner != plan.places_of_owners.end(), "the head computes its scores");
+    const kernels::PlaneGroup& group = plan.owners[owner->second.group];
     const int32_t row = output_rows_[static_cast<size_t>(probe.output)];
     kernels::SequenceRows sequence = batch.sequences[static_cast<size_t>(probe.sequence)];
     sequence.first_row = row;
     sequence.num_rows = 1;
     sequence.first_position = batch.positions[static_cast<size_t>(row)];
-    backend_->AttentionProbabilities(
-        cache, sequence, plan.owners[static_cast<size_t>(owner - plan.owner_heads.begin())],
-        probabilities_->floats() + probe.offset);
+    backend_->AttentionProbabilities(cache, sequence, group, group.heads[owner->second.index],
+                                     probabilities_->floats() + probe.offset);
   }
 }
 
@@ -180,19 +182,11 @@ void Decoder::Project(const StepBatch& batch, const kernels::PagedArena& cache, 
   const Layer& plan = layers_[layer];
   if (weights.qkv == nullptr) return;
   const int64_t num_rows = batch.num_rows();
-  const Rows projected = First(plan.projected, num_rows);
-  backend_->MatMul(*weights.qkv, First(residual_, num_rows), Norm(weights.input_norm), projected,
-                   Backend::Store::kSet);
-  mixes_.clear();
-  for (kernels::ValueMix mix : plan.mixes) {
-    mix.values.num_rows = mix.first_values.num_rows = num_rows;
-    mixes_.push_back(mix);
-  }
-  backend_->PrepareAttention(cache, {.rotated = projected.Columns(0, plan.rotated_columns),
+  backend_->MatMul(*weights.qkv, First(residual_, num_rows), Norm(weights.input_norm),
+                   First(plan.projected, num_rows), Backend::Store::kSet);
+  backend_->PrepareAttention(cache, {.num_rows = num_rows,
+                                     .ways = plan.ways,
                                      .positions = batch.positions,
-                                     .rope_table = rope_table_,
-                                     .mixes = mixes_,
-                                     .writes = plan.writes,
                                      .slots = batch.slots});
 }
 

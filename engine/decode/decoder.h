@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -59,15 +60,18 @@ class Decoder {
     kernels::Rows from;  // [max_rows, d]
     kernels::Rows to;
   };
+  // A head of Layer::owners.
+  struct HeadPlace {
+    size_t group = 0;
+    size_t index = 0;  // in the group
+  };
   // A layer's part of the plan with every pointer and offset in place.
   struct Layer {
-    kernels::Rows projected;      // [max_rows, (q + k + v heads) * d], living heads only
-    int64_t rotated_columns = 0;  // of `projected`: queries and keys
-    std::vector<kernels::ValueMix> mixes;
-    std::vector<kernels::PlaneWrite> writes;
-    std::vector<kernels::HeadAttention> owners;   // heads that compute their softmax
-    std::vector<int32_t> owner_heads;             // their numbers, in the same order
-    std::vector<kernels::HeadAttention> reusers;  // heads that apply another's probabilities
+    kernels::Rows projected;  // [max_rows, (q + k + v heads) * d], living heads only
+    std::vector<kernels::HeadWay> ways;
+    std::vector<kernels::PlaneGroup> owners;        // heads that compute their softmax
+    std::map<int32_t, HeadPlace> places_of_owners;  // by head
+    std::vector<kernels::PlaneGroup> reusers;       // heads that apply another's probabilities
     std::vector<Copy> copies;  // after attention, in order: outputs taken, then outputs kept
   };
   class Builder;  // plan -> layers_
@@ -100,7 +104,6 @@ class Decoder {
   size_t last_writer_ = 0;                   // the last layer that writes to the cache
   std::vector<kernels::Rows> kept_rows_;     // buffers that layers after last_writer_ still read
   std::vector<int32_t> all_rows_;            // 0, 1, ... max_rows - 1
-  std::vector<kernels::ValueMix> mixes_;     // of the running layer, for the rows of the step
   std::vector<int32_t> output_rows_;         // current rows of the outputs, and of padding
   StepBatch padded_;                         // a step of decodes with padding rows
   StepBatch wanted_;                         // the rows of a step's outputs

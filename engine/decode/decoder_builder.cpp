@@ -39,11 +39,12 @@ absl::Status Decoder::Builder::Build() {
   RETURN_IF_ERROR(MakeRopeTable());
   for (size_t layer = 0; layer < layout_.layers.size(); ++layer) {
     PlaceProjections(layer);
-    ResolveMixes(layer);
-    ResolveWrites(layer);
+    ResolveWays(layer);
     ResolveAttention(layer);
     ResolveCopies(layer);
-    if (!decoder_->layers_[layer].writes.empty()) decoder_->last_writer_ = layer;
+    if (std::ranges::any_of(decoder_->layers_[layer].ways, &kernels::HeadWay::is_written)) {
+      decoder_->last_writer_ = layer;
+    }
   }
   ResolveKeptRows();
   return absl::OkStatus();
@@ -92,10 +93,9 @@ void Decoder::Builder::PlaceProjections(size_t layer) {
   const DecoderLayout::Layer& place = layout_.layers[layer];
   const kernels::Rows& rows = rows_[place.projections];
   const auto queries = std::ssize(place.query_heads);
-  const int64_t rotated = (queries + std::ssize(place.key_heads)) * head_dim_;
-  const int64_t columns = rotated + std::ssize(place.value_heads) * head_dim_;
+  const int64_t columns =
+      (queries + std::ssize(place.key_heads) + std::ssize(place.value_heads)) * head_dim_;
   decoder_->layers_[layer].projected = rows.Columns(0, columns);
-  decoder_->layers_[layer].rotated_columns = rotated;
   log_sum_exp_.push_back(rows.Columns(columns, queries));
 }
 
@@ -129,75 +129,87 @@ kernels::Rows Decoder::Builder::OutputColumns(int32_t head) const {
   return decoder_->attended_.Columns(head * head_dim_, head_dim_);
 }
 
-void Decoder::Builder::ResolveMixes(size_t layer) {
-  std::vector<kernels::ValueMix>& mixes = decoder_->layers_[layer].mixes;
-  for (const int32_t kv_head : layout_.layers[layer].value_heads) {
-    const auto& mix = plan_.mix(static_cast<int32_t>(layer), kv_head);
-    if (!mix) continue;
-    const kernels::ValueMix next = {.values = ValueColumns({static_cast<int32_t>(layer), kv_head}),
-                                    .first_values = ValueColumns({0, kv_head}),
-                                    .own = mix->own,
-                                    .first = mix->first};
-    if (!mixes.empty()) {
-      kernels::ValueMix& last = mixes.back();
-      const bool adjoins =
-          last.values.data + last.values.num_cols == next.values.data &&
-          last.first_values.data + last.first_values.num_cols == next.first_values.data;
-      if (adjoins && last.own == next.own && last.first == next.first) {
-        last.values.num_cols += next.values.num_cols;
-        last.first_values.num_cols += next.first_values.num_cols;
-        continue;
-      }
+// Every living head that has a way: queries turn, keys turn and are written, values are mixed,
+// written, or both.
+void Decoder::Builder::ResolveWays(size_t layer) {
+  const DecoderLayout::Layer& place = layout_.layers[layer];
+  const auto index = static_cast<int32_t>(layer);
+  const RopeSpec& rope = *decoder_->spec_.layers[layer].attention.rope;
+  std::vector<kernels::HeadWay>& ways = decoder_->layers_[layer].ways;
+  const auto add = [&](const kernels::Rows& columns) -> kernels::HeadWay& {
+    return ways.emplace_back(kernels::HeadWay{.data = columns.data,
+                                              .stride = columns.stride,
+                                              .head_dim = static_cast<int32_t>(head_dim_)});
+  };
+  const auto rotate = [&](kernels::HeadWay& way) {
+    way.rotated = rope.width;
+    way.rope_table = decoder_->rope_table_;
+  };
+  for (const int32_t head : place.query_heads) rotate(add(QueryColumns({index, head})));
+  for (const int32_t head : place.key_heads) {
+    kernels::HeadWay& way = add(KeyColumns({index, head}));
+    rotate(way);
+    way.is_written = true;
+    way.plane = planes_.KeyPlane({index, head});
+  }
+  const std::vector<int32_t> written = plan_.ValuePlaneHeads(index);
+  for (const int32_t head : place.value_heads) {
+    kernels::HeadWay& way = add(ValueColumns({index, head}));
+    way.kind = kernels::PlaneKind::kValue;
+    if (const auto& mix = plan_.mix(index, head)) {
+      const kernels::Rows first_values = ValueColumns({0, head});
+      way.first_values = first_values.data;
+      way.first_stride = first_values.stride;
+      way.own = mix->own;
+      way.first = mix->first;
     }
-    mixes.push_back(next);
+    way.is_written = std::ranges::binary_search(written, head);
+    if (way.is_written) way.plane = planes_.ValuePlane({index, head});
   }
 }
 
-void Decoder::Builder::ResolveWrites(size_t layer) {
-  const auto add = [&](kernels::PlaneKind kind, size_t offset, const kernels::Rows& source) {
-    decoder_->layers_[layer].writes.push_back({.kind = kind,
-                                               .plane_offset = offset,
-                                               .source = source.data,
-                                               .source_stride = source.stride});
-  };
-  const auto index = static_cast<int32_t>(layer);
-  for (const int32_t head : layout_.layers[layer].key_heads) {
-    add(kernels::PlaneKind::kKey, planes_.KeyOffset({index, head}), KeyColumns({index, head}));
-  }
-  for (const int32_t head : plan_.ValuePlaneHeads(index)) {
-    add(kernels::PlaneKind::kValue, planes_.ValueOffset({index, head}),
-        ValueColumns({index, head}));
-  }
+// The group of the heads in `groups` that read such planes; made if there is none yet.
+kernels::PlaneGroup& Decoder::Builder::GroupOf(const HeadSources& sources,
+                                               std::vector<kernels::PlaneGroup>& groups) const {
+  const kernels::PlaneRef keys = planes_.KeyPlane(sources.keys);
+  const kernels::PlaneRef values = planes_.ValuePlane(sources.values);
+  const auto group = std::ranges::find_if(groups, [&](const kernels::PlaneGroup& known) {
+    return known.keys == keys && known.values == values;
+  });
+  if (group != groups.end()) return *group;
+  return groups.emplace_back(
+      kernels::PlaneGroup{.keys = keys,
+                          .values = values,
+                          .head_dim = static_cast<int32_t>(head_dim_),
+                          .keys_again = keys_again_.contains(sources.keys),
+                          .values_again = values_again_.contains(sources.values)});
 }
 
 void Decoder::Builder::ResolveAttention(size_t layer) {
   const DecoderLayout::Layer& place = layout_.layers[layer];
+  Layer& resolved = decoder_->layers_[layer];
   for (size_t head = 0; head < place.work.size(); ++head) {
     if (!place.Attends(head)) continue;
-    const HeadSources& sources =
-        plan_.sources(static_cast<int32_t>(layer), static_cast<int32_t>(head));
+    const auto number = static_cast<int32_t>(head);
+    const HeadSources& sources = plan_.sources(static_cast<int32_t>(layer), number);
     const HeadRef owner = sources.scores;
     const kernels::Rows query = QueryColumns(owner);
-    const kernels::Rows output = OutputColumns(static_cast<int32_t>(head));
-    kernels::HeadAttention attention = {
-        .query = query.data,
-        .query_stride = query.stride,
-        .key_offset = planes_.KeyOffset(sources.keys),
-        .value_offset = planes_.ValueOffset(sources.values),
-        .lse_stride = log_sum_exp_[static_cast<size_t>(owner.layer)].stride,
-        .score_slot = plan_.ScoreSlot(owner.layer, owner.head),
-        .keys_again = keys_again_.contains(sources.keys),
-        .values_again = values_again_.contains(sources.values),
-        .output = output.data,
-        .output_stride = output.stride};
-    if (place.work[head] == HeadWork::kOwn) {
-      attention.lse = LogSumExp(owner);
-      decoder_->layers_[layer].owners.push_back(attention);
-      decoder_->layers_[layer].owner_heads.push_back(static_cast<int32_t>(head));
-    } else {
-      attention.reused_lse = LogSumExp(owner);
-      decoder_->layers_[layer].reusers.push_back(attention);
+    const kernels::Rows output = OutputColumns(number);
+    const bool owns = place.work[head] == HeadWork::kOwn;
+    std::vector<kernels::PlaneGroup>& groups = owns ? resolved.owners : resolved.reusers;
+    kernels::PlaneGroup& group = GroupOf(sources, groups);
+    if (owns) {
+      resolved.places_of_owners[number] = {.group = static_cast<size_t>(&group - groups.data()),
+                                           .index = group.heads.size()};
     }
+    group.heads.push_back({.query = query.data,
+                           .query_stride = query.stride,
+                           .reused_lse = owns ? nullptr : LogSumExp(owner),
+                           .lse = owns ? LogSumExp(owner) : nullptr,
+                           .lse_stride = log_sum_exp_[static_cast<size_t>(owner.layer)].stride,
+                           .score_slot = plan_.ScoreSlot(owner.layer, owner.head),
+                           .output = output.data,
+                           .output_stride = output.stride});
   }
 }
 

@@ -22,8 +22,9 @@ class Decoder::Builder {
   absl::Status AllocateRows();
   absl::Status MakeRopeTable();
   void PlaceProjections(size_t layer);
-  void ResolveMixes(size_t layer);
-  void ResolveWrites(size_t layer);
+  void ResolveWays(size_t layer);
+  kernels::PlaneGroup& GroupOf(const kvcache::HeadSources& sources,
+                               std::vector<kernels::PlaneGroup>& groups) const;
   void ResolveAttention(size_t layer);
   void ResolveCopies(size_t layer);
   void ResolveKeptRows();

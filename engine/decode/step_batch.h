@@ -38,9 +38,10 @@ struct StepBatch {
     size_t offset = 0;  // into Decoder::probabilities(): one for each position up to the row's own
   };
 
-  std::vector<int32_t> token_ids;                // [num_rows], or as Backend::Embed has them
-  std::vector<int32_t> positions;                // [num_rows] in the row's own sequence
-  std::vector<int64_t> slots;                    // [num_rows] cache slot the row is written to
+  std::vector<int32_t> token_ids;      // [num_rows], or as Backend::Embed has them
+  std::vector<int32_t> positions;      // [num_rows] in the row's own sequence
+  std::vector<int64_t> slots;          // [block groups][num_rows] cache slot the row is written to
+  std::vector<const int32_t*> tables;  // [sequences][block groups], memory of block_tables
   std::vector<kernels::SequenceRows> sequences;  // rows of each sequence, in order, no gaps
   std::vector<Output> outputs;                   // one for each row with logits, rows ascending
   std::vector<kernels::TokenChoice> choices;     // of the outputs; TokenChoice::row is an output
@@ -71,11 +72,14 @@ struct StepBatch {
   void KeepBiases() { ++num_biases_; }
 
   int64_t num_rows() const { return static_cast<int64_t>(token_ids.size()); }
-  void Clear() {
+  // Empties the batch, with room for `num_sequences`: pointers into `tables` stay valid until then.
+  void Clear(size_t num_sequences = 0) {
     token_ids.clear();
     positions.clear();
     slots.clear();
+    tables.clear();
     sequences.clear();
+    tables.reserve(num_sequences);
     outputs.clear();
     choices.clear();
     reads_logits = false;

@@ -28,7 +28,8 @@ EngineCore::EngineCore(LoadedModel model, const EngineOptions& options)
                  model_.cache.get()),
       pacer_(options.max_step_time, model_.info.max_batch_tokens) {
   if (observer_ == nullptr) return;
-  const std::string slow = model_.backend->WhyAttentionIsSlow(model_.cache->arena());
+  const std::string slow =
+      model_.backend->WhyAttentionIsSlow(model_.cache->arena(), model_.cache->planes().head_dim());
   if (!slow.empty()) observer_->OnNote(slow);
 }
 

@@ -114,7 +114,7 @@ const Sequence* EngineCore::Ahead(size_t i, size_t stages) const {
 void EngineCore::Flatten() {
   StepBatch& batch = now_.batch;
   StepStats& stats = now_.stats;
-  batch.Clear();
+  batch.Clear(now_.plan.ranges.size());
   batch.reads_logits = logits_hook_ != nullptr;
   stats.sequences = static_cast<int32_t>(now_.plan.ranges.size());
   stats.preemptions = static_cast<int32_t>(now_.plan.preempted.size());
@@ -148,7 +148,7 @@ void EngineCore::Flatten() {
 // Turns the next step's plan into rows; their tokens are the choices of the step under way.
 void EngineCore::FlattenAhead() {
   StepBatch& batch = ahead_.batch;
-  batch.Clear();
+  batch.Clear(ahead_.plan.ranges.size());
   int32_t choice = 0;
   for (const ScheduledRange& range : ahead_.plan.ranges) {
     while (now_.plan.ranges[static_cast<size_t>(choice)].sequence != range.sequence) ++choice;
@@ -167,10 +167,11 @@ void EngineCore::FlattenAhead() {
 void EngineCore::AddSequence(const ScheduledRange& range, StepBatch* batch) {
   const kvcache::BlockTable& blocks = range.sequence->blocks;
   const bool stores = range.end - range.begin == 1 && model_.cache->ScoresCover(blocks, range.end);
+  batch->tables.push_back(blocks.ids().data());
   batch->sequences.push_back({.first_row = batch->num_rows(),
                               .num_rows = range.end - range.begin,
                               .first_position = range.begin,
-                              .block_table = blocks.ids().data(),
+                              .block_tables = &batch->tables.back(),
                               .score_table = stores ? blocks.score_ids().data() : nullptr});
 }
 

@@ -35,7 +35,7 @@ struct SpanScales {
 };
 
 SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* vectors) {
-  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  const auto head_dim = static_cast<size_t>(unit.group->head_dim);
   SpanQueries queries;
   queries.begin = unit.FirstQueryAt(range.first);
   queries.end = unit.num_queries;
@@ -56,18 +56,18 @@ SpanQueries CollectQueries(const AttentionUnit& unit, SpanRange range, float* ve
 
 // Copies the span's scales to `to`, [2][AttentionScratch::kScales]; prefetches the next span's.
 SpanScales CollectScales(const AttentionUnit& unit, SpanRange range, float* to) {
-  const HeadAttention& head = *unit.heads[0];
+  const PlaneGroup& group = *unit.group;
   const int64_t next = range.first + range.count;
   const SpanRange next_range = {next, std::min(kSpan, unit.context() - next)};
   SpanScales scales;
   if (unit.cache->key_format == PlaneFormat::kI8 && !unit.finds_scores()) {
-    CopyScales(unit, range, head.key_offset, to);
-    AskForScales(unit, next_range, head.key_offset);
+    CopyScales(unit, range, group.keys, to);
+    AskForScales(unit, next_range, group.keys);
     scales.keys = to;
   }
   if (unit.cache->value_format == PlaneFormat::kI8) {
-    CopyScales(unit, range, head.value_offset, to + AttentionScratch::kScales);
-    AskForScales(unit, next_range, head.value_offset);
+    CopyScales(unit, range, group.values, to + AttentionScratch::kScales);
+    AskForScales(unit, next_range, group.values);
     scales.values = to + AttentionScratch::kScales;
   }
   return scales;
@@ -145,8 +145,8 @@ template <class Keys>
 void TileProbabilities(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
                        const SpanScales& scales, const Keys& keys, ReadAhead ahead, size_t q,
                        size_t rows, float* scores, float* states) {
-  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
-  const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
+  const auto head_dim = static_cast<size_t>(unit.group->head_dim);
+  const size_t state_floats = AttentionStateFloats(unit.group->head_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   const size_t* visible = queries.visible + q;
   constexpr bool kStored = std::is_same_v<Keys, StoredScores>;
@@ -175,8 +175,8 @@ template <class Keys, class T>
 void AttendTiles(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
                  const SpanScales& scales, const Keys& keys, const SpanPieces<T>& values,
                  float* scores, float* partial) {
-  const size_t state_floats = AttentionStateFloats(unit.cache->head_dim);
-  const size_t columns = RoundUp(static_cast<size_t>(unit.cache->head_dim), kLanes);
+  const size_t state_floats = AttentionStateFloats(unit.group->head_dim);
+  const size_t columns = RoundUp(static_cast<size_t>(unit.group->head_dim), kLanes);
   const size_t piece_bytes = values.tokens * values.stride * sizeof(T);
   const auto end = static_cast<size_t>(queries.end);
   size_t rows = 0;
@@ -200,10 +200,9 @@ template <class T, class Keys>
 void AttendKeys(const AttentionUnit& unit, SpanRange range, const SpanQueries& queries,
                 const SpanScales& scales, const Keys& keys, float* scores, float* copy,
                 float* partial) {
-  const PagedArena& cache = *unit.cache;
-  const auto head_dim = static_cast<size_t>(cache.head_dim);
-  if (ValuesFit(cache)) {
-    const SpanPieces<T> values = InPlace<T>(unit, range, unit.heads[0]->value_offset, head_dim);
+  const auto head_dim = static_cast<size_t>(unit.group->head_dim);
+  if (ValuesFit(unit)) {
+    const SpanPieces<T> values = InPlace<T>(unit, range, PlaneKind::kValue, head_dim);
     AttendTiles(unit, range, queries, scales, keys, values, scores, partial);
   } else {
     const size_t stride = RoundUp(head_dim, kFixedLanes);
@@ -216,9 +215,9 @@ void AttendKeys(const AttentionUnit& unit, SpanRange range, const SpanQueries& q
 template <class T, class Use>
 void WithKeys(const AttentionUnit& unit, SpanRange range, float* copy, Use use) {
   const PagedArena& cache = *unit.cache;
-  const size_t offset = unit.heads[0]->key_offset;
   if (KeysFit(cache)) {
-    use(InPlace<T>(unit, range, offset, static_cast<size_t>(cache.block_tokens)));
+    const auto stride = static_cast<size_t>(cache.block_tokens);
+    use(InPlace<T>(unit, range, PlaneKind::kKey, stride));
   } else {
     CopyKeys<T>(unit, range, copy);
     use(Copied(copy, kSpanFloats));
@@ -244,7 +243,7 @@ void AttendValues(const AttentionUnit& unit, SpanRange range, float* scratch, fl
   float* scores = scratch + AttentionScratch::kQueries;
   float* scale_copy = scores + AttentionScratch::kScores;
   float* key_copy = scale_copy + 2 * AttentionScratch::kScales;
-  float* value_copy = key_copy + AttentionScratch::Keys(unit.cache->head_dim);
+  float* value_copy = key_copy + AttentionScratch::Keys(unit.group->head_dim);
   const SpanScales scales = CollectScales(unit, range, scale_copy);
   const auto attend = [&](const auto& keys) {
     AttendKeys<T>(unit, range, queries, scales, keys, scores, value_copy, partial);
@@ -297,7 +296,7 @@ void MergeOwn(const float* span, size_t columns, float* state) {
 }
 
 void Merge(const AttentionUnit& unit, int64_t span, const float* partial, float* state) {
-  const size_t floats = AttentionStateFloats(unit.cache->head_dim);
+  const size_t floats = AttentionStateFloats(unit.group->head_dim);
   if (span == 0) {
     std::memcpy(state, partial, static_cast<size_t>(unit.num_queries) * floats * sizeof(float));
     return;
@@ -316,8 +315,8 @@ void Merge(const AttentionUnit& unit, int64_t span, const float* partial, float*
 }
 
 void Finish(const AttentionUnit& unit, const float* state) {
-  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
-  const size_t floats = AttentionStateFloats(unit.cache->head_dim);
+  const auto head_dim = static_cast<size_t>(unit.group->head_dim);
+  const size_t floats = AttentionStateFloats(unit.group->head_dim);
   for (QueryCursor at(unit, 0); !at.done(); at.Next(), state += floats) {
     const HeadAttention& head = at.head();
     float* output = head.output + at.row() * head.output_stride;

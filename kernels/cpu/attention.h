@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <vector>
 
@@ -11,8 +12,8 @@
 
 namespace strata::kernels {
 
-// A piece of attention's work: consecutive queries of one sequence, over all heads that read one
-// pair of planes, so that the planes are read once. Queries are numbered row by row, all heads of a
+// A piece of attention's work: consecutive queries of one sequence, over all heads of one plane
+// group. Queries are numbered row by row, all heads of a
 // row before the next row. A unit may begin at any query.
 struct AttentionUnit {
   // Queries of a unit: enough to pay for reading a span, few enough for the second cache.
@@ -20,29 +21,25 @@ struct AttentionUnit {
 
   const PagedArena* cache = nullptr;
   const SequenceRows* sequence = nullptr;
-  const HeadAttention* const* heads = nullptr;  // [num_heads], one pair of planes
-  int64_t num_heads = 0;
+  const PlaneGroup* group = nullptr;
   int64_t first_query = 0;  // of the sequence
   int64_t num_queries = 0;
   // The unit that this thread is likely to run next, for prefetching; null: unknown.
   const AttentionUnit* next = nullptr;
 
-  // Whether the unit reads scores that were computed and stored earlier in this step. REQUIRES: all
-  // heads of a pair of planes read stored scores, or none does.
-  bool finds_scores() const {
-    return sequence->score_table != nullptr && heads[0]->reused_lse != nullptr &&
-           heads[0]->score_slot >= 0;
-  }
+  int64_t num_heads() const { return std::ssize(group->heads); }
+  // Whether the unit reads scores that were computed and stored earlier in this step.
+  bool finds_scores() const { return group->FindsScores(*sequence); }
   // Positions that the unit's last query sees, and the spans they reach into.
   int64_t context() const {
-    return sequence->first_position + (first_query + num_queries - 1) / num_heads + 1;
+    return sequence->first_position + (first_query + num_queries - 1) / num_heads() + 1;
   }
   int64_t num_spans() const {
     return (context() + Backend::kAttentionSpan - 1) / Backend::kAttentionSpan;
   }
   // The unit's first query that sees `position` (of a span that some query sees).
   int64_t FirstQueryAt(int64_t position) const {
-    const int64_t query = (position - sequence->first_position) * num_heads - first_query;
+    const int64_t query = (position - sequence->first_position) * num_heads() - first_query;
     return query > 0 ? query : 0;
   }
 };
@@ -55,25 +52,27 @@ class QueryCursor {
   QueryCursor(const AttentionUnit& unit, int64_t query)
       : unit_(unit),
         query_(query),
-        head_((unit.first_query + query) % unit.num_heads),
-        row_((unit.first_query + query) / unit.num_heads) {}
+        num_heads_(unit.num_heads()),
+        head_((unit.first_query + query) % num_heads_),
+        row_((unit.first_query + query) / num_heads_) {}
 
   bool done() const { return query_ == unit_.num_queries; }
   void Next() {
     ++query_;
-    if (++head_ == unit_.num_heads) {
+    if (++head_ == num_heads_) {
       head_ = 0;
       ++row_;
     }
   }
   int64_t query() const { return query_; }  // of the unit
-  const HeadAttention& head() const { return *unit_.heads[head_]; }
+  const HeadAttention& head() const { return unit_.group->heads[static_cast<size_t>(head_)]; }
   int64_t row() const { return unit_.sequence->first_row + row_; }  // of the batch
   int64_t position() const { return unit_.sequence->first_position + row_; }
 
  private:
   const AttentionUnit& unit_;
   int64_t query_;
+  const int64_t num_heads_;
   int64_t head_;
   int64_t row_;
 };
@@ -102,9 +101,6 @@ struct AttentionScratch {
   }
 };
 
-// Longer query vectors do not fit the rows of a tile.
-constexpr int32_t kMaxHeadDim = 256;
-
 // Computes one span for every query of the unit that sees it. scratch: AttentionScratch, 64-byte
 // aligned; partial: [num_queries] states.
 void AttendSpan(const AttentionUnit& unit, int64_t span, float* scratch, float* partial);
@@ -120,27 +116,22 @@ void FinishUnit(const AttentionUnit& unit, const float* state);
 // threads, units into spans. The cut changes no bits. Not thread-safe.
 class AttentionRunner {
  public:
-  // Adds the bytes read and written for each (sequence, pair of planes) to the counters.
   void Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
-           std::span<const HeadAttention> heads, ThreadPool& pool, BackendCounters* counters);
+           std::span<const PlaneGroup> groups, ThreadPool& pool);
   // Backend::AttentionProbabilities, on the calling thread.
-  void Probabilities(const PagedArena& cache, const SequenceRows& sequence,
+  void Probabilities(const PagedArena& cache, const SequenceRows& sequence, const PlaneGroup& group,
                      const HeadAttention& head, float* out);
   // Bytes of scratch: the most that steps may take, and the bytes taken so far.
   static size_t MostScratchBytes(const StepLimits& limits, int num_threads);
   size_t scratch_bytes() const { return work_.bytes() + states_.bytes(); }
 
  private:
-  void GroupHeads(std::span<const HeadAttention> heads);
-  void CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences);
-  void Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
-             BackendCounters* counters) const;
+  void CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                std::span<const PlaneGroup> groups);
   void RunWholeUnits(int32_t head_dim, ThreadPool& pool);
   bool WorthCuttingToSpans(size_t state_floats, const ThreadPool& pool) const;
   void RunSpans(int32_t head_dim, size_t state_floats, ThreadPool& pool);
 
-  std::vector<const HeadAttention*> heads_;  // group by group
-  std::vector<int64_t> group_ends_;          // into heads_
   std::vector<AttentionUnit> units_;
   std::vector<int64_t> span_ends_;  // running total of the units' spans
   int64_t max_queries_ = 0;         // of a unit

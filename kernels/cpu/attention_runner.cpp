@@ -12,18 +12,15 @@ constexpr size_t kMaxSpanStates = size_t{16} << 20;  // floats of states that wa
 }  // namespace
 
 void AttentionRunner::Run(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                          std::span<const HeadAttention> heads, ThreadPool& pool,
-                          BackendCounters* counters) {
-  if (heads.empty()) return;
-  GroupHeads(heads);
-  CutUnits(cache, sequences);
-  Count(cache, sequences, counters);
-  const size_t state_floats =
-      AttentionStateFloats(cache.head_dim) * static_cast<size_t>(max_queries_);
+                          std::span<const PlaneGroup> groups, ThreadPool& pool) {
+  if (groups.empty()) return;
+  const int32_t head_dim = groups[0].head_dim;
+  CutUnits(cache, sequences, groups);
+  const size_t state_floats = AttentionStateFloats(head_dim) * static_cast<size_t>(max_queries_);
   if (WorthCuttingToSpans(state_floats, pool)) {
-    RunSpans(cache.head_dim, state_floats, pool);
+    RunSpans(head_dim, state_floats, pool);
   } else {
-    RunWholeUnits(cache.head_dim, pool);
+    RunWholeUnits(head_dim, pool);
   }
 }
 
@@ -40,74 +37,31 @@ size_t AttentionRunner::MostScratchBytes(const StepLimits& limits, int num_threa
   return (AttentionScratch::Floats(limits.head_dim) * threads + states) * sizeof(float);
 }
 
-void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                            BackendCounters* counters) const {
-  const auto key_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kKey));
-  const auto value_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kValue));
-  for (const SequenceRows& sequence : sequences) {
-    if (sequence.num_rows == 0) continue;
-    const int64_t positions = sequence.first_position + sequence.num_rows;
-    int64_t group_begin = 0;
-    for (const int64_t group_end : group_ends_) {
-      const AttentionUnit unit = {.sequence = &sequence, .heads = heads_.data() + group_begin};
-      counters->cache_bytes_read +=
-          positions * (value_bytes + (unit.finds_scores() ? 0 : key_bytes));
-      for (int64_t i = group_begin; i < group_end; ++i) {
-        const HeadAttention& head = *heads_[static_cast<size_t>(i)];
-        if (sequence.score_table == nullptr || head.score_slot < 0) continue;
-        int64_t& bytes =
-            unit.finds_scores() ? counters->score_bytes_read : counters->score_bytes_written;
-        bytes += positions * static_cast<int64_t>(sizeof(float));
-      }
-      group_begin = group_end;
-    }
-  }
-}
-
 void AttentionRunner::Probabilities(const PagedArena& cache, const SequenceRows& sequence,
-                                    const HeadAttention& head, float* out) {
-  HeadAttention reuser = head;
-  reuser.reused_lse = head.lse;
-  const HeadAttention* const heads[] = {&reuser};
+                                    const PlaneGroup& group, const HeadAttention& head,
+                                    float* out) {
+  PlaneGroup reuser = {.keys = group.keys, .values = group.values, .head_dim = group.head_dim};
+  reuser.heads = {head};
+  reuser.heads[0].reused_lse = head.lse;
   SequenceRows row = sequence;
   row.num_rows = 1;
   row.score_table = nullptr;
   const AttentionUnit unit = {
-      .cache = &cache, .sequence = &row, .heads = heads, .num_heads = 1, .num_queries = 1};
-  float* const work = work_.Floats(AttentionScratch::Floats(cache.head_dim));
+      .cache = &cache, .sequence = &row, .group = &reuser, .num_queries = 1};
+  float* const work = work_.Floats(AttentionScratch::Floats(group.head_dim));
   for (int64_t span = 0; span < unit.num_spans(); ++span) SpanProbabilities(unit, span, work, out);
 }
 
-// Sorts pointers to the heads by their planes, keeping the order of heads within a pair.
-void AttentionRunner::GroupHeads(std::span<const HeadAttention> heads) {
-  const auto before = [](const HeadAttention* a, const HeadAttention* b) {
-    if (a->key_offset != b->key_offset) return a->key_offset < b->key_offset;
-    if (a->value_offset != b->value_offset) return a->value_offset < b->value_offset;
-    return a < b;
-  };
-  heads_.clear();
-  for (const HeadAttention& head : heads) heads_.push_back(&head);
-  std::sort(heads_.begin(), heads_.end(), before);
-  group_ends_.clear();
-  for (size_t i = 1; i <= heads_.size(); ++i) {
-    const bool last = i == heads_.size() || heads_[i]->key_offset != heads_[i - 1]->key_offset ||
-                      heads_[i]->value_offset != heads_[i - 1]->value_offset;
-    if (last) group_ends_.push_back(static_cast<int64_t>(i));
-  }
-}
-
-void AttentionRunner::CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences) {
+void AttentionRunner::CutUnits(const PagedArena& cache, std::span<const SequenceRows> sequences,
+                               std::span<const PlaneGroup> groups) {
   units_.clear();
   span_ends_.clear();
   max_queries_ = 0;
   int64_t spans = 0;
   for (const SequenceRows& sequence : sequences) {
-    int64_t group_begin = 0;
-    for (const int64_t group_end : group_ends_) {
-      AttentionUnit unit{.cache = &cache, .sequence = &sequence};
-      unit.heads = heads_.data() + group_begin;
-      unit.num_heads = group_end - group_begin;
-      const int64_t queries = sequence.num_rows * unit.num_heads;
+    for (const PlaneGroup& group : groups) {
+      AttentionUnit unit{.cache = &cache, .sequence = &sequence, .group = &group};
+      const int64_t queries = sequence.num_rows * unit.num_heads();
       for (int64_t q = 0; q < queries; q += AttentionUnit::kMaxQueries) {
         unit.first_query = q;
         unit.num_queries = std::min(AttentionUnit::kMaxQueries, queries - q);
@@ -116,7 +70,6 @@ void AttentionRunner::CutUnits(const PagedArena& cache, std::span<const Sequence
         spans += unit.num_spans();
         span_ends_.push_back(spans);
       }
-      group_begin = group_end;
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention_calls.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_count.h"
 #include "kernels/cpu/elementwise.h"
@@ -53,7 +54,6 @@ absl::Status CheckKept(const char* what, NumberFormat auto format) {
 
 void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
-  STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim, "a head fits a tile's row");
   STRATA_CHECK(Keeps(cache.key_format) && Keeps(cache.value_format),
                "planes are f32, bf16 or int8");
 }
@@ -185,51 +185,37 @@ void CpuBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out
 }
 
 void CpuBackend::PrepareAttention(const PagedArena& cache, const Projections& projections) {
-  const Rows& rotated = projections.rotated;
-  const auto num_rows = std::ssize(projections.slots);
-  int64_t elements = rotated.num_cols + std::ssize(projections.writes) * cache.head_dim;
-  if (rotated.num_cols > 0) {
-    STRATA_CHECK(rotated.num_rows == num_rows, "a row for every slot");
-    STRATA_CHECK(cache.head_dim > 0 && cache.head_dim % 2 == 0, "dimensions turn in pairs");
-    STRATA_CHECK(rotated.num_cols % cache.head_dim == 0, "rows are whole heads");
-    STRATA_CHECK(std::ssize(projections.positions) == num_rows, "a position for every row");
+  const int64_t num_rows = projections.num_rows;
+  CheckProjections(cache, projections);
+  int64_t elements = 0;
+  for (const HeadWay& way : projections.ways) {
+    elements += way.head_dim;
+    if (way.is_written) CheckArena(cache);
   }
-  for (const ValueMix& mix : projections.mixes) {
-    STRATA_CHECK(mix.values.num_cols == mix.first_values.num_cols, "one width");
-    STRATA_CHECK(mix.values.num_rows == num_rows && mix.first_values.num_rows == num_rows,
-                 "a row for every slot");
-    elements += mix.values.num_cols;
-  }
-  if (!projections.writes.empty()) CheckArena(cache);
   ForRows(num_rows, elements, [&](int64_t begin, int64_t end) {
-    if (rotated.num_cols > 0) {
-      RopeRows(rotated, cache.head_dim, projections.positions, projections.rope_table, begin, end);
-    }
-    for (const ValueMix& mix : projections.mixes) MixRows(mix, begin, end);
-    for (const PlaneWrite& write : projections.writes) {
-      WritePlaneRows(cache, projections.slots, write, begin, end);
+    for (const HeadWay& way : projections.ways) {
+      RunWay(way, projections.positions, begin, end);
+      if (way.is_written) {
+        WritePlaneRows(cache, projections.SlotsOf(way.plane), way, begin, end);
+      }
     }
   });
-  for (const PlaneWrite& write : projections.writes) {
-    counters_.cache_bytes_written += num_rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
-  }
+  CountWrites(cache, projections, &counters_);
 }
 
 void CpuBackend::Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                           std::span<const HeadAttention> heads) {
+                           std::span<const PlaneGroup> groups) {
   CheckArena(cache);
-  for (const SequenceRows& sequence : sequences) {
-    STRATA_CHECK(
-        sequence.score_table == nullptr || (sequence.num_rows <= 1 && cache.scores != nullptr),
-        "scores are kept for one row of a sequence, where they have memory");
-  }
-  attention_.Run(cache, sequences, heads, pool_, &counters_);
+  CheckAttention(cache, sequences, groups);
+  attention_.Run(cache, sequences, groups, pool_);
+  CountReads(cache, sequences, groups, &counters_);
 }
 
 void CpuBackend::AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
-                                        const HeadAttention& head, float* out) {
+                                        const PlaneGroup& group, const HeadAttention& head,
+                                        float* out) {
   CheckArena(cache);
-  attention_.Probabilities(cache, sequence, head, out);
+  attention_.Probabilities(cache, sequence, group, head, out);
 }
 
 }  // namespace strata::kernels

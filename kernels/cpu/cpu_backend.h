@@ -59,9 +59,10 @@ class CpuBackend final : public Backend {
   void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override;
   void PrepareAttention(const PagedArena& cache, const Projections& projections) override;
   void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                 std::span<const HeadAttention> heads) override;
+                 std::span<const PlaneGroup> groups) override;
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
-                              const HeadAttention& head, float* out) override;
+                              const PlaneGroup& group, const HeadAttention& head,
+                              float* out) override;
   void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) override {
     choices_.Choose(logits, choices, pool_);
   }

@@ -32,47 +32,61 @@ float SumOfSquares(const float* x, size_t columns) {
   return SumFixedLanes(lanes);
 }
 
-void NormOneRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out) {
-  const auto columns = static_cast<size_t>(x.num_cols);
-  const float* from = x.data + row * x.stride;
-  const float mean = SumOfSquares(from, columns) / static_cast<float>(columns);
+// out may be x.
+void NormRowOf(const float* x, size_t columns, const RmsNorm& norm, float* out) {
+  const float mean = SumOfSquares(x, columns) / static_cast<float>(columns);
   const V scale = hn::Set(D(), 1.0f / std::sqrt(mean + norm.epsilon));
   for (size_t j = 0; j < columns; j += kLanes) {
-    const V scaled = hn::Mul(LoadUpTo(from + j, columns - j), scale);
+    const V scaled = hn::Mul(LoadUpTo(x + j, columns - j), scale);
     StoreUpTo(hn::Mul(scaled, LoadUpTo(norm.weight + j, columns - j)), out + j, columns - j);
   }
 }
 
-void Rope(Rows x, int32_t head_dim, std::span<const int32_t> positions, const float* table,
-          int64_t begin, int64_t end) {
-  const auto half = static_cast<size_t>(head_dim / 2);
-  for (int64_t row = begin; row < end; ++row) {
-    const float* cosines = table + int64_t{positions[static_cast<size_t>(row)]} * head_dim;
-    const float* sines = cosines + half;
-    float* head = x.data + row * x.stride;
-    for (int64_t column = 0; column < x.num_cols; column += head_dim, head += head_dim) {
-      for (size_t j = 0; j < half; j += kLanes) {
-        const size_t count = half - j;
-        const V cosine = LoadUpTo(cosines + j, count);
-        const V sine = LoadUpTo(sines + j, count);
-        const V low = LoadUpTo(head + j, count);
-        const V high = LoadUpTo(head + half + j, count);
-        StoreUpTo(Fma(hn::Neg(high), sine, hn::Mul(low, cosine)), head + j, count);
-        StoreUpTo(Fma(low, sine, hn::Mul(high, cosine)), head + half + j, count);
-      }
-    }
+void NormOneRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out) {
+  NormRowOf(x.data + row * x.stride, static_cast<size_t>(x.num_cols), norm, out);
+}
+
+void Add(const float* bias, size_t columns, float* x) {
+  for (size_t j = 0; j < columns; j += kLanes) {
+    const V sum = hn::Add(LoadUpTo(x + j, columns - j), LoadUpTo(bias + j, columns - j));
+    StoreUpTo(sum, x + j, columns - j);
   }
 }
 
-void Mix(const ValueMix& mix, int64_t begin, int64_t end) {
-  const auto columns = static_cast<size_t>(mix.values.num_cols);
+// angles: cos[half], then sin[half]
+void Rotate(const float* angles, size_t half, float* x) {
+  const float* const sines = angles + half;
+  for (size_t j = 0; j < half; j += kLanes) {
+    const size_t count = half - j;
+    const V cosine = LoadUpTo(angles + j, count);
+    const V sine = LoadUpTo(sines + j, count);
+    const V low = LoadUpTo(x + j, count);
+    const V high = LoadUpTo(x + half + j, count);
+    StoreUpTo(Fma(hn::Neg(high), sine, hn::Mul(low, cosine)), x + j, count);
+    StoreUpTo(Fma(low, sine, hn::Mul(high, cosine)), x + half + j, count);
+  }
+}
+
+void Mix(const HeadWay& way, const float* first_values, size_t columns, float* x) {
+  for (size_t j = 0; j < columns; j += kLanes) {
+    const V firsts = hn::Mul(hn::Set(D(), way.first), LoadUpTo(first_values + j, columns - j));
+    const V mixed = Fma(hn::Set(D(), way.own), LoadUpTo(x + j, columns - j), firsts);
+    StoreUpTo(mixed, x + j, columns - j);
+  }
+}
+
+void RunSteps(const HeadWay& way, std::span<const int32_t> positions, int64_t begin, int64_t end) {
+  const auto columns = static_cast<size_t>(way.head_dim);
   for (int64_t row = begin; row < end; ++row) {
-    float* to = mix.values.data + row * mix.values.stride;
-    const float* from = mix.first_values.data + row * mix.first_values.stride;
-    for (size_t j = 0; j < columns; j += kLanes) {
-      const V firsts = hn::Mul(hn::Set(D(), mix.first), LoadUpTo(from + j, columns - j));
-      const V mixed = Fma(hn::Set(D(), mix.own), LoadUpTo(to + j, columns - j), firsts);
-      StoreUpTo(mixed, to + j, columns - j);
+    float* const x = way.data + row * way.stride;
+    if (way.bias != nullptr) Add(way.bias, columns, x);
+    if (way.norm.weight != nullptr) NormRowOf(x, columns, way.norm, x);
+    if (way.rotated > 0) {
+      const int64_t position = positions[static_cast<size_t>(row)];
+      Rotate(way.rope_table + position * way.rotated, static_cast<size_t>(way.rotated / 2), x);
+    }
+    if (way.first_values != nullptr) {
+      Mix(way, way.first_values + row * way.first_stride, columns, x);
     }
   }
 }
@@ -86,20 +100,14 @@ HWY_AFTER_NAMESPACE();
 namespace strata::kernels {
 
 HWY_EXPORT(NormOneRow);
-HWY_EXPORT(Rope);
-HWY_EXPORT(Mix);
+HWY_EXPORT(RunSteps);
 
 void NormRow(ConstRows x, const RmsNorm& norm, int64_t row, float* out) {
   HWY_DYNAMIC_DISPATCH(NormOneRow)(x, norm, row, out);
 }
 
-void RopeRows(Rows x, int32_t head_dim, std::span<const int32_t> positions, const float* table,
-              int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(Rope)(x, head_dim, positions, table, begin, end);
-}
-
-void MixRows(const ValueMix& mix, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(Mix)(mix, begin, end);
+void RunWay(const HeadWay& way, std::span<const int32_t> positions, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(RunSteps)(way, positions, begin, end);
 }
 
 }  // namespace strata::kernels

@@ -41,25 +41,25 @@ float ConvertRow(const float* from, size_t count, int8_t* to) {
 }
 
 template <class T>
-void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const PlaneWrite& write,
+void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const HeadWay& way,
                int64_t begin, int64_t end) {
-  const auto head_dim = static_cast<size_t>(cache.head_dim);
+  const auto head_dim = static_cast<size_t>(way.head_dim);
   const auto block_tokens = static_cast<size_t>(cache.block_tokens);
-  T row[kMaxHeadDim];
+  T row[Backend::kMaxHeadDim];
   for (int64_t i = begin; i < end; ++i) {
     if (slots[static_cast<size_t>(i)] < 0) continue;  // kNoSlot
     const auto slot = static_cast<size_t>(slots[static_cast<size_t>(i)]);
     const size_t token = slot % block_tokens;
-    std::byte* plane = cache.arena + slot / block_tokens * cache.block_bytes + write.plane_offset;
-    const float* from = write.source + i * write.source_stride;
+    std::byte* plane = cache.arena + slot / block_tokens * cache.place_bytes + way.plane.offset;
+    const float* from = way.data + i * way.stride;
     if constexpr (std::is_same_v<T, int8_t>) {
-      reinterpret_cast<float*>(plane + cache.ScalesOffset())[token] =
+      reinterpret_cast<float*>(plane + ScalesOffset(cache.block_tokens, way.head_dim))[token] =
           ConvertRow(from, head_dim, row);
     } else {
       ConvertRow(from, head_dim, row);
     }
     T* to = reinterpret_cast<T*>(plane);
-    if (write.kind == PlaneKind::kKey) {
+    if (way.kind == PlaneKind::kKey) {
       for (size_t d = 0; d < head_dim; ++d) to[d * block_tokens + token] = row[d];
     } else {
       std::memcpy(to + token * head_dim, row, head_dim * sizeof(T));
@@ -69,15 +69,15 @@ void WriteRows(const PagedArena& cache, std::span<const int64_t> slots, const Pl
 
 }  // namespace
 
-void WritePlaneRows(const PagedArena& cache, std::span<const int64_t> slots,
-                    const PlaneWrite& write, int64_t begin, int64_t end) {
-  switch (cache.format(write.kind)) {
+void WritePlaneRows(const PagedArena& cache, std::span<const int64_t> slots, const HeadWay& way,
+                    int64_t begin, int64_t end) {
+  switch (cache.format(way.kind)) {
     case PlaneFormat::kF32:
-      return WriteRows<float>(cache, slots, write, begin, end);
+      return WriteRows<float>(cache, slots, way, begin, end);
     case PlaneFormat::kI8:
-      return WriteRows<int8_t>(cache, slots, write, begin, end);
+      return WriteRows<int8_t>(cache, slots, way, begin, end);
     default:
-      return WriteRows<uint16_t>(cache, slots, write, begin, end);
+      return WriteRows<uint16_t>(cache, slots, way, begin, end);
   }
 }
 

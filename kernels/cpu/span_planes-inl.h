@@ -34,17 +34,24 @@ struct SpanPieces {
   size_t stride;
 };
 
-template <class T>
-const T* PlaneOf(const AttentionUnit& unit, int32_t block, size_t offset) {
-  return reinterpret_cast<const T*>(unit.cache->arena +
-                                    static_cast<size_t>(block) * unit.cache->block_bytes + offset);
+inline const PlaneRef& PlaneOf(const AttentionUnit& unit, PlaneKind kind) {
+  return kind == PlaneKind::kKey ? unit.group->keys : unit.group->values;
+}
+inline const int32_t* TableOf(const AttentionUnit& unit, const PlaneRef& plane) {
+  return unit.sequence->block_tables[plane.block_group];
 }
 template <class T>
-const T* Plane(const AttentionUnit& unit, int64_t position, size_t offset) {
-  return PlaneOf<T>(unit, unit.sequence->block_table[position / unit.cache->block_tokens], offset);
+const T* At(const AttentionUnit& unit, int32_t block, size_t offset) {
+  return reinterpret_cast<const T*>(unit.cache->arena +
+                                    static_cast<size_t>(block) * unit.cache->place_bytes + offset);
+}
+template <class T>
+const T* BlockAt(const AttentionUnit& unit, int64_t position, const PlaneRef& plane) {
+  const int32_t block = TableOf(unit, plane)[position / unit.cache->block_tokens];
+  return At<T>(unit, block, plane.offset);
 }
 
-// Calls run(block id, place in it, t, count) for each run of the span's positions [first + t, first
+// Calls run(block, token in it, t, count) for each run of the span's positions [first + t, first
 // + t + count) inside one block of the table.
 template <class Run>
 void ForBlockRuns(const int32_t* table, int32_t block_tokens, SpanRange range, Run run) {
@@ -75,21 +82,24 @@ inline void Widen(const int8_t* from, size_t count, float* to) {
 }
 
 // Copies the span's scales of one int8 plane to `to`, [256], in the order of its scores.
-inline void CopyScales(const AttentionUnit& unit, SpanRange range, size_t plane_offset, float* to) {
-  const size_t offset = plane_offset + unit.cache->ScalesOffset();
-  ForBlockRuns(unit.sequence->block_table, unit.cache->block_tokens, range,
+inline void CopyScales(const AttentionUnit& unit, SpanRange range, const PlaneRef& plane,
+                       float* to) {
+  const int32_t block_tokens = unit.cache->block_tokens;
+  const size_t offset = plane.offset + ScalesOffset(block_tokens, unit.group->head_dim);
+  ForBlockRuns(TableOf(unit, plane), block_tokens, range,
                [&](int32_t block, int64_t place, int64_t t, int64_t count) {
-                 const float* scales = PlaneOf<float>(unit, block, offset) + place;
+                 const float* scales = At<float>(unit, block, offset) + place;
                  for (int64_t i = 0; i < count; ++i) to[t + i] = scales[i];
                });
 }
 
 // Prefetches the span's scales of one int8 plane.
-inline void AskForScales(const AttentionUnit& unit, SpanRange range, size_t plane_offset) {
-  const size_t offset = plane_offset + unit.cache->ScalesOffset();
-  ForBlockRuns(unit.sequence->block_table, unit.cache->block_tokens, range,
+inline void AskForScales(const AttentionUnit& unit, SpanRange range, const PlaneRef& plane) {
+  const int32_t block_tokens = unit.cache->block_tokens;
+  const size_t offset = plane.offset + ScalesOffset(block_tokens, unit.group->head_dim);
+  ForBlockRuns(TableOf(unit, plane), block_tokens, range,
                [&](int32_t block, int64_t place, int64_t, int64_t count) {
-                 ReadAhead ahead(PlaneOf<float>(unit, block, offset) + place,
+                 ReadAhead ahead(At<float>(unit, block, offset) + place,
                                  static_cast<size_t>(count) * sizeof(float));
                  while (ahead.Ask()) {
                  }
@@ -100,10 +110,11 @@ inline void AskForScales(const AttentionUnit& unit, SpanRange range, size_t plan
 template <class T>
 void CopyKeys(const AttentionUnit& unit, SpanRange range, float* to) {
   const int32_t block_tokens = unit.cache->block_tokens;
-  ForBlockRuns(unit.sequence->block_table, block_tokens, range,
+  const PlaneRef& keys = unit.group->keys;
+  ForBlockRuns(TableOf(unit, keys), block_tokens, range,
                [&](int32_t block, int64_t place, int64_t t, int64_t count) {
-                 const T* plane = PlaneOf<T>(unit, block, unit.heads[0]->key_offset) + place;
-                 for (int32_t d = 0; d < unit.cache->head_dim; ++d) {
+                 const T* plane = At<T>(unit, block, keys.offset) + place;
+                 for (int32_t d = 0; d < unit.group->head_dim; ++d) {
                    Widen(plane + d * block_tokens, static_cast<size_t>(count), to + d * kSpan + t);
                  }
                });
@@ -112,11 +123,11 @@ void CopyKeys(const AttentionUnit& unit, SpanRange range, float* to) {
 // Copies the span's values to `to`, [256][stride].
 template <class T>
 void CopyValues(const AttentionUnit& unit, SpanRange range, size_t stride, float* to) {
-  const auto head_dim = static_cast<size_t>(unit.cache->head_dim);
+  const auto head_dim = static_cast<size_t>(unit.group->head_dim);
   for (int64_t t = 0; t < range.count; ++t) {
     const int64_t position = range.first + t;
     const auto slot = static_cast<size_t>(position % unit.cache->block_tokens);
-    Widen(Plane<T>(unit, position, unit.heads[0]->value_offset) + slot * head_dim, head_dim,
+    Widen(BlockAt<T>(unit, position, unit.group->values) + slot * head_dim, head_dim,
           to + static_cast<size_t>(t) * stride);
   }
 }
@@ -126,41 +137,42 @@ void CopyValues(const AttentionUnit& unit, SpanRange range, size_t stride, float
 inline bool KeysFit(const PagedArena& cache) {
   return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.block_tokens) % kLanes == 0;
 }
-inline bool ValuesFit(const PagedArena& cache) {
-  return kSpan % cache.block_tokens == 0 && static_cast<size_t>(cache.head_dim) % kLanes == 0;
+inline bool ValuesFit(const AttentionUnit& unit) {
+  return kSpan % unit.cache->block_tokens == 0 &&
+         static_cast<size_t>(unit.group->head_dim) % kLanes == 0;
 }
 
 // The first memory that a unit reads in the span that begins at `position`.
 template <class T>
 const T* FirstRead(const AttentionUnit& unit, int64_t position) {
-  const HeadAttention& head = *unit.heads[0];
-  return Plane<T>(unit, position, unit.finds_scores() ? head.value_offset : head.key_offset);
+  return BlockAt<T>(unit, position, unit.finds_scores() ? unit.group->values : unit.group->keys);
 }
 
-// The memory that a unit reads after the span's part of the plane at `offset`: after keys the same
+// The memory that a unit reads after the span's part of one of its planes: after keys the same
 // span's values, after values the next span, after the last span the next unit. Only for
 // prefetching: it may hold numbers of another type.
 template <class T>
-const T* ReadAfter(const AttentionUnit& unit, SpanRange range, size_t offset) {
-  const HeadAttention& head = *unit.heads[0];
-  if (offset == head.key_offset) return Plane<T>(unit, range.first, head.value_offset);
+const T* ReadAfter(const AttentionUnit& unit, SpanRange range, PlaneKind kind) {
+  const PlaneRef& values = unit.group->values;
+  if (kind == PlaneKind::kKey) return BlockAt<T>(unit, range.first, values);
   const int64_t next = range.first + range.count;
   if (next < unit.context()) return FirstRead<T>(unit, next);
-  return unit.next != nullptr ? FirstRead<T>(*unit.next, 0) : Plane<T>(unit, range.first, offset);
+  return unit.next != nullptr ? FirstRead<T>(*unit.next, 0) : BlockAt<T>(unit, range.first, values);
 }
 
 // The span's blocks of one plane, in place in the cache.
 template <class T>
-SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, size_t offset, size_t stride) {
+SpanPieces<T> InPlace(const AttentionUnit& unit, SpanRange range, PlaneKind kind, size_t stride) {
   SpanPieces<T> in_place;
   in_place.tokens = static_cast<size_t>(unit.cache->block_tokens);
   in_place.stride = stride;
   const T** piece = in_place.pieces;
-  ForBlockRuns(unit.sequence->block_table, unit.cache->block_tokens, range,
+  const PlaneRef& plane = PlaneOf(unit, kind);
+  ForBlockRuns(TableOf(unit, plane), unit.cache->block_tokens, range,
                [&](int32_t block, int64_t, int64_t, int64_t) {
-                 *piece++ = PlaneOf<T>(unit, block, offset);
+                 *piece++ = At<T>(unit, block, plane.offset);
                });
-  *piece = ReadAfter<T>(unit, range, offset);
+  *piece = ReadAfter<T>(unit, range, kind);
   return in_place;
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention_types.h"
 #include "kernels/cuda/paging.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
@@ -15,8 +16,10 @@ struct SequenceEntry {
   int64_t first_row = 0;  // of the batch
   int32_t num_rows = 0;
   int32_t first_position = 0;
-  int64_t table = 0;         // its block table, an index into AttentionArgs::tables
-  int64_t score_table = -1;  // likewise its score blocks; -1: none
+  // Its block table of block group g begins at AttentionArgs::tables[table + g * table_blocks].
+  int64_t table = 0;
+  int32_t table_blocks = 0;
+  int64_t score_table = -1;  // the index of its score blocks; -1: none
   int64_t first_state = 0;   // of its rows' spans, in spans
 
   friend bool operator==(const SequenceEntry&, const SequenceEntry&) = default;
@@ -38,8 +41,8 @@ struct HeadEntry {
 // Heads [first_head, first_head + num_heads) read one pair of planes. Each plane is kept in the
 // second cache or not.
 struct GroupEntry {
-  size_t key_offset = 0;
-  size_t value_offset = 0;
+  PlaneRef keys = {};
+  PlaneRef values = {};
   int32_t first_head = 0;
   int32_t num_heads = 0;
   bool keep_keys = false;
@@ -48,11 +51,15 @@ struct GroupEntry {
   friend bool operator==(const GroupEntry&, const GroupEntry&) = default;
 };
 
+__host__ __device__ inline int64_t TableOf(const SequenceEntry& sequence, const PlaneRef& plane) {
+  return sequence.table + int64_t{plane.block_group} * sequence.table_blocks;
+}
+
 constexpr int kMaxHeads = 64;  // of a launch
 
 struct AttentionArgs {
   const std::byte* arena = nullptr;
-  size_t block_bytes = 0;
+  size_t place_bytes = 0;
   int32_t block_tokens = 1;
   int32_t head_dim = 0;
   PlaneFormat key_format = PlaneFormat::kF32;

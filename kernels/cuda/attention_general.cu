@@ -26,9 +26,9 @@ struct TokenRow {
   float scale;
 };
 __device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace place,
-                                          size_t plane_offset, PlaneFormat format) {
+                                          const PlaneRef& ref, PlaneFormat format) {
   const std::byte* const plane =
-      args.arena + static_cast<size_t>(place.block) * args.block_bytes + plane_offset;
+      args.arena + static_cast<size_t>(place.block) * args.place_bytes + ref.offset;
   const size_t stride = TokenStride(NumberBytes(format), args.head_dim);
   float scale = 1;
   if (HasScale(format)) {
@@ -39,8 +39,8 @@ __device__ __forceinline__ TokenRow RowAt(const AttentionArgs& args, CachePlace 
 }
 
 __device__ float Score(const AttentionArgs& args, const float* query, CachePlace place,
-                       size_t key_offset) {
-  const TokenRow key = RowAt(args, place, key_offset, args.key_format);
+                       const PlaneRef& keys) {
+  const TokenRow key = RowAt(args, place, keys, args.key_format);
   float score = 0;
   for (int32_t d = 0; d < args.head_dim; ++d) {
     score = fmaf(query[d], Element(key.numbers, args.key_format, d), score);
@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kThreads, 4)
   if (static_cast<int32_t>(blockIdx.x) >= sequence.num_rows) return;
   const int64_t row = sequence.first_row + blockIdx.x;
   const int32_t context = sequence.first_position + static_cast<int32_t>(blockIdx.x) + 1;
-  const int32_t* const table = args.tables + sequence.table;
+  const int32_t* const key_table = args.tables + TableOf(sequence, group.keys);
+  const int32_t* const value_table = args.tables + TableOf(sequence, group.values);
   const bool keeps = sequence.score_table >= 0 && head.score_slot >= 0;
   const bool reuses = head.reused_lse != nullptr;
   float lse = 0;
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     const int32_t count = min(kSpan, context - begin);
     float span_most = -INFINITY;
     for (int32_t i = thread; i < count; i += kThreads) {
-      const CachePlace place = PlaceOf(begin + i, table, args.block_tokens);
+      const CachePlace place = PlaceOf(begin + i, key_table, args.block_tokens);
       float* kept = nullptr;
       if (keeps) {
         const CachePlace score_place =
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, 4)
       if (keeps && reuses) {
         score = *kept;
       } else {
-        score = Score(args, query, place, group.key_offset);
+        score = Score(args, query, place, group.keys);
         if (keeps) *kept = score;
       }
       scores[i] = score;
@@ -112,8 +113,8 @@ __global__ void __launch_bounds__(kThreads, 4)
     span_sum = BlockSum<kThreads>(span_sum, warps);  // its barriers also make all weights visible
     float span_values[kDims] = {};
     for (int32_t i = 0; i < count; ++i) {
-      const TokenRow value = RowAt(args, PlaceOf(begin + i, table, args.block_tokens),
-                                   group.value_offset, args.value_format);
+      const TokenRow value = RowAt(args, PlaceOf(begin + i, value_table, args.block_tokens),
+                                   group.values, args.value_format);
       const float weight = scores[i] * value.scale;
 #pragma unroll
       for (int k = 0; k < kDims; ++k) {
@@ -150,8 +151,9 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t begin = static_cast<int32_t>(blockIdx.x) * kSpan;
   for (int32_t p = begin + static_cast<int32_t>(threadIdx.x); p < min(begin + kSpan, context);
        p += kThreads) {
-    const CachePlace place = PlaceOf(p, args.tables + sequence.table, args.block_tokens);
-    out[p] = expf(Score(args, query, place, args.groups[0].key_offset) - lse);
+    const PlaneRef& keys = args.groups[0].keys;
+    const CachePlace place = PlaceOf(p, args.tables + TableOf(sequence, keys), args.block_tokens);
+    out[p] = expf(Score(args, query, place, keys) - lse);
   }
 }
 

@@ -21,12 +21,8 @@ constexpr size_t kMostStateBytes = size_t{256} << 20;
 
 bool Same(const SequenceRows& a, const SequenceRows& b) {
   return a.first_row == b.first_row && a.num_rows == b.num_rows &&
-         a.first_position == b.first_position && a.block_table == b.block_table &&
+         a.first_position == b.first_position && a.block_tables == b.block_tables &&
          a.score_table == b.score_table;
-}
-
-bool SamePlanes(const HeadAttention& a, const HeadAttention& b) {
-  return a.key_offset == b.key_offset && a.value_offset == b.value_offset;
 }
 
 // Spans of a context, or up to a quarter more: few different numbers, so that a context that grows
@@ -37,21 +33,17 @@ int32_t RoundedSpans(int32_t spans) {
   return (spans + step - 1) / step * step;
 }
 
-bool FindsScores(const SequenceRows& sequence, const HeadAttention& head) {
-  return sequence.score_table != nullptr && head.reused_lse != nullptr && head.score_slot >= 0;
-}
-
-AttentionArgs ArgsFor(const PagedArena& cache) {
+AttentionArgs ArgsFor(const PagedArena& cache, int32_t head_dim) {
   AttentionArgs args;
   args.arena = cache.arena;
-  args.block_bytes = cache.block_bytes;
+  args.place_bytes = cache.place_bytes;
   args.block_tokens = cache.block_tokens;
-  args.head_dim = cache.head_dim;
-  args.key_format = cache.key_format;
-  args.value_format = cache.value_format;
+  args.head_dim = head_dim;
   args.scores = cache.scores;
   args.score_slots = cache.score_slots;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(cache.head_dim));
+  args.key_format = cache.key_format;
+  args.value_format = cache.value_format;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   return args;
 }
 
@@ -68,7 +60,7 @@ HeadEntry EntryOf(const HeadAttention& head) {
 
 }  // namespace
 
-std::string WhyNoTensorKernel(const PagedArena& cache) {
+std::string WhyNoTensorKernel(const PagedArena& cache, int32_t head_dim) {
   constexpr const char* kSlow =
       "attention runs without the tensor cores, ten to twenty times slower: ";
   if (cache.key_format != cache.value_format) {
@@ -79,50 +71,48 @@ std::string WhyNoTensorKernel(const PagedArena& cache) {
   if (cache.key_format == PlaneFormat::kF32) {
     return absl::StrCat(kSlow, "the cache is in f32, which must have 16 or 8 bits");
   }
-  if (!IsTensorHeadDim(cache.head_dim)) {
-    return absl::StrCat(kSlow, "heads have ", cache.head_dim, " dimensions, not 32, 64 or 128");
+  if (!IsTensorHeadDim(head_dim)) {
+    return absl::StrCat(kSlow, "heads have ", head_dim, " dimensions, not 32, 64 or 128");
   }
-  const size_t plane = cache.TokenBytes(PlaneKind::kKey) * static_cast<size_t>(cache.block_tokens);
-  if (plane % 16 == 0 && cache.block_bytes % 16 == 0) return "";
+  const size_t plane =
+      cache.TokenBytes(PlaneKind::kKey, head_dim) * static_cast<size_t>(cache.block_tokens);
+  if (plane % 16 == 0 && cache.place_bytes % 16 == 0) return "";
   return absl::StrCat(kSlow, "a plane of ", cache.block_tokens, " tokens takes ", plane,
                       " bytes, no multiple of 16; --block-tokens 32 is");
 }
 
 void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
                           std::span<const SequenceRows> sequences,
-                          std::span<const HeadAttention> heads, BackendCounters* counters) {
-  if (heads.empty() || sequences.empty()) return;
-  GroupHeads(heads);
-  Count(cache, sequences, counters);
+                          std::span<const PlaneGroup> groups) {
+  if (groups.empty() || sequences.empty()) return;
   PutSequences(inputs, cache, sequences);
   // Groups go into launches of at most kMaxHeads heads; a larger group is cut.
-  AttentionArgs args = ArgsFor(cache);
+  AttentionArgs args = ArgsFor(cache, groups[0].head_dim);
   args.tables = sent_.tables;
   const auto flush = [&] {
     if (args.num_heads > 0) Launch(stream, args);
     args.num_heads = args.num_groups = 0;
   };
-  const bool keeps = KeepsSharedPlanes(cache);
-  size_t begin = 0;
-  for (const size_t end : group_ends_) {
-    while (begin < end) {
+  const bool keeps = KeepsSharedPlanes(cache, groups);
+  for (const PlaneGroup& group : groups) {
+    const auto end = static_cast<int32_t>(group.heads.size());
+    for (int32_t begin = 0; begin < end;) {
       if (args.num_heads == kMaxHeads) flush();
-      const size_t room = static_cast<size_t>(kMaxHeads - args.num_heads);
+      const int32_t room = kMaxHeads - args.num_heads;
       // A group that fits into a launch of its own is not cut.
       if (end - begin > room && end - begin <= kMaxHeads) {
         flush();
         continue;
       }
-      const size_t count = std::min(room, end - begin);
-      GroupEntry& group = args.groups[args.num_groups++];
-      group = {.key_offset = heads_[begin]->key_offset,
-               .value_offset = heads_[begin]->value_offset,
-               .first_head = args.num_heads,
-               .num_heads = static_cast<int32_t>(count),
-               .keep_keys = keeps && heads_[begin]->keys_again,
-               .keep_values = keeps && heads_[begin]->values_again};
-      for (size_t i = 0; i < count; ++i) {
-        args.heads[args.num_heads++] = EntryOf(*heads_[begin + i]);
+      const int32_t count = std::min(room, end - begin);
+      args.groups[args.num_groups++] = {.keys = group.keys,
+                                        .values = group.values,
+                                        .first_head = args.num_heads,
+                                        .num_heads = count,
+                                        .keep_keys = keeps && group.keys_again,
+                                        .keep_values = keeps && group.values_again};
+      for (int32_t i = 0; i < count; ++i) {
+        args.heads[args.num_heads++] = EntryOf(group.heads[static_cast<size_t>(begin + i)]);
       }
       begin += count;
     }
@@ -131,13 +121,12 @@ void AttentionRunner::Run(Stream& stream, StepInputs& inputs, const PagedArena& 
 }
 
 // All or none: if the planes do not all fit, each is evicted before it is read again.
-bool AttentionRunner::KeepsSharedPlanes(const PagedArena& cache) const {
+bool AttentionRunner::KeepsSharedPlanes(const PagedArena& cache,
+                                        std::span<const PlaneGroup> groups) const {
   size_t token_bytes = 0;
-  size_t begin = 0;
-  for (const size_t end : group_ends_) {
-    if (heads_[begin]->keys_again) token_bytes += cache.TokenBytes(PlaneKind::kKey);
-    if (heads_[begin]->values_again) token_bytes += cache.TokenBytes(PlaneKind::kValue);
-    begin = end;
+  for (const PlaneGroup& group : groups) {
+    if (group.keys_again) token_bytes += cache.TokenBytes(PlaneKind::kKey, group.head_dim);
+    if (group.values_again) token_bytes += cache.TokenBytes(PlaneKind::kValue, group.head_dim);
   }
   return token_bytes * sent_.num_positions <= kept_bytes_;
 }
@@ -194,19 +183,18 @@ void AttentionRunner::LaunchSingleRows(Stream& stream, AttentionArgs args, int32
 }
 
 void AttentionRunner::Probabilities(Stream& stream, StepInputs& inputs, const PagedArena& cache,
-                                    const SequenceRows& sequence, const HeadAttention& head,
-                                    float* out) {
+                                    const SequenceRows& sequence, const PlaneGroup& group,
+                                    const HeadAttention& head, float* out) {
   SequenceRows row = sequence;
   row.num_rows = 1;
   row.score_table = nullptr;
   PutSequences(inputs, cache, {&row, 1});
-  AttentionArgs args = ArgsFor(cache);
+  AttentionArgs args = ArgsFor(cache, group.head_dim);
   args.sequences = sent_.entries;
   args.tables = sent_.tables;
   args.num_sequences = args.num_heads = args.num_groups = 1;
   args.heads[0] = EntryOf(head);
-  args.groups[0] = {
-      .key_offset = head.key_offset, .value_offset = head.value_offset, .num_heads = 1};
+  args.groups[0] = {.keys = group.keys, .values = group.values, .num_heads = 1};
   FindProbabilities(stream, args, static_cast<int32_t>(row.first_position + 1), out);
 }
 
@@ -228,8 +216,12 @@ void AttentionRunner::PutSequences(StepInputs& inputs, const PagedArena& cache,
                              .num_rows = static_cast<int32_t>(sequence.num_rows),
                              .first_position = static_cast<int32_t>(sequence.first_position),
                              .table = std::ssize(tables_),
+                             .table_blocks = blocks,
                              .first_state = sent_.num_states};
-      tables_.insert(tables_.end(), sequence.block_table, sequence.block_table + blocks);
+      for (int32_t g = 0; g < cache.block_groups; ++g) {
+        const int32_t* const table = sequence.block_tables[g];
+        tables_.insert(tables_.end(), table, table + blocks);
+      }
       if (sequence.score_table != nullptr) {
         entry.score_table = std::ssize(tables_);
         tables_.insert(tables_.end(), sequence.score_table, sequence.score_table + blocks);
@@ -255,41 +247,6 @@ void AttentionRunner::PutSequences(StepInputs& inputs, const PagedArena& cache,
   known_.assign(sequences.begin(), sequences.end());
   known_generation_ = inputs.generation();
   known_block_tokens_ = cache.block_tokens;
-}
-
-void AttentionRunner::Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                            BackendCounters* counters) const {
-  const auto key_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kKey));
-  const auto value_bytes = static_cast<int64_t>(cache.TokenBytes(PlaneKind::kValue));
-  for (const SequenceRows& sequence : sequences) {
-    if (sequence.num_rows == 0) continue;
-    const int64_t positions = sequence.first_position + sequence.num_rows;
-    size_t begin = 0;
-    for (const size_t end : group_ends_) {
-      const bool finds = FindsScores(sequence, *heads_[begin]);
-      counters->cache_bytes_read += positions * (value_bytes + (finds ? 0 : key_bytes));
-      for (; begin < end; ++begin) {
-        if (sequence.score_table == nullptr || heads_[begin]->score_slot < 0) continue;
-        int64_t& bytes = finds ? counters->score_bytes_read : counters->score_bytes_written;
-        bytes += positions * static_cast<int64_t>(sizeof(float));
-      }
-    }
-  }
-}
-
-// Sorts pointers to the heads by their planes, keeping the order of heads within a pair.
-void AttentionRunner::GroupHeads(std::span<const HeadAttention> heads) {
-  heads_.clear();
-  for (const HeadAttention& head : heads) heads_.push_back(&head);
-  std::stable_sort(heads_.begin(), heads_.end(),
-                   [](const HeadAttention* a, const HeadAttention* b) {
-                     if (a->key_offset != b->key_offset) return a->key_offset < b->key_offset;
-                     return a->value_offset < b->value_offset;
-                   });
-  group_ends_.clear();
-  for (size_t i = 1; i <= heads_.size(); ++i) {
-    if (i == heads_.size() || !SamePlanes(*heads_[i], *heads_[i - 1])) group_ends_.push_back(i);
-  }
 }
 
 }  // namespace strata::kernels::cuda

@@ -14,9 +14,9 @@ namespace strata::kernels::cuda {
 
 // The reason why attention over such a cache cannot run on the tensor cores, in one line; empty if
 // it can.
-std::string WhyNoTensorKernel(const PagedArena& cache);
+std::string WhyNoTensorKernel(const PagedArena& cache, int32_t head_dim);
 
-// Runs Backend::Attention: sorts heads by the planes they read, sends sequences and block tables
+// Runs Backend::Attention: sends sequences and block tables
 // once a step, chooses kernels and cuts the work. The cut changes no bit. One thread.
 class AttentionRunner {
  public:
@@ -27,12 +27,11 @@ class AttentionRunner {
   // Upper bound on the device memory of states between a launch and its merge.
   static size_t MostStateBytes(const StepLimits& limits);
 
-  // Adds the bytes read and written for each (sequence, pair of planes) to the counters.
   void Run(Stream& stream, StepInputs& inputs, const PagedArena& cache,
-           std::span<const SequenceRows> sequences, std::span<const HeadAttention> heads,
-           BackendCounters* counters);
+           std::span<const SequenceRows> sequences, std::span<const PlaneGroup> groups);
   void Probabilities(Stream& stream, StepInputs& inputs, const PagedArena& cache,
-                     const SequenceRows& sequence, const HeadAttention& head, float* out);
+                     const SequenceRows& sequence, const PlaneGroup& group,
+                     const HeadAttention& head, float* out);
   // Forgets the block tables sent: they may have changed.
   void ForgetTables() { known_generation_ = -1; }
 
@@ -51,10 +50,7 @@ class AttentionRunner {
   };
   void PutSequences(StepInputs& inputs, const PagedArena& cache,
                     std::span<const SequenceRows> sequences);
-  void GroupHeads(std::span<const HeadAttention> heads);
-  bool KeepsSharedPlanes(const PagedArena& cache) const;
-  void Count(const PagedArena& cache, std::span<const SequenceRows> sequences,
-             BackendCounters* counters) const;
+  bool KeepsSharedPlanes(const PagedArena& cache, std::span<const PlaneGroup> groups) const;
   void Launch(Stream& stream, AttentionArgs& args);
   void LaunchSingleRows(Stream& stream, AttentionArgs args, int32_t most_heads);
 
@@ -66,8 +62,6 @@ class AttentionRunner {
   Sequences sent_;
   std::vector<SequenceEntry> entries_;
   std::vector<int32_t> tables_;
-  std::vector<const HeadAttention*> heads_;  // group by group
-  std::vector<size_t> group_ends_;           // into heads_
   DeviceArray<float> states_;
 };
 

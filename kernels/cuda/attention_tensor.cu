@@ -60,8 +60,7 @@ class Attender {
     finds_scores_ = keeps_scores_ && head.reused_lse != nullptr && head.score_slot >= 0;
     if (!finds_scores_) LoadQueries();
 
-    Copier copier(args_, group_, args_.tables + sequence_.table, !finds_scores_,
-                  ptx::SharedMemory<std::byte>());
+    Copier copier(args_, sequence_, group_, !finds_scores_, ptx::SharedMemory<std::byte>());
     const int32_t begin = run.begin * kSpan;
     const int32_t end = min(run.end * kSpan, context);
     copier.Find(begin, end, 0);
@@ -362,7 +361,7 @@ class Attender {
 };
 
 template <class Stored, int kDim, bool kShared>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks)
+__global__ void __launch_bounds__(kTileThreads, kShared ? kDecodeBlocks : kTileBlocks)
     TensorKernel(const __grid_constant__ AttentionArgs args,
                  const __grid_constant__ TensorLaunch launch) {
   Attender<Stored, kDim, kShared>(args, launch).Run();
@@ -375,7 +374,7 @@ void LaunchTensor(Stream& stream, const AttentionArgs& args, const TensorLaunch&
       AllowShared(stream, TensorKernel<Stored, kDim, kShared>, Kernel::kSharedBytes);
   (void)allowed;
   // If contexts are cut no totals are added up. Without totals a third block of decode fits a
-  // multiprocessor (heads of 128 in bf16: 69.5 KiB of 227, in place of 77.5).
+  // multiprocessor (heads of 128 in bf16: 70.5 KiB of 227, in place of 78.5).
   const size_t shared_bytes =
       static_cast<size_t>(launch.runs > 1 ? Kernel::kCutBytes : Kernel::kSharedBytes);
   // Tiles are in the x dimension: a prompt may have more than the 65,535 blocks of the others.
@@ -407,10 +406,10 @@ void LaunchStored(Stream& stream, const AttentionArgs& args, const TensorLaunch&
 bool HasTensorKernel(const AttentionArgs& args) {
   if (args.key_format != args.value_format || args.key_format == PlaneFormat::kF32) return false;
   if (!IsTensorHeadDim(args.head_dim)) return false;
-  bool aligned = reinterpret_cast<uintptr_t>(args.arena) % 16 == 0 && args.block_bytes % 16 == 0;
+  bool aligned = reinterpret_cast<uintptr_t>(args.arena) % 16 == 0 && args.place_bytes % 16 == 0;
   for (int32_t i = 0; i < args.num_groups; ++i) {
     aligned =
-        aligned && args.groups[i].key_offset % 16 == 0 && args.groups[i].value_offset % 16 == 0;
+        aligned && args.groups[i].keys.offset % 16 == 0 && args.groups[i].values.offset % 16 == 0;
   }
   return aligned;
 }

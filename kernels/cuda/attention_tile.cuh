@@ -10,8 +10,10 @@ namespace strata::kernels::cuda {
 
 constexpr int kTilePositions = 64;
 constexpr int kTileThreads = 128;
-constexpr int kTileBlocks =
-    2;  // least blocks on a multiprocessor: their shared memory leaves room for two
+// Least blocks on a multiprocessor, for which their shared memory leaves room: of prompts, of
+// decode.
+constexpr int kTileBlocks = 2;
+constexpr int kDecodeBlocks = 3;
 constexpr int kTileWarps = kTileThreads / kWarp;
 constexpr int kTileStages = 2;
 
@@ -43,58 +45,60 @@ class TileCopier {
   static constexpr int kStageBytes = 2 * kPlaneBytes + kScaleBytes;
   // Tiles of 16 bits are read where they were copied to; tiles of 8 bits are widened first.
   static constexpr int kWidenedBytes = kScaled ? 2 * TileLayout<kDim>::kBytes : 0;
-  static constexpr int kPlacesBytes = kTileStages * kTilePositions * int{sizeof(CachePlace)};
-  static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes + kPlacesBytes;
+  static constexpr int kRows = 2 * kTilePositions;  // of a stage: the keys', then the values'
+  static_assert(kRows == kTileThreads, "a thread looks up one row");
+  static constexpr int kFoundBytes = kTileStages * kRows * 8;
+  // A row found: bytes from the arena's start, below 0 after the context's end. In 8 bits the
+  // token's number in its block stands in the bits from kTokenBit on, as its scale is found by it.
+  static constexpr int kTokenBit = 44;
+  static constexpr int64_t kRowMask = (int64_t{1} << kTokenBit) - 1;
+  static constexpr int kSharedBytes = kTileStages * kStageBytes + kWidenedBytes + kFoundBytes;
 
-  __device__ TileCopier(const AttentionArgs& args, const GroupEntry& group,
-                        const int32_t* block_table, bool wants_keys, std::byte* shared)
+  __device__ TileCopier(const AttentionArgs& args, const SequenceEntry& sequence,
+                        const GroupEntry& group, bool wants_keys, std::byte* shared)
       : args_(args),
-        keys_(args.arena + group.key_offset),
-        values_(args.arena + group.value_offset),
-        table_(block_table),
+        plane_(threadIdx.x < kTilePositions ? group.keys : group.values),
+        table_(args.tables + TableOf(sequence, plane_)),
         wants_keys_(wants_keys),
         hints_(kHints && (group.keep_keys || group.keep_values)),
         key_policy_(hints_ ? ptx::CachePolicy(group.keep_keys) : 0),
         value_policy_(hints_ ? ptx::CachePolicy(group.keep_values) : 0),
         shared_(shared) {}
 
-  // Looks up the places of positions [begin, min(begin + 64, end)), for an Ask after the next
+  // Looks up the rows of positions [begin, min(begin + 64, end)), for an Ask after the next
   // barrier. Reading the table takes as long as reading the cache, so it is done a tile ahead.
   __device__ __forceinline__ void Find(int32_t begin, int32_t end, int stage) {
-    const int32_t position = begin + static_cast<int32_t>(threadIdx.x);
-    if (threadIdx.x >= kTilePositions) return;
-    CachePlace place = {-1, 0};
-    if (position < end) place = PlaceOf(position, table_, args_.block_tokens);
-    Places(stage)[threadIdx.x] = place;
+    const int32_t position = begin + static_cast<int32_t>(threadIdx.x) % kTilePositions;
+    int64_t found = -1;
+    if (position < end) {
+      const CachePlace place = PlaceOf(position, table_, args_.block_tokens);
+      const size_t plane = static_cast<size_t>(place.block) * args_.place_bytes + plane_.offset;
+      found = static_cast<int64_t>(plane) + int64_t{place.token} * kRowBytes;
+      if constexpr (kScaled) found |= int64_t{place.token} << kTokenBit;
+    }
+    Found(stage)[threadIdx.x] = found;
   }
 
-  // Starts copies of the places found, into stage `stage`; zeros after the end of the context.
+  // Starts copies of the rows found, into stage `stage`; zeros after the end of the context.
   __device__ __forceinline__ void Ask(int stage) {
     std::byte* const to = shared_ + stage * kStageBytes;
     const int thread = ptx::Anew(static_cast<int>(threadIdx.x));
     const int chunk = thread % kRowChunks;
 #pragma unroll 2
     for (int row = thread / kRowChunks; row < kTilePositions; row += kTileThreads / kRowChunks) {
-      const CachePlace place = Places(stage)[row];
-      const bool valid = place.block >= 0;
-      const size_t from = valid ? static_cast<size_t>(place.block) * args_.block_bytes +
-                                      static_cast<size_t>(place.token * kRowBytes + chunk * 16)
-                                : 0;
+      const int64_t* const found = Found(stage) + row;
       const int offset = StageOffset(row, chunk);
-      if (wants_keys_) Copy(to + offset, keys_ + from, valid, key_policy_);
-      Copy(to + kPlaneBytes + offset, values_ + from, valid, value_policy_);
+      if (wants_keys_) CopyChunk(to + offset, found[0], chunk, key_policy_);
+      CopyChunk(to + kPlaneBytes + offset, found[kTilePositions], chunk, value_policy_);
     }
     if constexpr (kScaled) {
-      const bool is_key = thread < kTilePositions;
-      const CachePlace place = Places(stage)[thread % kTilePositions];
-      const bool valid = place.block >= 0;
-      const size_t from = valid ? static_cast<size_t>(place.block) * args_.block_bytes +
-                                      static_cast<size_t>(args_.block_tokens) * kRowBytes +
-                                      static_cast<size_t>(place.token) * sizeof(float)
-                                : 0;
-      if (wants_keys_ || !is_key) {
-        ptx::CopyAsync4(to + 2 * kPlaneBytes + thread * 4, (is_key ? keys_ : values_) + from,
-                        valid);
+      const int64_t found = Found(stage)[thread];
+      const int64_t token = found >> kTokenBit;
+      const int64_t from =
+          (found & kRowMask) + (args_.block_tokens - token) * kRowBytes + token * 4;
+      if (wants_keys_ || thread >= kTilePositions) {
+        ptx::CopyAsync4(to + 2 * kPlaneBytes + thread * 4, args_.arena + (found < 0 ? 0 : from),
+                        found >= 0);
       }
     }
   }
@@ -124,8 +128,12 @@ class TileCopier {
   }
 
  private:
-  __device__ __forceinline__ void Copy(std::byte* to, const std::byte* from, bool valid,
-                                       uint64_t policy) const {
+  // Copies 16 bytes of a row found; zeros after the context's end.
+  __device__ __forceinline__ void CopyChunk(std::byte* to, int64_t found, int chunk,
+                                            uint64_t policy) const {
+    const bool valid = found >= 0;
+    const int64_t row = kScaled ? found & kRowMask : found;
+    const std::byte* const from = args_.arena + (valid ? row + chunk * 16 : 0);
     if constexpr (kHints) {
       if (hints_) {
         ptx::CopyAsync16(to, from, valid, policy);
@@ -144,9 +152,10 @@ class TileCopier {
     return reinterpret_cast<const float*>(shared_ + stage * kStageBytes + 2 * kPlaneBytes);
   }
 
-  __device__ __forceinline__ CachePlace* Places(int stage) const {
-    return reinterpret_cast<CachePlace*>(shared_ + kTileStages * kStageBytes + kWidenedBytes) +
-           stage * kTilePositions;
+  // The stage's rows, [kRows].
+  __device__ __forceinline__ int64_t* Found(int stage) const {
+    return reinterpret_cast<int64_t*>(shared_ + kTileStages * kStageBytes + kWidenedBytes) +
+           stage * kRows;
   }
 
   // 8 numbers of a row at a time.
@@ -167,8 +176,7 @@ class TileCopier {
   }
 
   const AttentionArgs& args_;
-  const std::byte* keys_;
-  const std::byte* values_;
+  const PlaneRef& plane_;  // the one whose rows the thread finds
   const int32_t* table_;
   bool wants_keys_;
   bool hints_;

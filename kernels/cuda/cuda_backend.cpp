@@ -4,13 +4,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/attention_calls.h"
 #include "kernels/check.h"
-#include "kernels/cuda/projection_tasks.h"
 
 namespace strata::kernels::cuda {
 namespace {
 
-constexpr int32_t kMaxHeadDim = 256;
 // With more rows a batch-invariant product stops reading the matrix once for every kFewRows rows.
 constexpr int64_t kManyRows = 32;
 
@@ -29,8 +28,6 @@ const CudaMatrix& Own(const Matrix& matrix) {
 
 void CheckArena(const PagedArena& cache) {
   STRATA_CHECK(cache.arena != nullptr && cache.block_tokens > 0, "the cache has memory");
-  STRATA_CHECK(cache.head_dim > 0 && cache.head_dim <= kMaxHeadDim,
-               "a head fits a block of threads");
 }
 
 // Whether rows of x overlap rows of out in memory.
@@ -247,64 +244,41 @@ void CudaBackend::GatherRows(ConstRows x, std::span<const int32_t> rows, Rows ou
 }
 
 void CudaBackend::PrepareAttention(const PagedArena& cache, const Projections& projections) {
-  const Rows& rotated = projections.rotated;
-  const auto num_rows = std::ssize(projections.slots);
-  if (rotated.num_cols > 0) {
-    STRATA_CHECK(rotated.num_rows == num_rows, "a row for every slot");
-    STRATA_CHECK(cache.head_dim > 0 && cache.head_dim % 2 == 0, "dimensions turn in pairs");
-    STRATA_CHECK(rotated.num_cols % cache.head_dim == 0, "rows are whole heads");
-    STRATA_CHECK(std::ssize(projections.positions) == num_rows, "a position for every row");
+  CheckProjections(cache, projections);
+  ProjectionArgs args;
+  args.num_rows = projections.num_rows;
+  args.positions = inputs_.Put(StepInputs::kPositions, projections.positions);
+  args.slots = inputs_.Put(StepInputs::kSlots, projections.slots);
+  args.arena = cache.arena;
+  args.place_bytes = cache.place_bytes;
+  args.block_tokens = std::max(cache.block_tokens, 1);
+  args.key_format = cache.key_format;
+  args.value_format = cache.value_format;
+  for (const HeadWay& way : projections.ways) {
+    if (way.is_written) CheckArena(cache);
+    if (args.num_ways == kMaxWays) {
+      RunWays(stream_, args);
+      args.num_ways = 0;
+    }
+    args.ways[args.num_ways++] = way;
   }
-  for (const ValueMix& mix : projections.mixes) {
-    STRATA_CHECK(mix.values.num_cols == mix.first_values.num_cols, "one width");
-    STRATA_CHECK(mix.values.num_rows == num_rows && mix.first_values.num_rows == num_rows,
-                 "a row for every slot");
-  }
-  if (!projections.writes.empty()) CheckArena(cache);
-  std::vector<ProjectionTask> later;
-  CutProjections(projections, cache.head_dim, &tasks_, &later);
-  RunTasks(cache, projections, tasks_);
-  RunTasks(cache, projections, later);
-  for (const PlaneWrite& write : projections.writes) {
-    counters_.cache_bytes_written += num_rows * static_cast<int64_t>(cache.TokenBytes(write.kind));
-  }
-}
-
-void CudaBackend::RunTasks(const PagedArena& cache, const Projections& projections,
-                           std::span<const ProjectionTask> tasks) {
-  ProjectionTasks list;
-  list.num_rows = std::ssize(projections.slots);
-  list.positions = inputs_.Put(StepInputs::kPositions, projections.positions);
-  list.slots = inputs_.Put(StepInputs::kSlots, projections.slots);
-  list.rope_table = projections.rope_table;
-  list.arena = cache.arena;
-  list.block_bytes = cache.block_bytes;
-  list.block_tokens = std::max(cache.block_tokens, 1);
-  list.key_format = cache.key_format;
-  list.value_format = cache.value_format;
-  for (size_t begin = 0; begin < tasks.size(); begin += kMaxTasks) {
-    const size_t count = std::min(tasks.size() - begin, size_t{kMaxTasks});
-    std::copy_n(tasks.begin() + static_cast<int64_t>(begin), count, list.task);
-    list.count = static_cast<int32_t>(count);
-    RunProjectionTasks(stream_, list);
-  }
+  RunWays(stream_, args);
+  CountWrites(cache, projections, &counters_);
 }
 
 void CudaBackend::Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                            std::span<const HeadAttention> heads) {
+                            std::span<const PlaneGroup> groups) {
   CheckArena(cache);
-  for (const SequenceRows& sequence : sequences) {
-    STRATA_CHECK(
-        sequence.score_table == nullptr || (sequence.num_rows <= 1 && cache.scores != nullptr),
-        "scores are kept for one row of a sequence, where they have memory");
-  }
-  attention_.Run(stream_, inputs_, cache, sequences, heads, &counters_);
+  CheckAttention(cache, sequences, groups);
+  attention_.Run(stream_, inputs_, cache, sequences, groups);
+  CountReads(cache, sequences, groups, &counters_);
 }
 
 void CudaBackend::AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
-                                         const HeadAttention& head, float* out) {
+                                         const PlaneGroup& group, const HeadAttention& head,
+                                         float* out) {
   CheckArena(cache);
-  attention_.Probabilities(stream_, inputs_, cache, sequence, head, out);
+  attention_.Probabilities(stream_, inputs_, cache, sequence, group, head, out);
 }
 
 void CudaBackend::ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) {

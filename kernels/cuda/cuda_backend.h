@@ -40,8 +40,8 @@ class CudaBackend final : public Backend {
   std::string Describe() const override;
   BackendCounters counters() const override { return counters_; }
   std::vector<std::string> TakeNotes() override { return std::exchange(notes_, {}); }
-  std::string WhyAttentionIsSlow(const PagedArena& cache) const override {
-    return WhyNoTensorKernel(cache);
+  std::string WhyAttentionIsSlow(const PagedArena& cache, int32_t head_dim) const override {
+    return WhyNoTensorKernel(cache, head_dim);
   }
 
   std::optional<DeviceMemory> device_memory() override;
@@ -67,9 +67,10 @@ class CudaBackend final : public Backend {
   void GatherRows(ConstRows x, std::span<const int32_t> rows, Rows out) override;
   void PrepareAttention(const PagedArena& cache, const Projections& projections) override;
   void Attention(const PagedArena& cache, std::span<const SequenceRows> sequences,
-                 std::span<const HeadAttention> heads) override;
+                 std::span<const PlaneGroup> groups) override;
   void AttentionProbabilities(const PagedArena& cache, const SequenceRows& sequence,
-                              const HeadAttention& head, float* out) override;
+                              const PlaneGroup& group, const HeadAttention& head,
+                              float* out) override;
 
   bool asynchronous() const override { return true; }
   void ChooseTokens(ConstRows logits, std::span<const TokenChoice> choices) override;
@@ -84,8 +85,6 @@ class CudaBackend final : public Backend {
   // Returns false if cuBLASLt has no plan for the product.
   bool MultiplyByCublas(const Product& product);
   void NoteMissingPlan(const Product& product);
-  void RunTasks(const PagedArena& cache, const Projections& projections,
-                std::span<const ProjectionTask> tasks);
 
   const DeviceInfo info_;
   const bool batch_invariant_;
@@ -101,7 +100,6 @@ class CudaBackend final : public Backend {
   DeviceArray<std::byte> product_inputs_;  // of a product, as the matrix is stored
   DeviceArray<float> input_scales_;        // of their rows, in 8 bits
   DeviceArray<float> sums_;                // cuBLASLt's sums for FinishSums
-  std::vector<ProjectionTask> tasks_;
   std::set<std::tuple<MatrixFormat, int64_t, int64_t>>
       noted_;                       // matrices whose missing plans are in a note
   std::vector<std::string> notes_;  // not taken yet

@@ -111,32 +111,49 @@ __device__ void WriteToken(const float* row, int32_t dim, std::byte* plane, int3
   }
 }
 
-// One warp for each row, blockIdx.y is the task.
-__global__ void ProjectionKernel(const __grid_constant__ ProjectionTasks tasks) {
+// x / rms(x) * weight.
+__device__ void Normalise(float* row, int32_t dim, const RmsNorm& norm, int lane) {
+  float squares = 0;
+  for (int32_t j = lane; j < dim; j += kWarp) squares = fmaf(row[j], row[j], squares);
+  const float scale = 1.0f / sqrtf(WarpSum(squares) / static_cast<float>(dim) + norm.epsilon);
+  for (int32_t j = lane; j < dim; j += kWarp) row[j] = row[j] * scale * norm.weight[j];
+}
+
+// One warp for each row, blockIdx.y is the way.
+__global__ void WayKernel(const __grid_constant__ ProjectionArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
-  if (row >= tasks.num_rows) return;
-  const ProjectionTask& task = tasks.task[blockIdx.y];
-  float* const values = task.data + row * task.stride;
-  if (task.rotate) {
-    Rotate(values, task.columns, tasks.rope_table + int64_t{tasks.positions[row]} * task.columns,
-           lane);
-  } else if (task.mix) {
-    const float* const firsts = task.first_values + row * task.first_stride;
-    for (int32_t j = lane; j < task.columns; j += kWarp) {
-      values[j] = fmaf(task.own, values[j], task.first * firsts[j]);
+  if (row >= args.num_rows) return;
+  const HeadWay& way = args.ways[blockIdx.y];
+  float* const values = way.data + row * way.stride;
+  if (way.bias != nullptr) {
+    for (int32_t j = lane; j < way.head_dim; j += kWarp) values[j] += way.bias[j];
+  }
+  if (way.norm.weight != nullptr) {
+    __syncwarp();
+    Normalise(values, way.head_dim, way.norm, lane);
+  }
+  if (way.rotated > 0) {
+    __syncwarp();
+    Rotate(values, way.rotated, way.rope_table + int64_t{args.positions[row]} * way.rotated, lane);
+  }
+  if (way.first_values != nullptr) {
+    __syncwarp();
+    const float* const firsts = way.first_values + row * way.first_stride;
+    for (int32_t j = lane; j < way.head_dim; j += kWarp) {
+      values[j] = fmaf(way.own, values[j], way.first * firsts[j]);
     }
   }
-  if (!task.write) return;
+  if (!way.is_written) return;
   __syncwarp();
-  const int64_t slot = tasks.slots[row];
+  const int64_t slot = args.slots[way.plane.block_group * args.num_rows + row];
   if (slot < 0) return;
-  const int64_t token = slot % tasks.block_tokens;
-  std::byte* const plane = tasks.arena +
-                           static_cast<size_t>(slot / tasks.block_tokens) * tasks.block_bytes +
-                           task.plane_offset;
-  WithNumbers(task.is_key ? tasks.key_format : tasks.value_format, [&]<class T>() {
-    WriteToken<T>(values, task.columns, plane, tasks.block_tokens, token, lane);
+  const int64_t token = slot % args.block_tokens;
+  std::byte* const plane = args.arena +
+                           static_cast<size_t>(slot / args.block_tokens) * args.place_bytes +
+                           way.plane.offset;
+  WithNumbers(way.kind == PlaneKind::kKey ? args.key_format : args.value_format, [&]<class T>() {
+    WriteToken<T>(values, way.head_dim, plane, args.block_tokens, token, lane);
   });
 }
 
@@ -176,11 +193,11 @@ void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_
   }
 }
 
-void RunProjectionTasks(Stream& stream, const ProjectionTasks& tasks) {
-  if (tasks.count == 0 || tasks.num_rows == 0) return;
+void RunWays(Stream& stream, const ProjectionArgs& args) {
+  if (args.num_ways == 0 || args.num_rows == 0) return;
   stream.Launch("PrepareAttention",
-                dim3(Blocks(tasks.num_rows, kThreads / kWarp), static_cast<uint32_t>(tasks.count)),
-                dim3(kThreads), 0, ProjectionKernel, tasks);
+                dim3(Blocks(args.num_rows, kThreads / kWarp), static_cast<uint32_t>(args.num_ways)),
+                dim3(kThreads), 0, WayKernel, args);
 }
 
 }  // namespace strata::kernels::cuda

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention_types.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/tensor.h"
 
@@ -33,42 +34,24 @@ void PrepareInputs(Stream& stream, ConstRows x, const float* weight, float epsil
 
 // out[i, :] = x[rows[i], :]; `in_place`: out overlaps x, and rows ascend.
 void Gather(Stream& stream, ConstRows x, const int32_t* rows, Rows out, bool in_place);
-// Some columns of the projections on their way into the cache: optionally rotated or mixed in
-// place, then optionally written.
-// written to the cache, or not.
-struct ProjectionTask {
-  float* data = nullptr;  // [num_rows, columns], rows `stride` floats apart
-  int64_t stride = 0;
-  int32_t columns = 0;
-  bool rotate = false;
-  bool mix = false;
-  bool write = false;
-  bool is_key = false;
-  float own = 1;
-  float first = 0;
-  const float* first_values = nullptr;
-  int64_t first_stride = 0;
-  size_t plane_offset = 0;
 
-  friend bool operator==(const ProjectionTask&, const ProjectionTask&) = default;
-};
-constexpr int kMaxTasks = 64;
-struct ProjectionTasks {
-  ProjectionTask task[kMaxTasks];
-  int32_t count = 0;
+// A list of ways and the rest of a PrepareAttention, with the device's lists.
+constexpr int kMaxWays = 64;
+struct ProjectionArgs {
+  HeadWay ways[kMaxWays];
+  int32_t num_ways = 0;
   int64_t num_rows = 0;
   const int32_t* positions = nullptr;  // [num_rows]
-  const int64_t* slots = nullptr;      // [num_rows], below 0: nothing is written
-  const float* rope_table = nullptr;
-  // The cache, for tasks that write.
+  const int64_t* slots = nullptr;      // [block groups][num_rows], below 0: nothing is written
+  // The cache, for ways that write.
   std::byte* arena = nullptr;
-  size_t block_bytes = 0;
+  size_t place_bytes = 0;
   int32_t block_tokens = 1;
   PlaneFormat key_format = PlaneFormat::kF32;
   PlaneFormat value_format = PlaneFormat::kF32;
 
-  friend bool operator==(const ProjectionTasks&, const ProjectionTasks&) = default;
+  friend bool operator==(const ProjectionArgs&, const ProjectionArgs&) = default;
 };
-void RunProjectionTasks(Stream& stream, const ProjectionTasks& tasks);
+void RunWays(Stream& stream, const ProjectionArgs& args);
 
 }  // namespace strata::kernels::cuda

@@ -188,9 +188,8 @@ int64_t CacheManager::Slot(const BlockTable& table, int64_t position) const {
 
 kernels::PagedArena CacheManager::arena() const {
   return {.arena = arena_->data(),
-          .block_bytes = planes_.block_bytes(),
+          .place_bytes = planes_.block_bytes(),
           .block_tokens = planes_.block_tokens(),
-          .head_dim = planes_.head_dim(),
           .key_format = planes_.formats().keys,
           .value_format = planes_.formats().values,
           .scores = stores_scores() ? score_arena_->floats() : nullptr,

@@ -73,16 +73,16 @@ PlaneMap::PlaneMap(const SharingPlan& plan, CacheFormats formats, int32_t block_
   storing_scores_pays_ = StoredBytes(plan) < RoutedBytes(plan, key_token_bytes());
 }
 
-size_t PlaneMap::KeyOffset(HeadRef kv_head) const {
+kernels::PlaneRef PlaneMap::KeyPlane(HeadRef kv_head) const {
   const std::optional<size_t>& offset = key_offsets_[IndexOf(shape_, kv_head)];
   STRATA_CHECK(offset.has_value(), "the plan has that key plane");
-  return *offset;
+  return {.offset = *offset};
 }
 
-size_t PlaneMap::ValueOffset(HeadRef kv_head) const {
+kernels::PlaneRef PlaneMap::ValuePlane(HeadRef kv_head) const {
   const std::optional<size_t>& offset = value_offsets_[IndexOf(shape_, kv_head)];
   STRATA_CHECK(offset.has_value(), "the plan has that value plane");
-  return *offset;
+  return {.offset = *offset};
 }
 
 size_t PlaneMap::block_bytes() const {

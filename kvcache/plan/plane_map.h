@@ -35,8 +35,8 @@ class PlaneMap {
   // Planes in offset order; the planes of one reading layer are next to each other.
   const std::vector<Plane>& planes() const { return planes_; }
   // REQUIRES: the plan has that plane.
-  size_t KeyOffset(HeadRef kv_head) const;
-  size_t ValueOffset(HeadRef kv_head) const;
+  kernels::PlaneRef KeyPlane(HeadRef kv_head) const;
+  kernels::PlaneRef ValuePlane(HeadRef kv_head) const;
 
   CacheFormats formats() const { return formats_; }
   int32_t block_tokens() const { return block_tokens_; }

@@ -144,17 +144,23 @@ class DeviceBench {
     constexpr size_t kRows = 4096;
     const auto width = static_cast<int64_t>(planes_of_block) * options_.head_dim;
     const auto rows = AllocateRandom(static_cast<int64_t>(kRows) * width);
-    std::vector<kernels::PlaneWrite> writes;
+    std::vector<kernels::HeadWay> ways;
     for (size_t plane = 0; plane < planes_of_block; ++plane) {
       const auto place = static_cast<int64_t>(plane) * options_.head_dim;
       // The first heads are the values that all layers share.
       const bool is_value = plane < static_cast<size_t>(options_.kv_heads);
-      writes.push_back({is_value ? kernels::PlaneKind::kValue : kernels::PlaneKind::kKey,
-                        plane * plane_bytes, rows->floats() + place, width});
+      ways.push_back({.data = rows->floats() + place,
+                      .stride = width,
+                      .head_dim = options_.head_dim,
+                      .is_written = true,
+                      .kind = is_value ? kernels::PlaneKind::kValue : kernels::PlaneKind::kKey,
+                      .plane = {.offset = plane * plane_bytes}});
     }
     for (size_t at = 0; at < slots.size(); at += kRows) {
       const size_t count = std::min(kRows, slots.size() - at);
-      backend_->PrepareAttention(cache, {.writes = writes, .slots = slots.subspan(at, count)});
+      backend_->PrepareAttention(cache, {.num_rows = static_cast<int64_t>(count),
+                                         .ways = ways,
+                                         .slots = slots.subspan(at, count)});
     }
     if (const auto status = backend_->Synchronize(); !status.ok()) {
       throw std::runtime_error(std::string(status.message()));
@@ -164,17 +170,15 @@ class DeviceBench {
   // Runs `layers` layers one after the other, with the values of the first.
   void Attend(const char* name, int32_t batch, int32_t context, int32_t rows, int32_t layers) {
     const auto format = FormatNamed<kernels::PlaneFormat>(options_.cache_dtype);
-    kernels::PagedArena cache = {.block_tokens = options_.block_tokens,
-                                 .head_dim = options_.head_dim,
-                                 .key_format = format,
-                                 .value_format = format};
-    const size_t plane =
-        cache.TokenBytes(kernels::PlaneKind::kKey) * static_cast<size_t>(options_.block_tokens);
+    kernels::PagedArena cache = {
+        .block_tokens = options_.block_tokens, .key_format = format, .value_format = format};
+    const size_t plane = cache.TokenBytes(kernels::PlaneKind::kKey, options_.head_dim) *
+                         static_cast<size_t>(options_.block_tokens);
     const auto kv_heads = static_cast<size_t>(options_.kv_heads);
-    cache.block_bytes = (static_cast<size_t>(layers) + 1) * plane * kv_heads;
+    cache.place_bytes = (static_cast<size_t>(layers) + 1) * plane * kv_heads;
     const int32_t blocks = (context + options_.block_tokens - 1) / options_.block_tokens;
     const auto memory =
-        Allocate(cache.block_bytes * static_cast<size_t>(blocks) * static_cast<size_t>(batch));
+        Allocate(cache.place_bytes * static_cast<size_t>(blocks) * static_cast<size_t>(batch));
     cache.arena = memory->data();
     // Neighbouring blocks of a sequence are apart in memory, as in a busy server.
     std::vector<int32_t> tables(static_cast<size_t>(blocks) * static_cast<size_t>(batch));
@@ -184,9 +188,11 @@ class DeviceBench {
       tables[i] = static_cast<int32_t>(block * static_cast<size_t>(batch) + sequence);
     }
     std::vector<kernels::SequenceRows> sequences;
+    std::vector<const int32_t*> tables_of(static_cast<size_t>(batch));
     for (int32_t i = 0; i < batch; ++i) {
-      sequences.push_back({int64_t{i} * rows, rows, context - rows,
-                           tables.data() + static_cast<size_t>(i) * static_cast<size_t>(blocks)});
+      const auto place = static_cast<size_t>(i);
+      tables_of[place] = tables.data() + place * static_cast<size_t>(blocks);
+      sequences.push_back({int64_t{i} * rows, rows, context - rows, &tables_of[place]});
     }
     std::vector<int64_t> slots(tables.size() * static_cast<size_t>(options_.block_tokens));
     std::iota(slots.begin(), slots.end(), 0);
@@ -195,21 +201,25 @@ class DeviceBench {
     const int64_t floats = batch * int64_t{rows} * width;
     const auto queries = AllocateRandom(floats);
     const auto outputs = Allocate(static_cast<size_t>(floats) * sizeof(float));
-    std::vector<std::vector<kernels::HeadAttention>> heads(static_cast<size_t>(layers));
-    for (size_t layer = 0; layer < heads.size(); ++layer) {
+    std::vector<std::vector<kernels::PlaneGroup>> groups(static_cast<size_t>(layers));
+    for (size_t layer = 0; layer < groups.size(); ++layer) {
+      for (size_t g = 0; g < kv_heads; ++g) {
+        groups[layer].push_back({.keys = {.offset = ((layer + 1) * kv_heads + g) * plane},
+                                 .values = {.offset = g * plane},
+                                 .head_dim = options_.head_dim,
+                                 .values_again = layers > 1});
+      }
       for (int32_t h = 0; h < options_.heads; ++h) {
         const auto group = static_cast<size_t>(h / (options_.heads / options_.kv_heads));
-        heads[layer].push_back({.query = queries->floats() + int64_t{h} * options_.head_dim,
-                                .query_stride = width,
-                                .key_offset = ((layer + 1) * kv_heads + group) * plane,
-                                .value_offset = group * plane,
-                                .values_again = layers > 1,
-                                .output = outputs->floats() + int64_t{h} * options_.head_dim,
-                                .output_stride = width});
+        groups[layer][group].heads.push_back(
+            {.query = queries->floats() + int64_t{h} * options_.head_dim,
+             .query_stride = width,
+             .output = outputs->floats() + int64_t{h} * options_.head_dim,
+             .output_stride = width});
       }
     }
     const auto attend = [&] {
-      for (const auto& of_layer : heads) backend_->Attention(cache, sequences, of_layer);
+      for (const auto& of_layer : groups) backend_->Attention(cache, sequences, of_layer);
     };
     const double seconds = SecondsOf(*backend_, attend);
     const int64_t before = backend_->counters().cache_bytes_read;

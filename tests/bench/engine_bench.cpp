@@ -136,7 +136,7 @@ class EngineBench {
     if (options.fill > 0) return;
     core_->set_runs_ahead(!options.in_step);
     const kernels::PagedArena arena = core_->cache().arena();
-    const std::vector<std::byte> block(arena.block_bytes, std::byte{0x3c});
+    const std::vector<std::byte> block(arena.place_bytes, std::byte{0x3c});
     for (int32_t i = 0; i < core_->cache().usage().blocks_total; ++i) {
       backend_->CopyFromHost(arena.arena + static_cast<size_t>(i) * block.size(), block);
     }

@@ -73,15 +73,15 @@ void BM_Attention(benchmark::State& state) {
   const int64_t rows = state.range(0);
   const int64_t context = state.range(1);
   auto backend = *CreateBackend({.device = "cpu", .threads = static_cast<int32_t>(state.range(3))});
-  PagedArena cache{.block_tokens = 16, .head_dim = kDim};
+  PagedArena cache{.block_tokens = 16};
   cache.key_format = state.range(2) == 4   ? PlaneFormat::kF32
                      : state.range(2) == 2 ? PlaneFormat::kBF16
                                            : PlaneFormat::kI8;
   cache.value_format = cache.key_format;
-  const size_t plane = 16 * cache.TokenBytes(PlaneKind::kKey);
-  cache.block_bytes = kLayers * kGroups * 2 * plane;
+  const size_t plane = 16 * cache.TokenBytes(PlaneKind::kKey, kDim);
+  cache.place_bytes = kLayers * kGroups * 2 * plane;
   const int64_t blocks = (context + 15) / 16;
-  auto memory = *backend->Allocate(cache.block_bytes * static_cast<size_t>(blocks));
+  auto memory = *backend->Allocate(cache.place_bytes * static_cast<size_t>(blocks));
   cache.arena = memory->data();
   std::memset(cache.arena, 0x3c,
               memory->size());  // 0.0115; untouched pages would share one zero page
@@ -90,22 +90,24 @@ void BM_Attention(benchmark::State& state) {
   std::shuffle(table.begin(), table.end(), std::mt19937(2));
   std::vector<float> q = Normals(rows * kHeads * kDim);
   std::vector<float> out(q.size());
-  const SequenceRows sequence{0, rows, context - rows, table.data()};
-  std::vector<HeadAttention> heads(kHeads);
-  size_t layer = 0;
-  for (auto _ : state) {
-    for (size_t h = 0; h < kHeads; ++h) {
-      const size_t pair = (layer % kLayers) * kGroups + h / 3;
-      heads[h] = {.query = q.data() + h * kDim,
-                  .query_stride = kHeads * kDim,
-                  .key_offset = 2 * pair * plane,
-                  .value_offset = (2 * pair + 1) * plane,
-                  .output = out.data() + h * kDim,
-                  .output_stride = kHeads * kDim};
+  const int32_t* const tables[] = {table.data()};
+  const SequenceRows sequence{0, rows, context - rows, tables};
+  std::vector<std::vector<PlaneGroup>> layers(kLayers);
+  for (size_t pair = 0; pair < kLayers * kGroups; ++pair) {
+    PlaneGroup& group =
+        layers[pair / kGroups].emplace_back(PlaneGroup{.keys = {.offset = 2 * pair * plane},
+                                                       .values = {.offset = (2 * pair + 1) * plane},
+                                                       .head_dim = kDim});
+    for (size_t h = 0; h < kHeads / kGroups; ++h) {
+      const size_t column = (pair % kGroups * (kHeads / kGroups) + h) * kDim;
+      group.heads.push_back({.query = q.data() + column,
+                             .query_stride = kHeads * kDim,
+                             .output = out.data() + column,
+                             .output_stride = kHeads * kDim});
     }
-    backend->Attention(cache, {&sequence, 1}, heads);
-    ++layer;
   }
+  size_t layer = 0;
+  for (auto _ : state) backend->Attention(cache, {&sequence, 1}, layers[layer++ % kLayers]);
   const auto calls = static_cast<double>(state.iterations());
   const auto pairs = static_cast<double>(rows * kHeads * (context - rows / 2));
   state.counters["GFLOP/s"] = Counter(calls * 4e-9 * pairs * kDim, Counter::kIsRate);

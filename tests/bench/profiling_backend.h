@@ -115,22 +115,27 @@ class ProfilingBackend : public kernels::Backend {
     Timed("rope, cache write", [&] { inner_->PrepareAttention(cache, projections); });
   }
   void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
-                 std::span<const kernels::HeadAttention> heads) override {
+                 std::span<const kernels::PlaneGroup> groups) override {
     const double before = CacheBytes();
     double pairs = 0;
     for (const kernels::SequenceRows& sequence : sequences) {
       const auto rows = static_cast<double>(sequence.num_rows);
       pairs += rows * (static_cast<double>(sequence.first_position) + (rows + 1) / 2);
     }
-    const double per_pair = 4.0 * cache.head_dim * static_cast<double>(heads.size());
-    Timed("attention", [&] { inner_->Attention(cache, sequences, heads); },
+    double per_pair = 0;
+    for (const kernels::PlaneGroup& group : groups) {
+      per_pair += 4.0 * group.head_dim * static_cast<double>(group.heads.size());
+    }
+    Timed("attention", [&] { inner_->Attention(cache, sequences, groups); },
           {.operations = pairs * per_pair});
     work_["attention"].bytes += CacheBytes() - before;
   }
   void AttentionProbabilities(const kernels::PagedArena& cache,
                               const kernels::SequenceRows& sequence,
-                              const kernels::HeadAttention& head, float* out) override {
-    Timed("probabilities", [&] { inner_->AttentionProbabilities(cache, sequence, head, out); });
+                              const kernels::PlaneGroup& group, const kernels::HeadAttention& head,
+                              float* out) override {
+    Timed("probabilities",
+          [&] { inner_->AttentionProbabilities(cache, sequence, group, head, out); });
   }
 
  private:

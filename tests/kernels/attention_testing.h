@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -75,94 +78,156 @@ struct Inputs {
   std::vector<float> queries;  // [row][head][head_dim]
 };
 
-// Blocks in random order, holding the requests' planes and garbage (NaN) everywhere else.
+// A way that only writes.
+inline HeadWay WriteWay(PlaneKind kind, PlaneRef plane, float* from, int64_t stride,
+                        int32_t head_dim) {
+  return {.data = from,
+          .stride = stride,
+          .head_dim = head_dim,
+          .is_written = true,
+          .kind = kind,
+          .plane = plane};
+}
+
+// Blocks in random order, holding the requests' planes and garbage (NaN) everywhere else. There are
+// two block groups: keys of kv head 0 and values of kv head 1 stand in the blocks of the first, the
+// other planes in those of the second, so that no head finds its keys and values by one table.
 class Cache {
  public:
+  static constexpr int32_t kGroups = 2;
+
   Cache(Backend& backend, const Inputs& inputs, CacheFormats dtypes, int32_t block_tokens) {
-    arena_.block_bytes = 64;
-    arena_.block_tokens = block_tokens;
-    arena_.head_dim = inputs.head_dim;
-    arena_.key_format = dtypes.keys;
-    arena_.value_format = dtypes.values;
-    for (int64_t i = 0; i < 2 * kKvHeads; ++i) {
-      offsets_.push_back(arena_.block_bytes);
-      const size_t token_bytes =
-          arena_.TokenBytes(i % 2 == 0 ? PlaneKind::kKey : PlaneKind::kValue);
-      arena_.block_bytes += static_cast<size_t>(block_tokens) * token_bytes + 64;
+    arena_ = {.place_bytes = 64,
+              .block_tokens = block_tokens,
+              .block_groups = kGroups,
+              .key_format = dtypes.keys,
+              .value_format = dtypes.values};
+    int32_t block_places[kGroups];
+    for (int32_t group = 0; group < kGroups; ++group) {
+      size_t end = 64;
+      for (const PlaneKind kind : {PlaneKind::kKey, PlaneKind::kValue}) {
+        const bool is_key = kind == PlaneKind::kKey;
+        const int64_t kv_head = is_key ? group : 1 - group;
+        (is_key ? keys_ : values_)[kv_head] = {.block_group = group, .offset = end};
+        const size_t token_bytes = arena_.TokenBytes(kind, inputs.head_dim);
+        end += static_cast<size_t>(block_tokens) * token_bytes + 64;
+        end = (end + 15) / 16 * 16;
+      }
+      block_places[group] = static_cast<int32_t>((end + 63) / 64);
     }
-    int64_t blocks = 0;
-    for (const Request& request : Requests()) blocks += request.context / block_tokens + 1;
-    std::vector<int32_t> order(static_cast<size_t>(2 * blocks));
-    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-    Random(8).Shuffle(order);
-    memory_ =
-        Upload(backend, std::vector<std::byte>(arena_.block_bytes * order.size(), std::byte{0xff}));
+    const size_t places = PlaceBlocks(block_places);
+    memory_ = Upload(backend, std::vector<std::byte>(arena_.place_bytes * places, std::byte{0xff}));
     arena_.arena = memory_->data();
-    for (const Request& request : Requests()) {
-      const auto count = static_cast<size_t>(request.context / block_tokens + 1);
-      tables_.emplace_back(order.end() - static_cast<int64_t>(count), order.end());
-      order.resize(order.size() - count);
-    }
-    for (size_t i = 0; i < tables_.size(); ++i) Write(backend, inputs, i);
+    for (size_t i = 0; i < Requests().size(); ++i) Write(backend, inputs, i);
   }
 
   const PagedArena& arena() const { return arena_; }
-  size_t KeyOffset(int64_t kv_head) const { return offsets_[static_cast<size_t>(2 * kv_head)]; }
-  size_t ValueOffset(int64_t kv_head) const {
-    return offsets_[static_cast<size_t>(2 * kv_head + 1)];
+  // The heads as the plane groups of a layer. `without`: a head to be left out.
+  std::vector<PlaneGroup> Groups(const std::vector<HeadAttention>& heads, int32_t head_dim,
+                                 int64_t without = -1) const {
+    std::vector<PlaneGroup> groups;
+    for (int64_t g = 0; g < kKvHeads; ++g) {
+      groups.push_back({.keys = keys_[g], .values = values_[g], .head_dim = head_dim});
+    }
+    for (int64_t h = 0; h < kHeads; ++h) {
+      if (h == without) continue;
+      groups[static_cast<size_t>(KvHead(h))].heads.push_back(heads[static_cast<size_t>(h)]);
+    }
+    return groups;
   }
-  const int32_t* Table(size_t request) const { return tables_[request].data(); }
+  const int32_t* const* Tables(size_t request) const { return pointers_[request].data(); }
 
  private:
+  // Fills the tables. Returns the number of places, of which half belong to no request.
+  size_t PlaceBlocks(const int32_t (&block_places)[kGroups]) {
+    struct Block {
+      int32_t group;
+      int32_t place;
+    };
+    std::vector<Block> blocks;
+    for (const Request& request : Requests()) {
+      const int64_t count = request.context / arena_.block_tokens + 1;
+      for (int64_t i = 0; i < 2 * count; ++i) {
+        for (int32_t group = 0; group < kGroups; ++group) blocks.push_back({group, 0});
+      }
+    }
+    Random(8).Shuffle(blocks);
+    int32_t end = 0;
+    for (Block& block : blocks) {
+      block.place = end;
+      end += block_places[block.group];
+    }
+    tables_.resize(Requests().size());
+    for (size_t i = 0; i < Requests().size(); ++i) {
+      const auto count = static_cast<size_t>(Requests()[i].context / arena_.block_tokens + 1);
+      for (int32_t group = 0; group < kGroups; ++group) {
+        std::vector<int32_t>& table = tables_[i][static_cast<size_t>(group)];
+        while (table.size() < count) {
+          const auto last = std::find_if(blocks.rbegin(), blocks.rend(),
+                                         [&](const Block& block) { return block.group == group; });
+          table.push_back(last->place);
+          blocks.erase(std::next(last).base());
+        }
+        pointers_.resize(Requests().size());
+        pointers_[i][static_cast<size_t>(group)] = table.data();
+      }
+    }
+    return static_cast<size_t>(end);
+  }
+
   void Write(Backend& backend, const Inputs& inputs, size_t request) {
     const int64_t context = Requests()[request].context;
     std::vector<int64_t> slots;
-    for (int64_t p = 0; p < context; ++p) {
-      const int32_t block = tables_[request][static_cast<size_t>(p / arena_.block_tokens)];
-      slots.push_back(int64_t{block} * arena_.block_tokens + p % arena_.block_tokens);
+    for (const std::vector<int32_t>& table : tables_[request]) {
+      for (int64_t p = 0; p < context; ++p) {
+        const int32_t place = table[static_cast<size_t>(p / arena_.block_tokens)];
+        slots.push_back(int64_t{place} * arena_.block_tokens + p % arena_.block_tokens);
+      }
     }
     const std::unique_ptr<Buffer> keys = Upload(backend, inputs.keys[request]);
     const std::unique_ptr<Buffer> values = Upload(backend, inputs.values[request]);
-    std::vector<PlaneWrite> writes;
+    std::vector<HeadWay> ways;
     for (int64_t g = 0; g < kKvHeads; ++g) {
       const int64_t begin = g * inputs.head_dim;
       const int64_t stride = kKvHeads * inputs.head_dim;
-      writes.push_back({PlaneKind::kKey, KeyOffset(g), keys->floats() + begin, stride});
-      writes.push_back({PlaneKind::kValue, ValueOffset(g), values->floats() + begin, stride});
+      ways.push_back(
+          WriteWay(PlaneKind::kKey, keys_[g], keys->floats() + begin, stride, inputs.head_dim));
+      ways.push_back(WriteWay(PlaneKind::kValue, values_[g], values->floats() + begin, stride,
+                              inputs.head_dim));
     }
     const int64_t before = backend.counters().cache_bytes_written;
-    backend.PrepareAttention(arena_, {.writes = writes, .slots = slots});
-    const size_t pair = arena_.TokenBytes(PlaneKind::kKey) + arena_.TokenBytes(PlaneKind::kValue);
+    backend.PrepareAttention(arena_, {.num_rows = context, .ways = ways, .slots = slots});
+    const size_t pair = arena_.TokenBytes(PlaneKind::kKey, inputs.head_dim) +
+                        arena_.TokenBytes(PlaneKind::kValue, inputs.head_dim);
     EXPECT_EQ(backend.counters().cache_bytes_written - before,
               context * kKvHeads * static_cast<int64_t>(pair));
     EXPECT_TRUE(backend.Synchronize().ok());
   }
 
   PagedArena arena_;
-  std::vector<size_t> offsets_;  // key and value plane of each kv head
+  PlaneRef keys_[kKvHeads];
+  PlaneRef values_[kKvHeads];
   std::unique_ptr<Buffer> memory_;
-  std::vector<std::vector<int32_t>> tables_;
+  std::vector<std::array<std::vector<int32_t>, kGroups>> tables_;  // [request]
+  std::vector<std::array<const int32_t*, kGroups>> pointers_;      // of tables_
 };
 
 // Four rows, of which only one has a slot, leave the same memory as that row alone, in the cache
 // and before it.
 inline void ExpectRowsOfNoSlotAreNotWritten(Backend& backend, CacheFormats dtypes) {
   constexpr int32_t kDim = 20;
-  PagedArena arena = {.block_tokens = 4,
-                      .head_dim = kDim,
-                      .key_format = dtypes.keys,
-                      .value_format = dtypes.values};
-  const size_t key_bytes = 4 * arena.TokenBytes(PlaneKind::kKey);
-  arena.block_bytes = key_bytes + 4 * arena.TokenBytes(PlaneKind::kValue);
-  const std::vector<std::byte> marks(4 * arena.block_bytes, std::byte{0xa7});
+  PagedArena arena = {.block_tokens = 4, .key_format = dtypes.keys, .value_format = dtypes.values};
+  const size_t key_bytes = 4 * arena.TokenBytes(PlaneKind::kKey, kDim);
+  arena.place_bytes = key_bytes + 4 * arena.TokenBytes(PlaneKind::kValue, kDim);
+  const std::vector<std::byte> marks(4 * arena.place_bytes, std::byte{0xa7});
   const std::unique_ptr<Buffer> rows = Upload(backend, Random(6).Normals(4 * kDim));
   const auto write = [&](int64_t first, std::vector<int64_t> slots) {
     const std::unique_ptr<Buffer> memory = Upload(backend, marks);
-    arena.arena = memory->data() + arena.block_bytes;  // block -1 can be written, too
-    const float* const from = rows->floats() + first * kDim;
-    const PlaneWrite writes[] = {{PlaneKind::kKey, 0, from, kDim},
-                                 {PlaneKind::kValue, key_bytes, from, kDim}};
-    backend.PrepareAttention(arena, {.writes = writes, .slots = slots});
+    arena.arena = memory->data() + arena.place_bytes;  // block -1 can be written, too
+    float* const from = rows->floats() + first * kDim;
+    const HeadWay ways[] = {WriteWay(PlaneKind::kKey, {}, from, kDim, kDim),
+                            WriteWay(PlaneKind::kValue, {.offset = key_bytes}, from, kDim, kDim)};
+    backend.PrepareAttention(arena, {.num_rows = std::ssize(slots), .ways = ways, .slots = slots});
     return Download<std::byte>(backend, *memory);
   };
   const std::vector<std::byte> expected = write(1, {6});
@@ -183,7 +248,7 @@ inline std::vector<SequenceRows> Cut(const Cache& cache, int64_t chunk) {
     const auto [context, rows] = Requests()[i];
     for (int64_t done = 0; done < rows; done += chunk) {
       const int64_t count = std::min(chunk, rows - done);
-      sequences.push_back({row + done, count, context - rows + done, cache.Table(i)});
+      sequences.push_back({row + done, count, context - rows + done, cache.Tables(i)});
     }
     row += rows;
   }
@@ -204,20 +269,19 @@ inline Outputs Attend(Backend& backend, const Inputs& inputs, const Cache& cache
   for (int64_t h = 0; h < kHeads; ++h) {
     heads.push_back({.query = queries->floats() + h * dim,
                      .query_stride = kHeads * dim,
-                     .key_offset = cache.KeyOffset(KvHead(h)),
-                     .value_offset = cache.ValueOffset(KvHead(h)),
                      .reused_lse = reused_lse == nullptr ? nullptr : reused.At(0, h),
                      .lse = reused_lse == nullptr ? lse.At(0, h) : nullptr,
                      .lse_stride = lse.stride(),
                      .output = out.At(0, h * dim),
                      .output_stride = out.stride()});
   }
+  const std::vector<PlaneGroup> groups = cache.Groups(heads, dim);
   const std::vector<SequenceRows> sequences = Cut(cache, chunk);
   if (one_call) {
-    backend.Attention(cache.arena(), sequences, heads);
+    backend.Attention(cache.arena(), sequences, groups);
   } else {
     for (const SequenceRows& sequence : sequences) {
-      backend.Attention(cache.arena(), {&sequence, 1}, heads);
+      backend.Attention(cache.arena(), {&sequence, 1}, groups);
     }
   }
   return {out.Fetch().Values(), lse.Fetch().Values()};

@@ -7,8 +7,26 @@ namespace strata::kernels::elementwise_test {
 namespace {
 
 constexpr int64_t kRows = 3;
-const std::vector<int64_t> kSlots = {0, 1, 2};  // of rows without writes
 const std::vector<int64_t> kWidths = {1, 7, 8, 15, 16, 17, 31, 33, 64, 576, 1001};
+const std::vector<int64_t> kHeadDims = {1, 7, 8, 15, 16, 17, 31, 33, 64, 256};
+
+// The heads of all rows, with a way that does nothing.
+std::vector<HeadWay> WaysOf(GuardedRows& rows, int64_t head_dim) {
+  std::vector<HeadWay> ways;
+  for (int64_t column = 0; column < rows.rows().num_cols; column += head_dim) {
+    ways.push_back({.data = rows.rows().data + column,
+                    .stride = rows.rows().stride,
+                    .head_dim = static_cast<int32_t>(head_dim)});
+  }
+  return ways;
+}
+
+void Mix(ConstRows first_values, HeadWay* way) {
+  way->first_values = first_values.data;
+  way->first_stride = first_values.stride;
+  way->own = 0.3f;
+  way->first = 1.7f;
+}
 
 // Runs `operation` (which fills fresh rows) for each instruction set and number of threads, checks
 // that all give the same bits, and returns them.
@@ -85,10 +103,12 @@ TEST(RopeTest, TurnsEveryHeadByItsPosition) {
     const std::vector<float> x = Random(5).Normals(kRows * width);
     const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
       rows = GuardedRows(kRows, width, x);
-      backend.PrepareAttention({.head_dim = head_dim}, {.rotated = rows.rows(),
-                                                        .positions = positions,
-                                                        .rope_table = table.data(),
-                                                        .slots = kSlots});
+      std::vector<HeadWay> ways = WaysOf(rows, head_dim);
+      for (HeadWay& way : ways) {
+        way.rotated = head_dim;
+        way.rope_table = table.data();
+      }
+      backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways, .positions = positions});
     });
     const int64_t half = head_dim / 2;
     for (int64_t i = 0; i < kRows * width; ++i) {
@@ -107,13 +127,14 @@ TEST(RopeTest, TurnsEveryHeadByItsPosition) {
 }
 
 TEST(MixValuesTest, WeighsOwnAndFirst) {
-  for (const int64_t width : kWidths) {
+  for (const int64_t width : kHeadDims) {
     const std::vector<float> v = Random(6).Normals(kRows * width);
     GuardedRows first(kRows, width, Random(7).Normals(kRows * width));
     const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
       rows = GuardedRows(kRows, width, v);
-      const ValueMix mix = {rows.rows(), first.rows(), 0.3f, 1.7f};
-      backend.PrepareAttention({}, {.mixes = {&mix, 1}, .slots = kSlots});
+      std::vector<HeadWay> ways = WaysOf(rows, width);
+      Mix(first.rows(), &ways[0]);
+      backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways});
     });
     for (int64_t i = 0; i < kRows * width; ++i) {
       const double own = double{0.3f} * v[static_cast<size_t>(i)];
@@ -134,6 +155,90 @@ TEST(GatherRowsTest, CopiesRows) {
   }
 }
 
+TEST(BiasTest, IsAddedToEveryRow) {
+  for (const int64_t width : kHeadDims) {
+    const std::vector<float> x = Random(12).Normals(kRows * width);
+    const std::vector<float> bias = Random(13).Normals(width);
+    const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
+      rows = GuardedRows(kRows, width, x);
+      std::vector<HeadWay> ways = WaysOf(rows, width);
+      ways[0].bias = bias.data();
+      backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways});
+    });
+    for (int64_t i = 0; i < kRows * width; ++i) {
+      ASSERT_EQ(out[static_cast<size_t>(i)],
+                x[static_cast<size_t>(i)] + bias[static_cast<size_t>(i % width)]);
+    }
+  }
+}
+
+// Each head is divided by its own root mean square.
+TEST(HeadNormTest, MatchesOracle) {
+  for (const int64_t head_dim : kHeadDims) {
+    const int64_t width = 3 * head_dim;
+    const std::vector<float> x = Random(14).Normals(kRows * width);
+    const std::vector<float> weight = Random(15).Normals(head_dim);
+    const std::vector<float> out = SameEverywhere(width, [&](Backend& backend, GuardedRows& rows) {
+      rows = GuardedRows(kRows, width, x);
+      std::vector<HeadWay> ways = WaysOf(rows, head_dim);
+      for (HeadWay& way : ways) way.norm = {weight.data(), 1e-5f};
+      backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways});
+    });
+    for (int64_t begin = 0; begin < kRows * width; begin += head_dim) {
+      double squares = 0;
+      for (int64_t j = begin; j < begin + head_dim; ++j) {
+        squares += double{x[static_cast<size_t>(j)]} * double{x[static_cast<size_t>(j)]};
+      }
+      const double scale = 1 / std::sqrt(squares / static_cast<double>(head_dim) + double{1e-5f});
+      for (int64_t j = 0; j < head_dim; ++j) {
+        const double expected =
+            x[static_cast<size_t>(begin + j)] * scale * double{weight[static_cast<size_t>(j)]};
+        const double units = static_cast<double>(head_dim) / 32 + 2 + 6;  // as in RmsNormTest
+        ASSERT_NEAR(out[static_cast<size_t>(begin + j)], expected,
+                    units * kUnit * std::abs(expected));
+      }
+    }
+  }
+}
+
+// Bias, norm, rotation of a part of the head, mix, in this order: one call gives the bits of four.
+TEST(HeadWayTest, RunsItsStepsInOrder) {
+  constexpr int64_t kDim = 26;
+  constexpr int32_t kRotated = 10;
+  const std::vector<int32_t> positions = {5, 0, 11};
+  const std::vector<float> x = Random(16).Normals(kRows * kDim);
+  const std::vector<float> bias = Random(17).Normals(kDim);
+  const std::vector<float> weight = Random(18).Normals(kDim);
+  const std::vector<float> table = Random(19).Normals(12 * kRotated);
+  GuardedRows first(kRows, kDim, Random(20).Normals(kRows * kDim));
+  const auto set = [&](int step, HeadWay* way) {
+    if (step == 0) way->bias = bias.data();
+    if (step == 1) way->norm = {weight.data(), 1e-5f};
+    if (step == 2) {
+      way->rotated = kRotated;
+      way->rope_table = table.data();
+    }
+    if (step == 3) Mix(first.rows(), way);
+  };
+  const std::vector<float> together =
+      SameEverywhere(kDim, [&](Backend& backend, GuardedRows& rows) {
+        rows = GuardedRows(kRows, kDim, x);
+        std::vector<HeadWay> ways = WaysOf(rows, kDim);
+        for (int step = 0; step < 4; ++step) set(step, &ways[0]);
+        backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways, .positions = positions});
+      });
+  const std::vector<float> apart = SameEverywhere(kDim, [&](Backend& backend, GuardedRows& rows) {
+    rows = GuardedRows(kRows, kDim, x);
+    for (int step = 0; step < 4; ++step) {
+      std::vector<HeadWay> ways = WaysOf(rows, kDim);
+      set(step, &ways[0]);
+      backend.PrepareAttention({}, {.num_rows = kRows, .ways = ways, .positions = positions});
+    }
+  });
+  ExpectSameBits(apart, together, "the steps of a way");
+  for (size_t i = 0; i < x.size(); ++i) ASSERT_NE(together[i], x[i]);
+}
+
 // Rows in a call for several threads have the same bits as alone.
 TEST(RowsTest, BitsDoNotDependOnOtherRows) {
   constexpr int64_t kMany = 300;
@@ -144,18 +249,22 @@ TEST(RowsTest, BitsDoNotDependOnOtherRows) {
   GuardedRows first(kMany, kWidth, Random(11).Normals(kMany * kWidth));
   std::vector<int32_t> positions;
   for (int32_t i = 0; i < kMany; ++i) positions.push_back(kMany - 1 - i);
-  const std::vector<int64_t> slots(kMany);
   const std::unique_ptr<Backend> backend = MakeCpu(3);
   const auto prepare = [&](GuardedRows& rows, int64_t begin, int64_t count) {
-    const auto from = static_cast<size_t>(begin);
-    const auto n = static_cast<size_t>(count);
-    const ValueMix mix = {rows.row(begin, count), first.row(begin, count), 0.3f, 1.7f};
-    backend->PrepareAttention({.head_dim = kHeadDim},
-                              {.rotated = rows.row(begin, count),
-                               .positions = std::span(positions).subspan(from, n),
-                               .rope_table = table.data(),
-                               .mixes = {&mix, 1},
-                               .slots = std::span(slots).subspan(from, n)});
+    std::vector<HeadWay> ways;
+    for (int64_t column = 0; column < kWidth; column += kHeadDim) {
+      const Rows head = rows.row(begin, count).Columns(column, kHeadDim);
+      HeadWay& way = ways.emplace_back(HeadWay{.data = head.data,
+                                               .stride = head.stride,
+                                               .head_dim = kHeadDim,
+                                               .rotated = kHeadDim,
+                                               .rope_table = table.data()});
+      Mix(first.row(begin, count).Columns(column, kHeadDim), &way);
+    }
+    backend->PrepareAttention({}, {.num_rows = count,
+                                   .ways = ways,
+                                   .positions = std::span(positions).subspan(
+                                       static_cast<size_t>(begin), static_cast<size_t>(count))});
   };
   GuardedRows together(kMany, kWidth, x);
   GuardedRows alone(kMany, kWidth, x);

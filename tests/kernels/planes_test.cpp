@@ -81,37 +81,36 @@ TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
   std::vector<float> source;
   for (const auto& row : rows) source.insert(source.end(), row.begin(), row.end());
   const std::unique_ptr<Backend> backend = MakeCpu(2);
-  PagedArena arena{.block_tokens = block_tokens,
-                   .head_dim = head_dim,
-                   .key_format = dtypes.keys,
-                   .value_format = dtypes.values};
+  PagedArena arena{
+      .block_tokens = block_tokens, .key_format = dtypes.keys, .value_format = dtypes.values};
   const auto tokens = static_cast<size_t>(block_tokens);
   const auto dim = static_cast<size_t>(head_dim);
-  const size_t value_offset = tokens * arena.TokenBytes(PlaneKind::kKey);
-  arena.block_bytes = value_offset + tokens * arena.TokenBytes(PlaneKind::kValue);
+  const size_t value_offset = tokens * arena.TokenBytes(PlaneKind::kKey, head_dim);
+  arena.place_bytes = value_offset + tokens * arena.TokenBytes(PlaneKind::kValue, head_dim);
   const size_t blocks = 2 * rows.size() / tokens + 1;
-  auto memory = *backend->Allocate(blocks * arena.block_bytes);
+  auto memory = *backend->Allocate(blocks * arena.place_bytes);
   arena.arena = memory->data();
   std::fill_n(arena.arena, memory->size(), kMark);
   std::vector<int64_t> slots(blocks * tokens);
   for (size_t i = 0; i < slots.size(); ++i) slots[i] = static_cast<int64_t>(i);
   Random(4).Shuffle(slots);
   slots.resize(rows.size());
-  const PlaneWrite writes[] = {{PlaneKind::kKey, 0, source.data(), head_dim},
-                               {PlaneKind::kValue, value_offset, source.data(), head_dim}};
-  backend->PrepareAttention(arena, {.writes = writes, .slots = slots});
+  const HeadWay ways[] = {
+      WriteWay(PlaneKind::kKey, {}, source.data(), head_dim, head_dim),
+      WriteWay(PlaneKind::kValue, {.offset = value_offset}, source.data(), head_dim, head_dim)};
+  backend->PrepareAttention(arena, {.num_rows = std::ssize(slots), .ways = ways, .slots = slots});
 
   std::vector<std::byte> expected(memory->size(), kMark);
   for (size_t i = 0; i < rows.size(); ++i) {
     const auto slot = static_cast<size_t>(slots[i]);
     const size_t token = slot % tokens;
-    for (const PlaneWrite& write : writes) {
-      const PlaneFormat dtype = arena.format(write.kind);
+    for (const HeadWay& way : ways) {
+      const PlaneFormat dtype = arena.format(way.kind);
       const Expected row = Convert(rows[i], dtype);
-      std::byte* const plane = &expected[slot / tokens * arena.block_bytes + write.plane_offset];
+      std::byte* const plane = &expected[slot / tokens * arena.place_bytes + way.plane.offset];
       const size_t size = NumberBytes(dtype);
       for (size_t d = 0; d < dim; ++d) {
-        const size_t place = write.kind == PlaneKind::kKey ? d * tokens + token : token * dim + d;
+        const size_t place = way.kind == PlaneKind::kKey ? d * tokens + token : token * dim + d;
         std::copy_n(&row.numbers[d * size], size, plane + place * size);
       }
       // Behind the numbers, on the next multiple of four.
@@ -121,7 +120,7 @@ TEST_P(PlanesTest, HoldWhatWasWrittenAndNothingElse) {
   }
   for (size_t i = 0; i < expected.size(); ++i) {
     ASSERT_EQ(arena.arena[i], expected[i])
-        << "byte " << i % arena.block_bytes << " of block " << i / arena.block_bytes;
+        << "byte " << i % arena.place_bytes << " of block " << i / arena.place_bytes;
   }
 }
 

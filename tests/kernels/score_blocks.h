@@ -61,14 +61,12 @@ class ScoreBlocks {
 };
 
 inline std::vector<HeadAttention> Heads(const Inputs& inputs, const Buffer& queries,
-                                        const Cache& cache, BackendRows& out, BackendRows& lse) {
+                                        BackendRows& out, BackendRows& lse) {
   const int32_t dim = inputs.head_dim;
   std::vector<HeadAttention> heads;
   for (int64_t h = 0; h < kHeads; ++h) {
     heads.push_back({.query = queries.floats() + h * dim,
                      .query_stride = kHeads * dim,
-                     .key_offset = cache.KeyOffset(KvHead(h)),
-                     .value_offset = cache.ValueOffset(KvHead(h)),
                      .lse = lse.At(0, h),
                      .lse_stride = lse.stride(),
                      .score_slot = SlotOf(h),
@@ -88,22 +86,19 @@ inline std::pair<Outputs, Outputs> KeepAndFind(Backend& backend, const Inputs& i
   BackendRows kept(backend, outputs);
   BackendRows found(backend, outputs);
   BackendRows lse(backend, GuardedRows(inputs.total_rows, kHeads));
-  std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, kept, lse);
-  std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
-  for (HeadAttention& head : finders) {
-    head.reused_lse = std::exchange(head.lse, nullptr);
-    head.key_offset = head.value_offset;  // reading these as keys would show in the results
-  }
-  if (without >= 0) {
-    owners[static_cast<size_t>(without)].score_slot = -1;
-    finders.erase(finders.begin() + without);
-  }
+  std::vector<HeadAttention> owners = Heads(inputs, *queries, kept, lse);
+  std::vector<HeadAttention> finders = Heads(inputs, *queries, found, lse);
+  for (HeadAttention& head : finders) head.reused_lse = std::exchange(head.lse, nullptr);
+  if (without >= 0) owners[static_cast<size_t>(without)].score_slot = -1;
+  const std::vector<PlaneGroup> keep = cache.Groups(owners, inputs.head_dim);
+  std::vector<PlaneGroup> find = cache.Groups(finders, inputs.head_dim, without);
+  for (PlaneGroup& group : find) group.keys = group.values;  // read as keys, they would show
   for (SequenceRows row : Cut(cache, 1)) {
     row.score_table = scores.table();
     scores.Poison();
-    backend.Attention(scores.arena(), {&row, 1}, owners);
+    backend.Attention(scores.arena(), {&row, 1}, keep);
     scores.ExpectRestIntact(row.first_position + 1, without);
-    backend.Attention(scores.arena(), {&row, 1}, finders);
+    backend.Attention(scores.arena(), {&row, 1}, find);
   }
   return {{kept.Fetch().Values(), lse.Fetch().Values()}, {found.Fetch().Values(), {}}};
 }

@@ -73,8 +73,8 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
   BackendRows out(*backend, GuardedRows(inputs.total_rows, kHeads * 64));
   BackendRows found(*backend, GuardedRows(inputs.total_rows, kHeads * 64));
   BackendRows lse(*backend, GuardedRows(inputs.total_rows, kHeads));
-  const std::vector<HeadAttention> owners = Heads(inputs, *queries, cache, out, lse);
-  std::vector<HeadAttention> finders = Heads(inputs, *queries, cache, found, lse);
+  const std::vector<HeadAttention> owners = Heads(inputs, *queries, out, lse);
+  std::vector<HeadAttention> finders = Heads(inputs, *queries, found, lse);
   for (HeadAttention& head : finders) head.reused_lse = std::exchange(head.lse, nullptr);
   std::vector<SequenceRows> sequences = Cut(cache, 1000);
   for (SequenceRows& sequence : sequences) {
@@ -82,8 +82,8 @@ TEST(StoredScoresTest, OneBatchMixesRowsThatKeepScoresWithChunksThatDoNot) {
       sequence.score_table = scores.table();
     }
   }
-  backend->Attention(scores.arena(), sequences, owners);
-  backend->Attention(scores.arena(), sequences, finders);
+  backend->Attention(scores.arena(), sequences, cache.Groups(owners, 64));
+  backend->Attention(scores.arena(), sequences, cache.Groups(finders, 64));
   ExpectSameBits(own.output, out.Fetch().Values(), "output");
   ExpectSameBits(routed.output, found.Fetch().Values(), "output of reused scores");
 }
@@ -97,14 +97,15 @@ TEST(StoredScoresTest, ProbabilitiesHandedOutAreThoseThatWereApplied) {
     const std::unique_ptr<Buffer> queries = Upload(*backend, inputs.queries);
     BackendRows out(*backend, GuardedRows(inputs.total_rows, kHeads * 20));
     BackendRows lse(*backend, GuardedRows(inputs.total_rows, kHeads));
-    const std::vector<HeadAttention> heads = Heads(inputs, *queries, cache, out, lse);
+    const std::vector<PlaneGroup> groups = cache.Groups(Heads(inputs, *queries, out, lse), 20);
     size_t request = 0;
     for (const SequenceRows& sequence : Cut(cache, 1000)) {
-      backend->Attention(cache.arena(), {&sequence, 1}, heads);
+      backend->Attention(cache.arena(), {&sequence, 1}, groups);
       for (int64_t h = 0; h < kHeads; ++h) {
+        const PlaneGroup& group = groups[static_cast<size_t>(KvHead(h))];
+        const HeadAttention& head = group.heads[static_cast<size_t>(h - 3 * KvHead(h))];
         std::vector<float> probabilities(static_cast<size_t>(sequence.first_position) + 2, -1.0f);
-        backend->AttentionProbabilities(cache.arena(), sequence, heads[static_cast<size_t>(h)],
-                                        probabilities.data());
+        backend->AttentionProbabilities(cache.arena(), sequence, group, head, probabilities.data());
         EXPECT_EQ(probabilities.back(), -1.0f) << "one more than the row sees";
         probabilities.pop_back();
         std::vector<double> output(20);

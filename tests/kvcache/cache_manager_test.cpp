@@ -61,9 +61,9 @@ TEST_F(CacheManagerTest, FillsTheBudgetWithWholeBlocks) {
   EXPECT_EQ(cache->arena_bytes(), 3 * kPlainBlock);
   const kernels::PagedArena arena = cache->arena();
   EXPECT_NE(arena.arena, nullptr);
-  EXPECT_EQ(arena.block_bytes, kPlainBlock);
+  EXPECT_EQ(arena.place_bytes, kPlainBlock);
   EXPECT_EQ(arena.block_tokens, 16);
-  EXPECT_EQ(arena.head_dim, 8);
+  EXPECT_EQ(arena.block_groups, 1);
   EXPECT_EQ(arena.key_format, kernels::PlaneFormat::kF32);
   EXPECT_EQ(arena.value_format, kernels::PlaneFormat::kF32);
   std::memset(arena.arena, 1, cache->arena_bytes());
@@ -153,7 +153,7 @@ TEST_F(CacheManagerTest, KeysAndValuesHaveTheirOwnDTypes) {
                   .dtypes = {kernels::PlaneFormat::kI8, kernels::PlaneFormat::kBF16}});
   EXPECT_EQ(cache->arena().key_format, kernels::PlaneFormat::kI8);
   EXPECT_EQ(cache->arena().value_format, kernels::PlaneFormat::kBF16);
-  EXPECT_EQ(cache->arena().block_bytes, 16U * (8 * (8 + 4) + 2 * 8 * 2));
+  EXPECT_EQ(cache->arena().place_bytes, 16U * (8 * (8 + 4) + 2 * 8 * 2));
   EXPECT_EQ(cache->usage().blocks_total, 40);  // of 2048 bytes
 }
 

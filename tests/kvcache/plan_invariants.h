@@ -144,8 +144,8 @@ class PlanInvariants {
     for (const HeadRef head : heads_) {
       keys.insert(At(head).keys);  // a reuser's keys are its owner's
       values.insert(At(head).values);
-      if (planes.KeyOffset(At(head).keys) >= planes.block_bytes()) return "key offset";
-      if (planes.ValueOffset(At(head).values) >= planes.block_bytes()) return "value offset";
+      if (planes.KeyPlane(At(head).keys).offset >= planes.block_bytes()) return "key offset";
+      if (planes.ValuePlane(At(head).values).offset >= planes.block_bytes()) return "value offset";
     }
     if (planes.planes().size() != keys.size() + values.size()) return "number of planes";
     size_t end = 0;
@@ -154,8 +154,9 @@ class PlanInvariants {
       if (plane.offset != end) return "plane offset";
       end += 16 * (is_key ? key_bytes : value_bytes);
       if (!(is_key ? keys : values).contains(plane.head)) return "a plane that nobody reads";
-      const size_t offset = is_key ? planes.KeyOffset(plane.head) : planes.ValueOffset(plane.head);
-      if (offset != plane.offset) return "offset of a plane";
+      const kernels::PlaneRef ref =
+          is_key ? planes.KeyPlane(plane.head) : planes.ValuePlane(plane.head);
+      if (ref.offset != plane.offset) return "offset of a plane";
     }
     return planes.block_bytes() == end ? "" : "block bytes";
   }

@@ -52,9 +52,9 @@ TEST(PlaneMap, Int8Bytes) {
   EXPECT_EQ(planes.bytes_per_token(), 6U * 68 + 2 * 128);
   EXPECT_EQ(planes.plain_bytes_per_token(), 6U * (68 + 128));
   EXPECT_EQ(planes.block_bytes(), 32U * (6 * 68 + 2 * 128));
-  EXPECT_EQ(planes.KeyOffset({0, 1}), 32U * 68);
-  EXPECT_EQ(planes.ValueOffset({0, 0}), 32U * 2 * 68);
-  EXPECT_EQ(planes.KeyOffset({1, 0}), 32U * (2 * 68 + 2 * 128));
+  EXPECT_EQ(planes.KeyPlane({0, 1}).offset, 32U * 68);
+  EXPECT_EQ(planes.ValuePlane({0, 0}).offset, 32U * 2 * 68);
+  EXPECT_EQ(planes.KeyPlane({1, 0}).offset, 32U * (2 * 68 + 2 * 128));
   for (const Plane& plane : planes.planes()) EXPECT_EQ(plane.offset % 64, 0U);
   // Rows are padded to words, so that scales are aligned for any length of a block.
   const PlaneMap padded(
@@ -78,8 +78,8 @@ TEST(PlaneMap, PlanesOfALayerStandTogether) {
     EXPECT_EQ(planes.planes()[i].head, heads[i]) << i;
     EXPECT_EQ(planes.planes()[i].offset, i * kPlane) << i;
   }
-  EXPECT_EQ(planes.KeyOffset({1, 1}), 5 * kPlane);
-  EXPECT_EQ(planes.ValueOffset({0, 1}), 3 * kPlane);
+  EXPECT_EQ(planes.KeyPlane({1, 1}).offset, 5 * kPlane);
+  EXPECT_EQ(planes.ValuePlane({0, 1}).offset, 3 * kPlane);
 }
 
 TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
@@ -87,9 +87,9 @@ TEST(PlaneMapDeathTest, AMissingPlaneIsOurBug) {
       .num_layers = 2, .num_query_heads = 2, .num_kv_heads = 2, .head_dim = 4};
   const PlaneMap planes(Parse(R"({"preset":"svformer"})", shape),
                         CacheFormats::Both(PlaneFormat::kF32), 2);
-  EXPECT_DEATH(planes.ValueOffset({1, 0}), "the plan has that value plane");
-  EXPECT_DEATH(planes.KeyOffset({2, 0}), "a layer of the plan");
-  EXPECT_DEATH(planes.KeyOffset({1, 2}), "a kv head of the plan");
+  EXPECT_DEATH(planes.ValuePlane({1, 0}), "the plan has that value plane");
+  EXPECT_DEATH(planes.KeyPlane({2, 0}), "a layer of the plan");
+  EXPECT_DEATH(planes.KeyPlane({1, 2}), "a kv head of the plan");
 }
 
 // The ratios that the architectures promise, to the byte.

@@ -69,24 +69,26 @@ class HashBackend final : public NullBackend {
   }
   void PrepareAttention(const kernels::PagedArena& cache,
                         const kernels::Projections& projections) override {
-    for (const kernels::PlaneWrite& write : projections.writes) {
-      for (size_t i = 0; i < projections.slots.size(); ++i) {
-        const auto row = static_cast<int64_t>(i);
-        *Entry(cache, write.plane_offset, projections.slots[i]) =
-            write.source[row * write.source_stride];
+    for (const kernels::HeadWay& way : projections.ways) {
+      if (!way.is_written) continue;
+      const std::span<const int64_t> slots = projections.SlotsOf(way.plane);
+      for (size_t i = 0; i < slots.size(); ++i) {
+        *Entry(cache, way.plane, way.head_dim, slots[i]) =
+            way.data[static_cast<int64_t>(i) * way.stride];
       }
     }
   }
   void Attention(const kernels::PagedArena& cache, std::span<const kernels::SequenceRows> sequences,
-                 std::span<const kernels::HeadAttention> heads) override {
+                 std::span<const kernels::PlaneGroup> groups) override {
+    const kernels::HeadAttention& head = groups[0].heads[0];
     for (const kernels::SequenceRows& sequence : sequences) {
       const int64_t last = sequence.first_position + sequence.num_rows;
       uint32_t hash = kSeed;
       for (int64_t position = 0; position < last; ++position) {
-        hash = Fold(hash, static_cast<uint32_t>(TokenAt(cache, sequence, heads[0], position)));
+        hash = Fold(hash, static_cast<uint32_t>(TokenAt(cache, sequence, groups[0], position)));
         if (position < sequence.first_position) continue;
         const int64_t row = sequence.first_row + position - sequence.first_position;
-        heads[0].output[row * heads[0].output_stride] = Digest(hash);
+        head.output[row * head.output_stride] = Digest(hash);
       }
     }
   }
@@ -96,17 +98,19 @@ class HashBackend final : public NullBackend {
   static float* Row(Rows rows, size_t i) {
     return rows.data + static_cast<int64_t>(i) * rows.stride;
   }
-  static float* Entry(const kernels::PagedArena& cache, size_t plane, int64_t slot) {
+  static float* Entry(const kernels::PagedArena& cache, const kernels::PlaneRef& plane,
+                      int32_t head_dim, int64_t slot) {
     const auto block = static_cast<size_t>(slot / cache.block_tokens);
     const auto place = static_cast<size_t>(slot % cache.block_tokens);
-    return reinterpret_cast<float*>(cache.arena + block * cache.block_bytes + plane) +
-           place * static_cast<size_t>(cache.head_dim);
+    return reinterpret_cast<float*>(cache.arena + block * cache.place_bytes + plane.offset) +
+           place * static_cast<size_t>(head_dim);
   }
 
   // The token read from the cache's keys or, in a layer that reuses scores, from the owner's
   // scores.
   static float TokenAt(const kernels::PagedArena& cache, const kernels::SequenceRows& sequence,
-                       const kernels::HeadAttention& head, int64_t position) {
+                       const kernels::PlaneGroup& group, int64_t position) {
+    const kernels::HeadAttention& head = group.heads[0];
     const int64_t place = position % cache.block_tokens;
     float* score = nullptr;
     if (sequence.score_table != nullptr && head.score_slot >= 0) {
@@ -115,8 +119,10 @@ class HashBackend final : public NullBackend {
           cache.scores + (block * cache.score_slots + head.score_slot) * cache.block_tokens + place;
       if (head.reused_lse != nullptr) return *score;
     }
-    const int64_t block = sequence.block_table[position / cache.block_tokens];
-    const float token = *Entry(cache, head.key_offset, block * cache.block_tokens + place);
+    const int32_t* const table = sequence.block_tables[group.keys.block_group];
+    const int64_t block = table[position / cache.block_tokens];
+    const float token =
+        *Entry(cache, group.keys, group.head_dim, block * cache.block_tokens + place);
     if (score != nullptr) *score = token;
     return token;
   }

@@ -79,9 +79,10 @@ class NullBackend : public kernels::Backend {
   void GatherRows(kernels::ConstRows, std::span<const int32_t>, kernels::Rows) override {}
   void PrepareAttention(const kernels::PagedArena&, const kernels::Projections&) override {}
   void Attention(const kernels::PagedArena&, std::span<const kernels::SequenceRows>,
-                 std::span<const kernels::HeadAttention>) override {}
+                 std::span<const kernels::PlaneGroup>) override {}
   void AttentionProbabilities(const kernels::PagedArena&, const kernels::SequenceRows&,
-                              const kernels::HeadAttention&, float*) override {}
+                              const kernels::PlaneGroup&, const kernels::HeadAttention&,
+                              float*) override {}
   void ChooseTokens(kernels::ConstRows logits,
                     std::span<const kernels::TokenChoice> choices) override {
     choices_.Choose(logits, choices, caller_);

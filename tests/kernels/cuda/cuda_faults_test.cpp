@@ -93,13 +93,11 @@ TEST(CudaFaultsTest, SaysWhyAttentionIsSlow) {
   const std::unique_ptr<Backend> backend = MakeCuda();
   const auto why = [&](int32_t head_dim, PlaneFormat keys, PlaneFormat values,
                        int32_t block_tokens) {
-    PagedArena cache = {.block_tokens = block_tokens,
-                        .head_dim = head_dim,
-                        .key_format = keys,
-                        .value_format = values};
-    cache.block_bytes = static_cast<size_t>(block_tokens) *
-                        (cache.TokenBytes(PlaneKind::kKey) + cache.TokenBytes(PlaneKind::kValue));
-    return backend->WhyAttentionIsSlow(cache);
+    PagedArena cache = {.block_tokens = block_tokens, .key_format = keys, .value_format = values};
+    cache.place_bytes =
+        static_cast<size_t>(block_tokens) * (cache.TokenBytes(PlaneKind::kKey, head_dim) +
+                                             cache.TokenBytes(PlaneKind::kValue, head_dim));
+    return backend->WhyAttentionIsSlow(cache, head_dim);
   };
   for (const int32_t head_dim : {32, 64, 128}) {
     for (const PlaneFormat dtype :
@@ -135,15 +133,16 @@ TEST(CudaFaultsTest, StepsAllocateNothing) {
   const std::vector<SequenceRows> sequences = Cut(cache, 1000);
   const HeadAttention head = {.query = queries->floats(),
                               .query_stride = kHeads * 32,
-                              .key_offset = cache.KeyOffset(0),
-                              .value_offset = cache.ValueOffset(0),
                               .output = attended.At(0, 0),
                               .output_stride = attended.stride()};
+  std::vector<PlaneGroup> groups =
+      cache.Groups(std::vector<HeadAttention>(static_cast<size_t>(kHeads), head), 32);
+  groups.resize(1);
   const auto step = [&] {
     for (const int64_t count : {20, 1}) {
       backend->MatMul(*w, x.row(0, count), {}, out.row(0, count), Backend::Store::kSet);
     }
-    backend->Attention(cache.arena(), sequences, {&head, 1});
+    backend->Attention(cache.arena(), sequences, groups);
     EXPECT_TRUE(backend->Synchronize().ok());
   };
   step();
@@ -175,7 +174,7 @@ TEST(CudaFaultsTest, PromptsMayHaveMoreRowsThanAGridIsHigh) {
   planes.resize(2 * kDim, 0x3fc0);
   cuda::AttentionArgs args;
   args.arena = reinterpret_cast<const std::byte*>(Put(stream, arena, planes));
-  args.block_bytes = 4 * kDim;
+  args.place_bytes = 4 * kDim;
   args.head_dim = kDim;
   args.key_format = args.value_format = PlaneFormat::kBF16;
   args.sequences = Put(stream, sequence, {{.num_rows = 1}});
@@ -183,7 +182,7 @@ TEST(CudaFaultsTest, PromptsMayHaveMoreRowsThanAGridIsHigh) {
   args.num_sequences = args.num_heads = args.num_groups = 1;
   args.heads[0] = {.query = Put(stream, query, std::vector<float>(kDim, 1.0f)),
                    .output = output.Reserve(stream, kDim)};
-  args.groups[0] = {.value_offset = 2 * kDim, .num_heads = 1};
+  args.groups[0] = {.values = {.offset = 2 * kDim}, .num_heads = 1};
   const auto expect_row = [&] {
     std::vector<float> row(kDim);
     stream.Copy(row.data(), output.data(), sizeof(float) * kDim, cudaMemcpyDeviceToHost);

@@ -178,7 +178,7 @@ TEST_F(CudaGraphsTest, RowsThatPadWriteNothing) {
       static_cast<size_t>(arena.score_slots * arena.block_tokens) * sizeof(float);
   ASSERT_GT(score_block, 0U);
   const std::pair<std::byte*, size_t> memories[] = {
-      {arena.arena, blocks * arena.block_bytes},
+      {arena.arena, blocks * arena.place_bytes},
       {reinterpret_cast<std::byte*>(arena.scores), blocks * score_block}};
   for (const auto& [memory, bytes] : memories) {
     core->backend().CopyFromHost(memory, std::vector<std::byte>(bytes, std::byte{0x5a}));
@@ -203,7 +203,7 @@ TEST_F(CudaGraphsTest, RowsThatPadWriteNothing) {
     size_t changed = 0;
     for (const int kind : {0, 1}) {
       const std::vector<std::byte> after = snapshot(memories[kind]);
-      const size_t block_bytes = kind == 0 ? arena.block_bytes : score_block;
+      const size_t block_bytes = kind == 0 ? arena.place_bytes : score_block;
       for (size_t i = 0; i < after.size(); ++i) {
         if (after[i] == before[kind][i]) continue;
         const auto block = static_cast<int32_t>(i / block_bytes);

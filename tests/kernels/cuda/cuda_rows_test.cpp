@@ -65,14 +65,12 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
   for (const CacheFormats dtypes :
        {kF32Cache, kBF16Cache, kF16Cache, kInt8Cache, kFp8Cache, kInt8Keys}) {
     SCOPED_TRACE(NameOf(dtypes));
-    PagedArena arena = {.block_tokens = kTokens,
-                        .head_dim = kDim,
-                        .key_format = dtypes.keys,
-                        .value_format = dtypes.values};
-    const size_t key_bytes = arena.TokenBytes(PlaneKind::kKey) * kTokens;
-    const size_t value_bytes = arena.TokenBytes(PlaneKind::kValue) * kTokens;
-    arena.block_bytes = 3 * (key_bytes + value_bytes) + 64;
-    const std::vector<std::byte> marks(arena.block_bytes * 8, std::byte{0xa7});
+    PagedArena arena = {
+        .block_tokens = kTokens, .key_format = dtypes.keys, .value_format = dtypes.values};
+    const size_t key_bytes = arena.TokenBytes(PlaneKind::kKey, kDim) * kTokens;
+    const size_t value_bytes = arena.TokenBytes(PlaneKind::kValue, kDim) * kTokens;
+    arena.place_bytes = 3 * (key_bytes + value_bytes) + 64;
+    const std::vector<std::byte> marks(arena.place_bytes * 8, std::byte{0xa7});
     std::unique_ptr<Buffer> memory;
     std::vector<float> after;
     std::vector<std::byte> bytes;
@@ -81,21 +79,26 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
       arena.arena = memory->data();
       BackendRows rows(*backend_, GuardedRows(kRows, kWidth, before));
       BackendRows first(*backend_, GuardedRows(kRows, 2 * kDim, firsts));
-      const ValueMix mix = {rows.rows().Columns(7 * kDim, 2 * kDim), first.rows(), 0.3f, 1.7f};
-      std::vector<PlaneWrite> writes;
-      for (int64_t h = 0; h < 3; ++h) {
-        const auto head = static_cast<size_t>(h);
-        writes.push_back(
-            {PlaneKind::kKey, head * key_bytes, rows.At(0, (3 + h) * kDim), rows.stride()});
-        writes.push_back({PlaneKind::kValue, 3 * key_bytes + head * value_bytes,
-                          rows.At(0, (6 + h) * kDim), rows.stride()});
+      std::vector<HeadWay> ways;
+      for (int64_t h = 0; h < 9; ++h) {  // three of queries, of keys and of values
+        HeadWay& way = ways.emplace_back(
+            HeadWay{.data = rows.At(0, h * kDim), .stride = rows.stride(), .head_dim = kDim});
+        const auto head = static_cast<size_t>(h % 3);
+        if (h < 6) {
+          way.rotated = kDim;
+          way.rope_table = table->floats();
+        } else if (h > 6) {
+          way.first_values = first.At(0, (h - 7) * kDim);
+          way.first_stride = first.stride();
+          way.own = 0.3f;
+          way.first = 1.7f;
+        }
+        way.is_written = h >= 3;
+        way.kind = h < 6 ? PlaneKind::kKey : PlaneKind::kValue;
+        way.plane.offset = h < 6 ? head * key_bytes : 3 * key_bytes + head * value_bytes;
       }
-      backend_->PrepareAttention(arena, {.rotated = rows.rows().Columns(0, 6 * kDim),
-                                         .positions = positions,
-                                         .rope_table = table->floats(),
-                                         .mixes = {&mix, 1},
-                                         .writes = writes,
-                                         .slots = slots});
+      backend_->PrepareAttention(
+          arena, {.num_rows = kRows, .ways = ways, .positions = positions, .slots = slots});
       const std::vector<float> got = rows.Fetch().Values();
       if (after.empty()) after = got;
       ExpectSameBits(after, got, "rows");
@@ -137,7 +140,7 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
         const PlaneFormat dtype = h < 3 ? dtypes.keys : dtypes.values;
         const float* row = &after[static_cast<size_t>(i * kWidth) + (3 + h) * kDim];
         std::byte* const plane =
-            &expected[slot / kTokens * arena.block_bytes +
+            &expected[slot / kTokens * arena.place_bytes +
                       (h < 3 ? h * key_bytes : 3 * key_bytes + (h - 3) * value_bytes)];
         const size_t token = slot % kTokens;
         float largest = 0;
@@ -162,7 +165,7 @@ TEST_F(CudaRowsTest, RotatesMixesAndWrites) {
     }
     for (size_t i = 0; i < expected.size(); ++i) {
       ASSERT_EQ(bytes[i], expected[i])
-          << "byte " << i % arena.block_bytes << " of block " << i / arena.block_bytes;
+          << "byte " << i % arena.place_bytes << " of block " << i / arena.place_bytes;
     }
   }
 }
@@ -177,17 +180,16 @@ TEST_F(CudaRowsTest, Int8RowsOfAllKinds) {
   values[3 * kDim] = 127;
   values[3 * kDim + 1] = 2.5f;  // a tie with scale 1
   const std::unique_ptr<Buffer> rows = Upload(*backend_, values);
-  PagedArena arena = {.block_bytes = 4 * (kDim + 4),
+  PagedArena arena = {.place_bytes = 4 * (kDim + 4),
                       .block_tokens = 4,
-                      .head_dim = kDim,
                       .key_format = PlaneFormat::kI8,
                       .value_format = PlaneFormat::kI8};
   const std::unique_ptr<Buffer> memory =
-      Upload(*backend_, std::vector<std::byte>(arena.block_bytes, std::byte{0x55}));
+      Upload(*backend_, std::vector<std::byte>(arena.place_bytes, std::byte{0x55}));
   arena.arena = memory->data();
-  const PlaneWrite write = {PlaneKind::kKey, 0, rows->floats(), kDim};
+  const HeadWay way = WriteWay(PlaneKind::kKey, {}, rows->floats(), kDim, kDim);
   const std::vector<int64_t> slots = {0, 1, 2, 3};
-  backend_->PrepareAttention(arena, {.writes = {&write, 1}, .slots = slots});
+  backend_->PrepareAttention(arena, {.num_rows = 4, .ways = {&way, 1}, .slots = slots});
   const auto held = Download<int8_t>(*backend_, *memory);
   float scales[4];
   std::memcpy(scales, &held[4 * kDim], sizeof(scales));
@@ -207,36 +209,61 @@ TEST_F(CudaRowsTest, RowsOfNoSlotAreNotWritten) {
   }
 }
 
-// Two planes of the same rotated rows: the second is written after the first rotation.
-TEST_F(CudaRowsTest, RowsThatAreWrittenTwice) {
-  constexpr int32_t kDim = 8;
-  const std::vector<float> values = Random(6).Normals(kRows * kDim);
-  const std::unique_ptr<Buffer> table = Upload(*backend_, Random(7).Normals(kRows * kDim));
-  PagedArena arena = {.block_bytes = 2 * kDim * 4, .block_tokens = 1, .head_dim = kDim};
-  const std::unique_ptr<Buffer> memory =
-      Upload(*backend_, std::vector<float>(static_cast<size_t>(kRows * 2 * kDim)));
-  arena.arena = memory->data();
-  std::vector<int32_t> positions;
-  std::vector<int64_t> slots;
-  for (int32_t i = 0; i < kRows; ++i) {
-    positions.push_back(i);
-    slots.push_back(i);
-  }
+// One call gives the bits of a call for each step: bias, norm, rotation of a part, mix. 67 ways are
+// more than a launch takes.
+TEST_F(CudaRowsTest, AWayRunsItsStepsInOrder) {
+  constexpr int32_t kDim = 10;
+  constexpr int32_t kRotated = 6;
+  constexpr int64_t kHeads = 67;
+  const std::vector<float> values = Random(6).Normals(kRows * kHeads * kDim);
+  const std::unique_ptr<Buffer> table = Upload(*backend_, Random(7).Normals(kRows * kRotated));
+  const std::unique_ptr<Buffer> bias = Upload(*backend_, Random(8).Normals(kDim));
+  const std::unique_ptr<Buffer> weight = Upload(*backend_, Random(9).Normals(kDim));
+  const std::unique_ptr<Buffer> first = Upload(*backend_, Random(10).Normals(kRows * kDim));
+  std::vector<int32_t> positions(kRows);
+  for (int32_t i = 0; i < kRows; ++i) positions[static_cast<size_t>(i)] = kRows - 1 - i;
+  const auto run = [&](BackendRows& rows, std::initializer_list<int> steps) {
+    std::vector<HeadWay> ways;
+    for (int64_t h = 0; h < kHeads; ++h) {
+      HeadWay way = {.data = rows.At(0, h * kDim), .stride = rows.stride(), .head_dim = kDim};
+      for (const int step : steps) {
+        if (step == 0) way.bias = bias->floats();
+        if (step == 1) way.norm = {weight->floats(), 1e-5f};
+        if (step == 2) way.rotated = kRotated;
+        if (step == 2) way.rope_table = table->floats();
+        if (step == 3) way.first_values = first->floats();
+      }
+      way.first_stride = kDim;
+      way.own = 0.3f;
+      way.first = 1.7f;
+      ways.push_back(way);
+    }
+    backend_->PrepareAttention({}, {.num_rows = kRows, .ways = ways, .positions = positions});
+  };
+  const auto after = [&](std::initializer_list<std::initializer_list<int>> calls) {
+    BackendRows rows(*backend_, GuardedRows(kRows, kHeads * kDim, values));
+    for (const auto& steps : calls) run(rows, steps);
+    return rows.Fetch().Values();
+  };
   InEveryOrder([&] {
-    BackendRows rows(*backend_, GuardedRows(kRows, kDim, values));
-    const PlaneWrite writes[] = {{PlaneKind::kKey, 0, rows.At(0, 0), rows.stride()},
-                                 {PlaneKind::kValue, kDim * 4, rows.At(0, 0), rows.stride()}};
-    backend_->PrepareAttention(arena, {.rotated = rows.rows(),
-                                       .positions = positions,
-                                       .rope_table = table->floats(),
-                                       .writes = writes,
-                                       .slots = slots});
-    GuardedRows& after = rows.Fetch();
-    const auto held = Download<float>(*backend_, *memory);
-    for (int64_t i = 0; i < kRows; ++i) {
-      for (int64_t d = 0; d < kDim; ++d) {
-        EXPECT_EQ(held[static_cast<size_t>(i * 2 * kDim + d)], after.at(i, d));
-        EXPECT_EQ(held[static_cast<size_t>((i * 2 + 1) * kDim + d)], after.at(i, d));
+    const std::vector<float> together = after({{0, 1, 2, 3}});
+    ExpectSameBits(after({{0}, {1}, {2}, {3}}), together, "the steps of a way");
+    // The bias and the norm themselves, in double.
+    const std::vector<float> normed = after({{0, 1}});
+    const auto biases = Download<float>(*backend_, *bias);
+    const auto weights = Download<float>(*backend_, *weight);
+    for (size_t begin = 0; begin < values.size(); begin += kDim) {
+      double squares = 0;
+      for (size_t j = 0; j < kDim; ++j) {
+        const double x = double{values[begin + j]} + double{biases[j]};
+        squares += x * x / kDim;
+      }
+      for (size_t j = 0; j < kDim; ++j) {
+        const double x = double{values[begin + j]} + double{biases[j]};
+        const double expected = x / std::sqrt(squares + double{1e-5f}) * double{weights[j]};
+        // x is rounded once; the sum, root, division and products, some ten times.
+        ASSERT_NEAR(normed[begin + j], expected,
+                    (std::abs(expected) * 12 + std::abs(double{values[begin + j]})) * 4 * kUnit);
       }
     }
   });
