@@ -26,11 +26,12 @@ constexpr size_t ScalesOffset(int32_t block_tokens, int32_t head_dim) {
 }
 
 // The paged cache as kernels see it. Block tables list places; place p is at `arena + p *
-// place_bytes`. A block of a block group (kvcache/plan/plane_map.h) begins at its place and has
-// `block_tokens` tokens in every plane of the group. A plane holds [block_tokens, head_dim]
-// elements of its format at a byte offset inside every block; head_dim may differ from plane to
-// plane. The order of the elements inside a plane is the backend's own affair (the CPU keeps keys
-// transposed). In 8 bits the block's scales, [block_tokens], are the plane's last bytes.
+// place_bytes`. Planes form block groups, each with a block table of its own for every sequence: a
+// block of a group begins at its place and has `block_tokens` tokens in every plane of the group. A
+// plane holds [block_tokens, head_dim] elements of its format at a byte offset inside every block;
+// head_dim may differ from plane to plane. The order of the elements inside a plane is the
+// backend's own affair (the CPU keeps keys transposed). In 8 bits the block's scales,
+// [block_tokens], are the plane's last bytes.
 //
 // Score blocks, apart from the planes, hold the scores that a decode step keeps for later layers:
 // score block b starts at `scores + b * score_slots * block_tokens` and holds

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/version.h"
 #include "server/openai/openai.h"
 #include "server/openai/openai_tokenize.h"

@@ -4,8 +4,8 @@
 #include <limits>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "engine/base/model_source.h"
+#include "kvcache/base/errors.h"
 #include "server/base/listen_address.h"
 #include "server/grpc/call_gate.h"
 #include "server/grpc/grpc_credentials.h"

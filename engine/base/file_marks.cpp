@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 

@@ -8,9 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
-#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 namespace {

@@ -6,11 +6,11 @@
 #include <limits>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
-#include "engine/base/json_reader.h"
 #include "engine/model/config_keys.h"
 #include "engine/model/published_keys.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 namespace {

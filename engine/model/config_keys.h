@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -2,13 +2,13 @@
 
 #include <cstddef>
 
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
-#include "engine/base/json_reader.h"
 #include "engine/model/hf_tokenizer.h"
 #include "engine/model/model_name.h"
 #include "engine/model/random_shape.h"
 #include "engine/model/safetensors.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 namespace {

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 namespace {

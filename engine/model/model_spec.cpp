@@ -3,7 +3,7 @@
 #include <cmath>
 #include <string_view>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
 
 namespace strata::engine {

@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/model/architectures.h"
 #include "engine/model/tensors_of.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
 #include "engine/model/tensors_of.h"
+#include "kvcache/base/errors.h"
 #include "kvcache/plan/plan_parser.h"
 
 namespace strata::engine {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 
 namespace strata::engine {
 

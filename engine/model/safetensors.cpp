@@ -16,11 +16,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
-#include "engine/base/json_reader.h"
 #include "engine/model/safetensors_header.h"
 #include "kernels/status_macros.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {

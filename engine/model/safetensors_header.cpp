@@ -9,11 +9,11 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "engine/base/json_file.h"
-#include "engine/base/json_reader.h"
 #include "kernels/status_macros.h"
+#include "kvcache/base/errors.h"
+#include "kvcache/base/json_reader.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::engine {

@@ -4,8 +4,8 @@
 #include <set>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -7,8 +7,8 @@
 #include <span>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "engine/model/host_floats.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "engine/base/clock.h"
-#include "engine/base/error_details.h"
-#include "engine/base/errors.h"
 #include "engine/serve/engine_core.h"
 #include "engine/serve/request_check.h"
 #include "kernels/status_macros.h"
+#include "kvcache/base/error_details.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 

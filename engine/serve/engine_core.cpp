@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "engine/base/clock.h"
-#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
 #include "kernels/status_macros.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::engine {
 

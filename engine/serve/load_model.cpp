@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
 #include "engine/model/architectures.h"
 #include "engine/model/formats.h"
 #include "engine/model/resolve_plan.h"
 #include "engine/model/tensors_of.h"
 #include "engine/serve/memory_need.h"
+#include "kvcache/base/errors.h"
 #include "kvcache/plan/plan_parser.h"
 #include "kvcache/plan/plan_presets.h"
 

@@ -10,9 +10,9 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
-#include "engine/base/errors.h"
 #include "kernels/status_macros.h"
+#include "kvcache/base/error_details.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "kernels/check.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::engine {
 namespace {

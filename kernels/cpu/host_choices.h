@@ -35,7 +35,7 @@ class HostChoices {
   static size_t MostBytes(const StepLimits& limits, int num_threads);
 
  private:
-  // Of one call.
+  // The tokens of one Choose().
   struct Answer {
     std::vector<ChosenToken> chosen;
     bool ids_only = false;  // no log-probabilities are wanted

@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "kvcache/plan/plan_draft.h"
 #include "kvcache/plan/plan_parser.h"
 
@@ -10,18 +10,18 @@ namespace {
 absl::Status CheckProjections(const std::vector<ProjectionsPresent>& layers,
                               const AttentionShape& shape) {
   if (layers.size() != static_cast<size_t>(shape.num_layers)) {
-    return engine::InvalidArgument("projections of ", layers.size(), " layers, but the model has ",
-                                   shape.num_layers);
+    return InvalidArgument("projections of ", layers.size(), " layers, but the model has ",
+                           shape.num_layers);
   }
   for (const auto& [name, present] :
        {std::pair("q_proj", layers[0].query), std::pair("k_proj", layers[0].key),
         std::pair("v_proj", layers[0].value)}) {
     if (present) continue;
-    return engine::InvalidArgument("layer 0: no ", name, ", and no layer below to take it from");
+    return InvalidArgument("layer 0: no ", name, ", and no layer below to take it from");
   }
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     if (layers[layer].key && !layers[layer].query) {
-      return engine::InvalidArgument("layer ", layer, ": a k_proj but no q_proj");
+      return InvalidArgument("layer ", layer, ": a k_proj but no q_proj");
     }
   }
   return absl::OkStatus();

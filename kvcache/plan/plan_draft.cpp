@@ -32,7 +32,7 @@ absl::StatusOr<SharingPlan> PlanDraft::Finish() && {
   return SharingPlan::Make(shape, std::move(sources), std::move(mixes), std::move(learnable_mix));
 }
 
-float ReadFinite(engine::JsonReader& owner, std::string_view field) {
+float ReadFinite(JsonReader& owner, std::string_view field) {
   constexpr float kMax = std::numeric_limits<float>::max();
   return owner.Float(field, -kMax, kMax);
 }

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
 
 // Internals of plan_parser.h, for its source files only.
@@ -34,10 +34,10 @@ struct PlanDraft {
 };
 
 // Each of these changes the draft as one object of the JSON says, or fails the reader.
-void ReadPreset(engine::JsonReader& object, PlanDraft& draft);    // {"preset": NAME, ...}
-void ReadExplicit(engine::JsonReader& object, PlanDraft& draft);  // explicit lists
+void ReadPreset(JsonReader& object, PlanDraft& draft);    // {"preset": NAME, ...}
+void ReadExplicit(JsonReader& object, PlanDraft& draft);  // explicit lists
 
 // A number that a float holds.
-float ReadFinite(engine::JsonReader& owner, std::string_view field);
+float ReadFinite(JsonReader& owner, std::string_view field);
 
 }  // namespace strata::kvcache

@@ -7,8 +7,6 @@
 namespace strata::kvcache {
 namespace {
 
-using engine::JsonReader;
-
 // The source of a head that a list names.
 struct Field {
   const char* name;

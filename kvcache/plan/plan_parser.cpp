@@ -2,13 +2,11 @@
 
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "kvcache/plan/plan_draft.h"
 
 namespace strata::kvcache {
 namespace {
-
-using engine::JsonReader;
 
 void ReadObject(JsonReader& object, PlanDraft& draft) {
   if (!object.value().is_object()) {

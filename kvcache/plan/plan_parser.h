@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
 
 namespace strata::kvcache {
@@ -33,7 +33,7 @@ namespace strata::kvcache {
 //
 // A plan that is wrong fails the reader, in one line that names the field, the layer and the head;
 // the plain plan is then returned. REQUIRES: CheckShape(shape) is OK.
-SharingPlan ReadPlan(engine::JsonReader cross_layer, const AttentionShape& shape);
+SharingPlan ReadPlan(JsonReader cross_layer, const AttentionShape& shape);
 // The same for a document of its own, called "cross_layer". INVALID_ARGUMENT if it, or the shape,
 // is wrong.
 absl::StatusOr<SharingPlan> ParsePlan(const nlohmann::json& cross_layer,

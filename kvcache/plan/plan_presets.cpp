@@ -8,13 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "kvcache/plan/plan_draft.h"
 
 namespace strata::kvcache {
 namespace {
-
-using engine::JsonReader;
 
 // Value Residual Learning, arXiv 2410.17897: values of the latest anchor at or below the layer.
 void Svformer(PlanDraft& draft, const LayerGroup& anchors = {0}) {
@@ -122,9 +120,9 @@ void KvGroups(PlanDraft& draft, const std::vector<LayerGroup>& groups) {
 
 absl::Status CheckHalves(const AttentionShape& shape) {
   if (shape.num_kv_heads % 2 == 0) return absl::OkStatus();
-  return engine::InvalidArgument("skipv1 halves the kv heads (query head h reads kv head h * ",
-                                 shape.num_kv_heads, " / ", shape.num_query_heads, "), and ",
-                                 shape.num_kv_heads, " can't be halved");
+  return InvalidArgument("skipv1 halves the kv heads (query head h reads kv head h * ",
+                         shape.num_kv_heads, " / ", shape.num_query_heads, "), and ",
+                         shape.num_kv_heads, " can't be halved");
 }
 
 // Layers from `first` to the last, ascending.
@@ -315,8 +313,8 @@ absl::StatusOr<SharingPlan> NamedPlan(std::string_view name, const AttentionShap
   } else if (name == "fusedkv-lite") {
     FusedKvLite(draft, (num_layers - 1) / 2);
   } else if (name != "plain" && name != "svformer") {
-    return engine::InvalidArgument(
-        engine::DescribeJson(std::string(name)),
+    return InvalidArgument(
+        DescribeJson(std::string(name)),
         " is not a named plan (plain, svformer, resformer, reuse, svformer-reuse, sla, cla, "
         "skipv1, fusedkv-lite)");
   }

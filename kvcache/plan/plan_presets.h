@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 #include "kvcache/plan/sharing_plan.h"
 
 namespace strata::kvcache {
@@ -24,7 +24,6 @@ using LayerGroup = std::vector<int32_t>;
 // REQUIRES: no layer is in two groups.
 SharingPlan KvGroupsPlan(const AttentionShape& shape, const std::vector<LayerGroup>& groups);
 // Such groups from a field, [[0,1],[2,3,4]]. The reader fails for anything else.
-std::vector<LayerGroup> ReadKvGroups(engine::JsonReader& owner, std::string_view field,
-                                     int32_t num_layers);
+std::vector<LayerGroup> ReadKvGroups(JsonReader& owner, std::string_view field, int32_t num_layers);
 
 }  // namespace strata::kvcache

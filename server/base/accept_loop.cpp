@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/listen_address.h"
 
 namespace strata::server {

@@ -1,7 +1,7 @@
 #include "server/base/json.h"
 
-#include "engine/base/error_details.h"
 #include "engine/base/json_file.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 
@@ -11,7 +11,7 @@ absl::StatusOr<json> ParseBody(std::string_view body) {
   absl::StatusOr<json> document = engine::ParseJson("the body", body);
   if (!document.ok() || document->is_object()) return document;
   // The value may be the prompt itself.
-  return engine::InvalidField("document", "expected an object, got ", KindOfJson(*document));
+  return InvalidField("document", "expected an object, got ", KindOfJson(*document));
 }
 
 std::string JsonLine(const json& document) {

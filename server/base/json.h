@@ -4,16 +4,10 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 #include "nlohmann/json.hpp"
 
 namespace strata::server {
-
-using engine::AsksForNothing;
-using engine::DescribeJson;
-using engine::JsonReader;
-using engine::KindOfJson;
-using engine::WholeNumber;
 
 // The JSON object that a client sent. INVALID_ARGUMENT as engine::ParseJson, or if it is no object.
 // Errors repeat nothing of the body but a key that is there twice.

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::server {
 

@@ -5,8 +5,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
 #include "grpc/grpc_security_constants.h"
+#include "kvcache/base/errors.h"
 #include "server/base/read_file.h"
 
 namespace strata::server {

@@ -9,11 +9,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/base/errors.h"
-#include "engine/base/model_source.h"
 #include "engine/base/file_marks.h"
+#include "engine/base/model_source.h"
 #include "engine/base/mutex.h"
 #include "engine/serve/engine.h"
+#include "kvcache/base/errors.h"
 #include "nlohmann/json.hpp"
 #include "server/base/read_file.h"
 #include "server/cli/commands.h"

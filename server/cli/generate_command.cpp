@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
 #include "engine/serve/request_check.h"
+#include "kvcache/base/errors.h"
 #include "server/base/read_file.h"
 #include "server/base/unicode.h"
 #include "server/cli/client.h"

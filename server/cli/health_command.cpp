@@ -1,8 +1,8 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "kvcache/base/errors.h"
 #include "server/cli/client.h"
 #include "server/cli/commands.h"
 #include "server/cli/standard_output.h"

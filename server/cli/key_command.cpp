@@ -1,5 +1,5 @@
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/cli/commands.h"
 #include "server/cli/standard_output.h"
 #include "server/security/api_keys.h"

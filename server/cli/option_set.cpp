@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/listen_address.h"
 #include "server/cli/option_values.h"
 #include "server/cli/variables.h"

@@ -1,6 +1,6 @@
-#include "engine/base/errors.h"
 #include "engine/serve/engine.h"
 #include "engine/serve/plan_report.h"
+#include "kvcache/base/errors.h"
 #include "server/cli/commands.h"
 #include "server/cli/model_dir.h"
 #include "server/cli/standard_output.h"

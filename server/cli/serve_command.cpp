@@ -2,8 +2,8 @@
 
 #include <chrono>
 
-#include "engine/base/errors.h"
 #include "engine/base/mutex.h"
+#include "kvcache/base/errors.h"
 #include "server/cli/commands.h"
 #include "server/cli/model_dir.h"
 #include "server/cli/signal_watch.h"

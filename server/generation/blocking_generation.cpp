@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 
@@ -18,8 +18,7 @@ absl::StatusOr<std::unique_ptr<BlockingGeneration>> BlockingGeneration::Start(
     const GenerationContext& context, std::vector<GenerationRequest> requests) {
   const int wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake < 0) {
-    return engine::InField("eventfd",
-                           absl::ResourceExhaustedError(std::generic_category().message(errno)));
+    return InField("eventfd", absl::ResourceExhaustedError(std::generic_category().message(errno)));
   }
   std::unique_ptr<BlockingGeneration> all(new BlockingGeneration(wake));
   RETURN_IF_ERROR(all->Create(context, std::move(requests)));

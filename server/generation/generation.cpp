@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {
@@ -30,10 +30,9 @@ absl::Status CheckPromptTokens(const GenerationContext& context, int64_t tokens)
   if (context.max_prompt_tokens == 0 || tokens <= context.max_prompt_tokens) {
     return absl::OkStatus();
   }
-  return engine::WithErrorCode(
-      engine::InvalidField("prompt", tokens, " tokens; this server takes at most ",
-                           context.max_prompt_tokens),
-      engine::kContextLengthExceeded);
+  return WithErrorCode(InvalidField("prompt", tokens, " tokens; this server takes at most ",
+                                    context.max_prompt_tokens),
+                       kContextLengthExceeded);
 }
 
 void RecordRefusal(const GenerationContext& context, const std::string& request_id,

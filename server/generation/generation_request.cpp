@@ -6,13 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/base/error_details.h"
 #include "engine/serve/request_check.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 namespace {
-
-using engine::InvalidField;
 
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr size_t kMaxBadWords = 1024;
@@ -59,7 +57,7 @@ absl::StatusOr<std::vector<int32_t>> PromptIds(GenerationRequest* request, int32
                                       .parse_special = true,
                                       .most_tokens = static_cast<size_t>(kept)});
   if (ids.ok()) return ids;
-  return engine::InField("prompt", ids.status());
+  return InField("prompt", ids.status());
 }
 
 // Appends the token sequences that spell a word at the beginning of a text and after a space, found

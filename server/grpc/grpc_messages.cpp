@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
 #include "engine/serve/plan_report.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "google/protobuf/unknown_field_set.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 namespace {
@@ -121,8 +121,8 @@ absl::Status RefuseUnknownFields(const google::protobuf::Message& message) {
   const google::protobuf::Reflection& reflection = *message.GetReflection();
   const google::protobuf::UnknownFieldSet& unknown = reflection.GetUnknownFields(message);
   if (!unknown.empty()) {
-    return engine::InvalidField(message.GetDescriptor()->name(), "field ",
-                                unknown.field(0).number(), " is not recognised");
+    return InvalidField(message.GetDescriptor()->name(), "field ", unknown.field(0).number(),
+                        " is not recognised");
   }
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection.ListFields(message, &fields);
@@ -155,8 +155,8 @@ absl::StatusOr<GenerationRequest> ParseRequest(const v1::GenerateRequest& messag
       break;
     }
     case v1::GenerateRequest::kMessages:
-      return engine::InField("messages",
-                             absl::UnimplementedError("chat templates are not built; give text"));
+      return InField("messages",
+                     absl::UnimplementedError("chat templates are not built; give text"));
     case v1::GenerateRequest::PROMPT_NOT_SET:
       break;
   }

@@ -7,12 +7,12 @@
 #include <limits>
 #include <utility>
 
-#include "engine/base/errors.h"
 #include "google/protobuf/stubs/logging.h"
 #include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
+#include "kvcache/base/errors.h"
 #include "spdlog/spdlog.h"
 #include "strata/v1/inference.pb.h"
 

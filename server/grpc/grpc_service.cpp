@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/grpc/grpc_messages.h"
 #include "server/grpc/grpc_status.h"
 #include "server/text/text_tokens.h"

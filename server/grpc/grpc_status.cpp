@@ -3,10 +3,10 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "engine/base/error_details.h"
 #include "google/protobuf/util/time_util.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 
@@ -19,16 +19,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (absl::IsInvalidArgument(status)) {
     google::rpc::BadRequest bad_request;
     auto* violation = bad_request.add_field_violations();
-    violation->set_field(engine::FieldOf(status));
+    violation->set_field(FieldOf(status));
     violation->set_description(message);
     details.add_details()->PackFrom(bad_request);
-    if (const std::string code = engine::ErrorCodeOf(status); !code.empty()) {
+    if (const std::string code = ErrorCodeOf(status); !code.empty()) {
       google::rpc::ErrorInfo info;
       info.set_reason(absl::AsciiStrToUpper(code));
       info.set_domain("strata");
       details.add_details()->PackFrom(info);
     }
-  } else if (const auto delay = engine::RetryAfterOf(status)) {
+  } else if (const auto delay = RetryAfterOf(status)) {
     google::rpc::RetryInfo retry;
     *retry.mutable_retry_delay() =
         google::protobuf::util::TimeUtil::MillisecondsToDuration(delay->count());

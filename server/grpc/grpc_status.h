@@ -7,7 +7,7 @@ namespace strata::server {
 
 // The gRPC status of an error, with the google.rpc details of inference.proto: INVALID_ARGUMENT
 // "field: value and limit" carries a BadRequest naming the field and, if the error has an error
-// code (engine/base/error_details.h), an ErrorInfo with the code in capitals; a full queue carries
+// code (kvcache/base/error_details.h), an ErrorInfo with the code in capitals; a full queue carries
 // a RetryInfo.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 

@@ -9,7 +9,7 @@
 #include <system_error>
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "spdlog/spdlog.h"
 
 namespace strata::server {

@@ -7,7 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/http/cors.h"
 #include "server/http/http_head.h"
 #include "server/http/http_socket.h"

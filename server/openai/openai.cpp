@@ -5,7 +5,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "server/openai/openai_completion.h"
 #include "server/openai/openai_json.h"
 #include "server/openai/openai_request.h"
@@ -44,7 +44,7 @@ absl::Status OpenAi::Begin(const HttpCall& call, std::shared_ptr<Caller> caller,
   ASSIGN_OR_RETURN(auto request, ParseCompletion(call.body, context_.engine->model().defaults));
   RETURN_IF_ERROR(models_.Check(request.model));
   if (place.number > max_generations_) {
-    return engine::InField(
+    return InField(
         "http", absl::ResourceExhaustedError(absl::StrCat(
                     max_generations_, " completions run or wait over HTTP, which is the limit")));
   }

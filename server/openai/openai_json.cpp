@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "nlohmann/json.hpp"
 #include "server/base/json.h"
 
@@ -141,10 +141,9 @@ HttpReply StatusReply(const absl::Status& status) {
   const bool names_field = code == 400 || code == 404;
   const std::string error_code = code == 401   ? "invalid_api_key"
                                  : code == 429 ? "rate_limit_exceeded"
-                                               : engine::ErrorCodeOf(status);
-  HttpReply reply =
-      HttpError(code, message, names_field ? engine::FieldOf(status) : "", error_code);
-  if (const auto delay = engine::RetryAfterOf(status)) {
+                                               : ErrorCodeOf(status);
+  HttpReply reply = HttpError(code, message, names_field ? FieldOf(status) : "", error_code);
+  if (const auto delay = RetryAfterOf(status)) {
     const auto seconds = std::chrono::ceil<std::chrono::seconds>(*delay);
     reply.headers = {{"Retry-After", std::to_string(seconds.count())}};
   }

@@ -9,8 +9,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
 #include "engine/serve/request_check.h"
+#include "kvcache/base/errors.h"
 #include "nlohmann/json.hpp"
 #include "server/base/json.h"
 #include "server/openai/openai_fields.h"

@@ -12,7 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/json.h"
 #include "server/openai/openai_json.h"
 #include "server/text/text_tokens.h"

@@ -7,7 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "server/base/json.h"
 #include "server/base/unicode.h"
 #include "server/openai/openai_json.h"
@@ -54,12 +54,11 @@ absl::Status ServedModels::Check(const std::string& asked) const {
 
 absl::Status ServedModels::Find(const std::string& asked) const {
   if (std::ranges::find(names_, asked) != names_.end()) return absl::OkStatus();
-  return engine::WithErrorCode(
-      engine::InField(
-          "model", absl::NotFoundError(absl::StrCat(DescribeJson(asked), " is not served here; \"",
-                                                    absl::StrJoin(names_, "\", \""),
-                                                    names_.size() == 1 ? "\" is" : "\" are"))),
-      "model_not_found");
+  return WithErrorCode(InField("model", absl::NotFoundError(absl::StrCat(
+                                            DescribeJson(asked), " is not served here; \"",
+                                            absl::StrJoin(names_, "\", \""),
+                                            names_.size() == 1 ? "\" is" : "\" are"))),
+                       "model_not_found");
 }
 
 HttpReply ServedModels::List() const {

@@ -15,7 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 
@@ -176,9 +176,8 @@ absl::StatusOr<std::shared_ptr<KeyAccount>> ApiKeys::Find(std::string_view autho
   constexpr size_t kSchemeSize = sizeof(kScheme) - 1;
   if (authorization.size() <= kSchemeSize ||
       !absl::EqualsIgnoreCase(absl::string_view(authorization.data(), kSchemeSize), kScheme)) {
-    return engine::InField(
-        "api_key",
-        absl::UnauthenticatedError("none given; send authorization: Bearer KEY with the request"));
+    return InField("api_key", absl::UnauthenticatedError(
+                                  "none given; send authorization: Bearer KEY with the request"));
   }
   const KeyDigest digest = DigestOf(authorization.substr(kSchemeSize));
   std::shared_ptr<KeyAccount> found;
@@ -188,7 +187,7 @@ absl::StatusOr<std::shared_ptr<KeyAccount>> ApiKeys::Find(std::string_view autho
     if (same) found = entry.account;
   }
   if (!found) {
-    return engine::InField("api_key", absl::UnauthenticatedError("not one that is known here"));
+    return InField("api_key", absl::UnauthenticatedError("not one that is known here"));
   }
   return found;
 }

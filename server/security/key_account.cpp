@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 
 namespace strata::server {
 namespace {
@@ -34,21 +34,19 @@ void KeyAccount::Refill(Time now) {
 absl::Status KeyAccount::Enter(Time now) {
   const MutexLock lock(mutex_);
   if (limits_.concurrent > 0 && running_ >= limits_.concurrent) {
-    return engine::WithRetryAfter(
-        engine::InField("api_key",
-                        absl::ResourceExhaustedError(absl::StrCat(
-                            name_, " has ", running_, " requests running, which is its limit"))),
+    return WithRetryAfter(
+        InField("api_key", absl::ResourceExhaustedError(absl::StrCat(
+                               name_, " has ", running_, " requests running, which is its limit"))),
         kSoon);
   }
   if (limits_.requests_per_second > 0) {
     Refill(now);
     if (allowance_ < 1) {
-      return engine::WithRetryAfter(
-          engine::InField("api_key", absl::ResourceExhaustedError(absl::StrCat(
-                                         name_, " may make ", limits_.requests_per_second,
-                                         " requests a second"))),
-          std::chrono::ceil<std::chrono::milliseconds>(
-              Seconds((1 - allowance_) / limits_.requests_per_second)));
+      return WithRetryAfter(InField("api_key", absl::ResourceExhaustedError(absl::StrCat(
+                                                   name_, " may make ", limits_.requests_per_second,
+                                                   " requests a second"))),
+                            std::chrono::ceil<std::chrono::milliseconds>(
+                                Seconds((1 - allowance_) / limits_.requests_per_second)));
     }
     allowance_ -= 1;
   }

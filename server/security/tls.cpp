@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/read_file.h"
 #include "spdlog/spdlog.h"
 

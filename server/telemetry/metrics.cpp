@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "prometheus/counter.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
@@ -72,7 +72,7 @@ const char* ReasonOf(const engine::FinishedEvent& event) {
 
 // Reason of a rejection by a limit; the status names the limit as its field.
 const char* ExhaustedOf(const absl::Status& status) {
-  const std::string field = engine::FieldOf(status);
+  const std::string field = FieldOf(status);
   if (field == "queue") return "queue_full";
   if (field == "api_key") return "key_limit";
   if (field == "http") return "http_limit";

@@ -5,7 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_format.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 

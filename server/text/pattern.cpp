@@ -3,7 +3,7 @@
 #include <memory>
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::server {
 

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 #include "server/text/byte_level.h"

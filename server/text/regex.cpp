@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"
 #include "server/text/regex_syntax.h"

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {
@@ -30,18 +30,17 @@ std::vector<size_t> Fallbacks(std::string_view text) {
 absl::StatusOr<StopStrings> StopStrings::Create(std::vector<std::string> strings, bool include) {
   std::erase(strings, "");
   if (strings.size() > kMaxStrings) {
-    return engine::InvalidField("stop", strings.size(), " strings is not at most ", kMaxStrings);
+    return InvalidField("stop", strings.size(), " strings is not at most ", kMaxStrings);
   }
   StopStrings result;
   result.include_ = include;
   for (size_t i = 0; i < strings.size(); ++i) {
     std::string& text = strings[i];
     if (text.size() > kMaxBytes) {
-      return engine::InvalidField("stop", text.size(), " bytes at ", i, " is not at most ",
-                                  kMaxBytes);
+      return InvalidField("stop", text.size(), " bytes at ", i, " is not at most ", kMaxBytes);
     }
     if (const auto offset = FindInvalidUtf8(text)) {
-      return engine::InvalidField("stop", "the string at ", i, " is not UTF-8 at byte ", *offset);
+      return InvalidField("stop", "the string at ", i, " is not UTF-8 at byte ", *offset);
     }
     std::vector<size_t> fallback = Fallbacks(text);
     result.patterns_.push_back({.text = std::move(text), .fallback = std::move(fallback)});

@@ -1,11 +1,9 @@
 #include "server/text/text_tokens.h"
 
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 #include "server/base/unicode.h"
 
 namespace strata::server {
-
-using engine::InField;
 
 absl::StatusOr<std::vector<int32_t>> TokensOf(const Tokenizer& tokenizer, std::string_view field,
                                               std::string_view text, bool add_special_tokens) {

@@ -5,8 +5,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "engine/base/errors.h"
 #include "engine/base/json_file.h"
+#include "kvcache/base/errors.h"
 #include "server/base/json.h"
 #include "server/base/string_util.h"
 #include "server/base/unicode.h"

@@ -9,25 +9,17 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/engine/llama_config.h"
 
 namespace strata::engine::config_keys_test {
 namespace {
 
+using ::strata::testing::LlamaConfig;
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
-Json Llama() {
-  return {{"architectures", {"LlamaForCausalLM"}},
-          {"model_type", "llama"},
-          {"hidden_size", 64},
-          {"intermediate_size", 96},
-          {"num_hidden_layers", 6},
-          {"num_attention_heads", 8},
-          {"vocab_size", 100}};
-}
-
 absl::Status Parse(const Json& changes) {
-  Json config = Llama();
+  Json config = LlamaConfig();
   config.update(changes);
   return ParseModelSpec(config.dump()).status();
 }

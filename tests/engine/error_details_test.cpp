@@ -1,4 +1,4 @@
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 
 #include <chrono>
 #include <functional>

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/base/file_marks.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/errors.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"

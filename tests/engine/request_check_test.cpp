@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/error_details.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/model/safetensors_header.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/errors.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 

@@ -4,10 +4,10 @@
 #include <utility>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/serve/load_model.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/errors.h"
 #include "tests/support/engine_runner.h"
 #include "tests/support/tiny_model.h"
 

@@ -246,4 +246,17 @@ inline void ExpectSameBits(const std::vector<float>& expected, const std::vector
   }
 }
 
+// The numbers as a checkpoint has them, f32 or bf16 cut off, at an odd address: from the second
+// byte on.
+inline std::vector<std::byte> Bytes(const std::vector<float>& values, ElementType type) {
+  std::vector<std::byte> bytes(1 + values.size() * NumberBytes(type));  // for an odd address
+  for (size_t i = 0; i < values.size(); ++i) {
+    std::byte* to = bytes.data() + 1 + i * NumberBytes(type);
+    const auto high = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+    if (type == ElementType::kF32) std::memcpy(to, &values[i], 4);
+    if (type == ElementType::kBF16) std::memcpy(to, &high, 2);
+  }
+  return bytes;
+}
+
 }  // namespace strata::kernels

@@ -11,7 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "server/cli/standard_output.h"
 #include "tests/load/compare.h"
 #include "tests/load/grpc_transport.h"

@@ -6,8 +6,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "engine/base/errors.h"
 #include "httplib.h"
+#include "kvcache/base/errors.h"
 
 namespace strata::load {
 namespace {

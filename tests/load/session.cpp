@@ -10,7 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "tests/load/grpc_transport.h"
 #include "tests/load/live_view.h"
 #include "tests/load/run.h"

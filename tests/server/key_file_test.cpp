@@ -9,8 +9,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/error_details.h"
 #include "server/cli/access.h"
 #include "server/security/api_keys.h"
 #include "server/security/tls.h"
@@ -186,9 +186,9 @@ TEST(KeyAccountTest, ARateRefillsAndNeverHoldsMoreThanASecond) {
   const absl::Status refused = account.Enter(now);
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(refused.message(), "api_key: a may make 2 requests a second");
-  EXPECT_EQ(engine::RetryAfterOf(refused), milliseconds(500));
+  EXPECT_EQ(RetryAfterOf(refused), milliseconds(500));
   now += milliseconds(250);
-  EXPECT_EQ(engine::RetryAfterOf(account.Enter(now)), milliseconds(250));
+  EXPECT_EQ(RetryAfterOf(account.Enter(now)), milliseconds(250));
   now += milliseconds(251);
   EXPECT_TRUE(account.Enter(now).ok());
   now += seconds(3600);

@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/error_details.h"
 #include "tests/server/metrics_text.h"
 
 namespace strata::server::metrics_test {
@@ -98,9 +98,9 @@ TEST(MetricsTest, CountsAbortsRejectionsAndTokens) {
   metrics.OnAbort({.seconds = 0.002, .steps = 1});
   metrics.OnAbort({.seconds = 0.002, .steps = 0});
   metrics.CountRejection(absl::InvalidArgumentError("top_p: 2"));
-  metrics.CountRejection(engine::InField("queue", absl::ResourceExhaustedError("9 requests wait")));
-  metrics.CountRejection(engine::InField("queue", absl::ResourceExhaustedError("9 requests wait")));
-  metrics.CountRejection(engine::InField("memory", absl::ResourceExhaustedError("9 bytes")));
+  metrics.CountRejection(InField("queue", absl::ResourceExhaustedError("9 requests wait")));
+  metrics.CountRejection(InField("queue", absl::ResourceExhaustedError("9 requests wait")));
+  metrics.CountRejection(InField("memory", absl::ResourceExhaustedError("9 bytes")));
   metrics.CountDroppedLogLine();
   metrics.CountGeneratedTokens(3);
   metrics.CountGeneratedTokens(2);

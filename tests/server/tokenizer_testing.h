@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/base/errors.h"
 #include "engine/base/model_source.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/errors.h"
 #include "nlohmann/json.hpp"
 #include "server/text/tokenizer.h"
 

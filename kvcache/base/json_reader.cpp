@@ -1,11 +1,11 @@
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 
-namespace strata::engine {
+namespace strata {
 namespace {
 
 using nlohmann::json;
@@ -174,9 +174,7 @@ std::vector<JsonReader> JsonReader::Objects(std::string_view name) {
   return readers;
 }
 
-void JsonReader::FailUnknown(const std::string& name) {
-  Fail(name, "not recognised");
-}
+void JsonReader::FailUnknown(const std::string& name) { Fail(name, "not recognised"); }
 
 void JsonReader::RefuseOthers(std::span<const std::string_view> known) {
   if (!value_->is_object()) return;
@@ -244,4 +242,4 @@ std::string DescribeJson(const json& value) {
   return text;
 }
 
-}  // namespace strata::engine
+}  // namespace strata

@@ -6,11 +6,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 
 // Details of an error for programs, beside the message for people: data that the status carries as
 // payloads. An OK status carries none. Any thread.
-namespace strata::engine {
+namespace strata {
 
 // The error code for a prompt that is too long, alone or with max_tokens.
 inline constexpr char kContextLengthExceeded[] = "context_length_exceeded";
@@ -37,4 +37,4 @@ absl::Status InvalidField(absl::string_view field, const Parts&... parts) {
   return InField(field, InvalidArgument(parts...));
 }
 
-}  // namespace strata::engine
+}  // namespace strata

@@ -10,7 +10,7 @@
 #include "kernels/status_macros.h"  // IWYU pragma: export
 
 // How errors are made, and returned early (RETURN_IF_ERROR, ASSIGN_OR_RETURN).
-namespace strata::engine {
+namespace strata {
 
 // The parts as operator<< writes them, one after another. (Abseil as Debian builds it has a
 // string_view of its own, so that absl::StrCat takes no std::string_view.)
@@ -43,4 +43,4 @@ absl::Status Unimplemented(const Parts&... parts) {
   return absl::UnimplementedError(Concat(parts...));
 }
 
-}  // namespace strata::engine
+}  // namespace strata

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/base/errors.h"
+#include "kvcache/base/errors.h"
 #include "nlohmann/json.hpp"
 
-namespace strata::engine {
+namespace strata {
 
 // Reads a JSON value from outside without exceptions: a checkpoint's config, a sharing plan, a
 // tokenizer, a client's request. All readers of a document share one status, which keeps the first
@@ -125,4 +125,4 @@ std::string DescribeJson(const nlohmann::json& value);
 // The kind of a value that must not be repeated: "a string", "an object", "null" and so on.
 const char* KindOfJson(const nlohmann::json& value);
 
-}  // namespace strata::engine
+}  // namespace strata

@@ -1,13 +1,13 @@
-#include "engine/base/json_reader.h"
+#include "kvcache/base/json_reader.h"
 
 #include <cmath>
 #include <limits>
 #include <string>
 
-#include "engine/base/error_details.h"
 #include "gtest/gtest.h"
+#include "kvcache/base/error_details.h"
 
-namespace strata::engine::json_reader_test {
+namespace strata::json_reader_test {
 namespace {
 
 using Json = nlohmann::json;
@@ -133,4 +133,4 @@ TEST(JsonReaderTest, ValuesInMessagesAreShort) {
 }
 
 }  // namespace
-}  // namespace strata::engine::json_reader_test
+}  // namespace strata::json_reader_test

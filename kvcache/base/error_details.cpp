@@ -1,10 +1,10 @@
-#include "engine/base/error_details.h"
+#include "kvcache/base/error_details.h"
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
-namespace strata::engine {
+namespace strata {
 namespace {
 
 constexpr char kErrorCodeType[] = "strata/error-code";
@@ -51,4 +51,4 @@ absl::Status InField(absl::string_view field, const absl::Status& status) {
   return WithField(std::move(named), field);
 }
 
-}  // namespace strata::engine
+}  // namespace strata
